@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.package.debian import build, commit_time, ran, uncompressed, why_not
-from tests.systemd.machine import Machine, Ran, booted, box
+from tests.package.debian import build, uncompressed, why_not
+from tests.systemd.machine import Machine, booted, box
 from tests.systemd.service import Service, on
 
-VERDICTS = "test_verdicts.py"
 SECONDS = 400
 """A time limit for tests; the first one also builds the package."""
 
@@ -25,38 +22,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(pytest.mark.timeout(SECONDS))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
-    """The package; if a test needs them, also a second build ``elsewhere``, and lintian's result."""
-
-    deb: Path
-    commit_time: int
-    elsewhere: Path
-    again: Future[Ran] | None
-    lintian: Future[Ran] | None
-
-
 @pytest.fixture(scope="session")
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    here, there = tmp_path_factory.mktemp("deb"), tmp_path_factory.mktemp("deb-built-in-another-folder")
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        time = commit_time()
-        done = build(here)
-        assert done.code == 0, done.out + done.err
-        (deb,) = here.glob("stackd_*.deb")
-        again = lintian = None
-        if any(item.path.name == VERDICTS for item in request.session.items):
-            again = pool.submit(build, there, copy_of=time)
-            lintian = pool.submit(ran, "lintian", "--allow-root", "--no-cfg", str(deb))
-        yield Built(deb=deb, commit_time=time, elsewhere=there, again=again, lintian=lintian)
-
-
-@pytest.fixture(scope="session")
-def deb(built: Built) -> Path:
-    return built.deb
+    folder = tmp_path_factory.mktemp("deb")
+    done = build(folder)
+    assert done.code == 0, done.out + done.err
+    (deb,) = folder.glob("stackd_*.deb")
+    return deb
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +46,9 @@ def newer(packages: tuple[Path, Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def machine(deb: Path, packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine with the package as it was built in ``/as-built``, and the uncompressed ones in ``/``."""
+def machine(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with both packages in ``/``."""
     machine = box(tmp_path_factory.mktemp("package") / f"package-{os.getpid()}")
-    (machine.files / "as-built").mkdir()
-    shutil.copy(deb, machine.files / "as-built")
     for package in packages:
         shutil.copy(package, machine.files)
     with booted(machine):

@@ -11,8 +11,7 @@ from tests.systemd import machine
 from tests.systemd.machine import HOST_VARIABLE, ROOT, Ran
 
 NEWER = "99.1"
-TOOLS = ("dpkg", "dpkg-deb", "dpkg-shlibdeps", "apt-get", "lintian", "make")
-NOT_COPIED = (".git", ".venv", ".*_cache", "node_modules", "__pycache__", "build", "dist", "*.egg-info")
+TOOLS = ("dpkg", "dpkg-deb", "dpkg-shlibdeps", "apt-get", "make")
 UNWANTED = ("MAKE", "PYTHON", "VIRTUAL_ENV", "DEB", "DIST", "SOURCE_DATE_EPOCH")
 
 
@@ -26,16 +25,10 @@ def why_not() -> str:
     return machine.why_not()
 
 
-def build(folder: Path, *, copy_of: int | None = None) -> Ran:
-    """Run ``make deb``; with ``copy_of``, in a copy as source archives have it, with this commit time."""
+def build(folder: Path) -> Ran:
+    """Run ``make deb``."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
-    source = ROOT
-    if copy_of is not None:
-        environment["SOURCE_DATE_EPOCH"] = str(copy_of)
-        source = folder / "source"
-        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*NOT_COPIED))
-        run(str(ROOT / "deb/version.sh"), str(source))
-    return ran("make", "--no-print-directory", "-C", str(source), "deb", f"DIST={folder}", env=environment)
+    return ran("make", "--no-print-directory", "-C", str(ROOT), "deb", f"DIST={folder}", env=environment)
 
 
 def ran(*command: str, env: dict[str, str] | None = None) -> Ran:
@@ -47,12 +40,6 @@ def ran(*command: str, env: dict[str, str] | None = None) -> Ran:
 def run(*command: str) -> str:
     """The output of a command, which must succeed."""
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
-
-
-def commit_time() -> int:
-    """The time of the last commit that changed a file; without a history, the time that the build uses instead."""
-    done = ran("git", "-C", str(ROOT), "log", "-1", "--format=%ct", "--", ".")
-    return int(done.out.strip() or (ROOT / "pyproject.toml").stat().st_mtime)
 
 
 def uncompressed(deb: Path, folder: Path) -> tuple[Path, Path]:

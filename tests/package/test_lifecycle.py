@@ -60,19 +60,6 @@ async def pid(service: Service) -> str:
     return (await service.state())["MainPID"]
 
 
-async def test_an_installation_says_what_is_next(machine: Machine, deb: Path) -> None:
-    machine.must("dpkg", "--purge", "stackd")
-    output = machine.must(*APT, "install", f"/as-built/{deb.name}")
-    assert "stackd is installed, and not started. Next: stackd setup" in output
-    assert "policy-rc.d" not in output
-    assert machine.run("systemctl", "is-enabled", UNIT).out.strip() == "disabled"
-    never = {"ActiveState": "inactive", "ExecMainStartTimestamp": ""}
-    assert machine.show(UNIT, "ActiveState", "ExecMainStartTimestamp") == never
-    assert machine.must("stackd", "--version") == f"stackd, version {field(deb, 'Version')}\n"
-    assert of_user(machine, CONFIG) == "root:stackd 640"
-    assert of_user(machine, "/var/lib/stackd") == "stackd:stackd 700"
-
-
 async def test_setup_leads_from_the_package_to_a_first_stack(service: Service) -> None:
     """Only the package, its unchanged configuration and an administrator's kubeconfig are used, as by an operator."""
     nodes = (NodeSpec(name="worker", labels={}),)
