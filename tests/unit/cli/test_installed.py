@@ -19,9 +19,7 @@ from click.testing import CliRunner, Result
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stackd.cli import COMMANDS, installed, links, main, stackd
-from stackd.cli.machine import key
-from stackd.cli.stacks import VERBS
+from stackd.cli import installed, main, stackd
 from stackd.clock import SystemClock
 from stackd.config import load
 from stackd.config.settings import toml
@@ -77,14 +75,6 @@ async def test_a_backup_needs_neither_a_key_nor_a_cluster(etc: Path) -> None:
     assert result.exit_code == 0, result.output
     with contextlib.closing(sqlite3.connect(etc / "copy.db")) as copy:
         assert copy.execute("SELECT count(*) FROM stacks").fetchone() == (0,)
-
-
-def test_an_unreadable_configuration_is_named(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    result = run("manifests")
-    assert result.exit_code == 0
-    assert f"{etc}/config.toml cannot be read by " in result.stderr
-    assert namespaces(result.stdout) == ["stacks", "stackd"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +150,7 @@ def test_for_a_reload_missing_credentials_are_no_mistake(
 CHARACTERS = st.characters(codec="utf-8")
 
 
-@settings(deadline=None)  # the first example loads the command
+@settings(deadline=None, max_examples=30)  # the first example loads the command
 @given(st.text(CHARACTERS | st.sampled_from("\"'\\\x00\x1f\x7f\x85\n\r\t #={}[]\u2028\ufeff"), max_size=80))
 @example('a"b c')
 @example("a\\u0041")
@@ -209,20 +199,6 @@ def test_a_tenant_without_labels_that_it_can_have_is_refused(more: tuple[str, ..
     assert 'a table of labels such as { event = "a" }, with scope = "tenant", is expected' in result.stderr
 
 
-def test_a_tenant_without_a_label_is_told_which_option_is_missing() -> None:
-    assert (
-        "a tenant needs a label that all its stacks get: --label event=a" in run("key", "new", "--scope=tenant").stderr
-    )
-
-
-def test_a_key_that_creates_nothing_cannot_be_limited_to_templates() -> None:
-    result = run("key", "new", "--scope=read", "--no-pod-specs")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "--no-pod-specs: false cannot be used; a scope that creates stacks is expected" in " ".join(
-        result.stderr.split()
-    )
-
-
 # ---- TAB, ``--version`` and ``--help`` load nothing that is slow to import; each command has a line of help that fits
 
 HEAVY = (
@@ -236,14 +212,6 @@ import os, pathlib
 from stackd.cli import installed, main
 installed.INSTALLED = pathlib.Path(os.environ.get("TEST_INSTALLED", "/nowhere"))
 main(sys.argv[1:])
-"""
-
-
-ALL = """
-from stackd.cli import COMMANDS, stackd
-from stackd.cli.stacks import VERBS, stacks
-found = [group.get_command(None, name) for group, table in ((stackd, COMMANDS), (stacks, VERBS)) for name in table]
-print(len([command.params for command in found]))
 """
 
 
@@ -269,20 +237,6 @@ async def test_a_check_of_the_configuration_loads_nothing_that_talks_to_a_cluste
     assert not {"aiohttp", "kubernetes", "apscheduler"} & {*heavy.split()}
     _, heavy = await loaded("reload", PATH="/nowhere")  # a request to systemd, which runs here or not
     assert not {"asyncio", "pydantic"} & {*heavy.split()}
-
-
-def test_no_help_is_wider_than_a_terminal() -> None:
-    groups = (((), COMMANDS), (("stacks",), VERBS), (("links",), links.VERBS), (("key",), key.commands))
-    for before, table in groups:
-        for name in table:
-            text = CliRunner().invoke(stackd, [*before, name, "--help"], terminal_width=80).output
-            assert max(map(len, text.splitlines())) <= 80, name
-
-
-async def test_no_command_has_options_that_are_heavy_to_complete() -> None:
-    count, heavy = await loaded(program=PROGRAM.replace("main(sys.argv[1:])", ALL))
-    assert int(count) > 20
-    assert heavy == ""
 
 
 @pytest.mark.parametrize("line", ["stackd ", "stackd stacks create --", "--version", "stacks --help"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -21,8 +20,8 @@ from rich.console import Console
 
 from stackd.cli import output as render
 from stackd.cli.output import line
-from stackd.cli.stacks import TIMELINE, added
-from stackd.cli.watch import WatchedStacks, view
+from stackd.cli.stacks import added
+from stackd.cli.watch import WatchedStacks
 from stackd.client import AsyncClient, Client, Plan
 from stackd.contract import STACK_FIELDS, decode
 from tests.brakes import MANY, running, until_held, unverify, vanish
@@ -30,7 +29,6 @@ from tests.harness import KEY, Harness, eventually, request_for, seed
 from tests.unit.cli.conftest import Shell
 
 NOW = datetime.now(UTC)
-ADDRESS = "203.0.113.107:31001 203.0.113.107:31002"
 STACK: dict[str, Any] = {
     "stack_id": "stack-0123456789abcdef",
     "status": "running",
@@ -44,7 +42,6 @@ STACK: dict[str, Any] = {
     "ttl_expires_at": (NOW + timedelta(hours=2, seconds=30)).isoformat(),
     "labels": {"team": "seven", "challenge": "a-rather-long-name", "player": "somebody"},
 }
-ANOTHER = {**STACK, "node_id": "worker-2.example.org", "labels": {**STACK["labels"], "team": "eight"}}
 
 
 def drawn(stacks: list[dict[str, Any]], width: int, **options: Any) -> tuple[str, list[str]]:
@@ -53,37 +50,6 @@ def drawn(stacks: list[dict[str, Any]], width: int, **options: Any) -> tuple[str
     render.print_unwrapped(console, made)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue(), hidden
-
-
-@pytest.mark.parametrize("width", [200, 100, 60, 20])
-def test_a_stack_is_one_line_with_its_address_on_any_terminal(width: int) -> None:
-    stacks = [STACK, ANOTHER]
-    text, hidden = drawn(stacks, width)
-    head, *rows = [line.rstrip() for line in text.splitlines()]
-    assert {*head.lower().split(), *hidden} == {"stack", "status", "address", "team", "node", "age", "left"}
-    for row, stack in zip(rows, stacks, strict=True):
-        words = {word for column in render.stack_columns(stacks) for word in column.of(stack).split(" ")}
-        assert ADDRESS in row
-        assert len(row) <= max(width, len(ADDRESS))
-        assert all(word in words or word.endswith("…") for word in row.split())
-
-
-def test_a_label_that_all_stacks_share_is_below_the_table() -> None:
-    assert [column.head for column in render.stack_columns([STACK])[3:6]] == ["team", "challenge", "player"]
-    without = {**STACK, "labels": {"player": "somebody"}}
-    assert [column.head for column in render.stack_columns([STACK, ANOTHER, without])[3:5]] == ["challenge", "team"]
-    assert render.notes([STACK, ANOTHER]) == [
-        "2 stacks: 2 running",
-        "all have challenge=a-rather-long-name player=somebody",
-    ]
-    assert (render.notes([]), render.notes([STACK])) == (["0 stacks"], ["1 stack: 1 running"])
-
-
-def test_the_worst_is_counted_first_nodes_are_in_the_order_of_people_and_times_are_short() -> None:
-    assert render.by_status({"running": 12, "odd": 1, "failed": 3, "stopped": 0}) == "3 failed, 12 running, 1 odd"
-    assert sorted(["n-10", "n-2", "10", "n"], key=render.natural) == ["10", "n", "n-2", "n-10"]
-    lengths = {-5: "0s", 0: "0s", 61: "61s", 135: "2m15s", 3601: "1h", 90121: "25h2m"}
-    assert {seconds: render.duration(seconds) for seconds in lengths} == lengths
 
 
 def test_addresses_are_ready_to_be_used() -> None:
@@ -142,26 +108,6 @@ async def test_a_log_is_escaped_in_a_pipe_too_because_that_often_ends_at_a_termi
     out = await shell.good("logs", "stack-1")
     assert ("taken" in out, out.endswith("\ttwo\n"), OBEYED & set(out)) == (True, True, set())
     assert await shell.good("logs", "stack-1", "--raw") == text, "for another program, if it asks for that"
-
-
-async def test_a_terminal_shows_complete_addresses(shell: Shell) -> None:
-    stack = await shell.at.create(seed() | {"labels": {"team": "7" * 60}})
-    address = f"127.0.0.1:{stack['ports'][0]['node_port']}"
-    for columns, words in (("30", ["list"]), ("30", ["list", "-o", "wide"]), ("100", ["list"])):
-        out = await shell.on_terminal("stacks", *words, TERM="xterm-256color", COLUMNS=columns)
-        (row,) = [line for line in out.splitlines() if address in line]
-        assert (stack["stack_id"] in row) is (columns == "100" or "wide" in words)
-        assert ("7" * 60 in row) is ("wide" in words)
-    failed = (await shell.at.create(request_for("registry.example/nostart")))["stack_id"]
-    await shell.at.until_status(failed, "failed")
-    out = await shell.on_terminal("stacks", "describe", failed, TERM="xterm-256color", COLUMNS="80")
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", one).rstrip() for one in out.splitlines()]
-    assert max(map(len, lines)) <= 80
-    head = next(one for one in lines if one.startswith("WHEN"))
-    hidden = re.search(r"too wide for this terminal: (.*)", "\n".join(lines))
-    shown = {*head.lower().split(), *(hidden[1].split(", ") if hidden else ())}
-    assert shown == {column.head for column in TIMELINE}
-    assert "failed to create containerd task" in " ".join(one.strip() for one in lines)
 
 
 async def test_stacks_come_in_each_form(shell: Shell) -> None:
@@ -246,21 +192,6 @@ async def test_following_a_log_waits_for_the_container_and_outlasts_a_cluster_th
     await shell.at.call("DELETE", f"/stacks/{stack_id}")
     result = await following
     assert (result.exit_code, result.stdout) == (0, "starting\nready\n")
-    failed = (await shell.at.create(request_for("registry.example/fail")))["stack_id"]
-    await shell.at.until_status(failed, "failed")
-    assert await shell.good("logs", "-f", failed) == await shell.good("logs", failed)
-
-
-async def test_the_last_line_of_a_log_that_repeats_itself_is_printed_once(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def logs(client: Client, stack: str, *, tail: int, container: str) -> str:
-        return "tick\n" * min(tail, 3)
-
-    monkeypatch.setattr(Client, "logs", logs)
-    stack_id = (await shell.at.create(request_for("registry.example/fail")))["stack_id"]
-    await shell.at.until_status(stack_id, "failed")
-    assert await shell.good("logs", "--tail", "1", "-f", stack_id) == "tick\n"
 
 
 async def test_reconcile_shows_what_is_held_and_fails_with_the_reason_while_it_cannot_be_released(shell: Shell) -> None:
@@ -330,23 +261,10 @@ async def test_a_cut_stream_resumes_without_a_list(shell: Shell) -> None:
         assert changes.count(("stack", f"{first} running")) == 1
 
 
-async def test_a_screen_shows_the_newest(shell: Shell) -> None:
-    async with following(shell.at) as (watched, _):
-        ids = [(await shell.at.create())["stack_id"] for _ in range(4)]
-        await eventually(lambda: len(watched.stacks) == 4)
-        console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(view(watched, height=6, width=160))
-        console.file.close()
-        text = console.export_text()
-    assert (ids[3] in text, ids[0] in text, "2 older ones not shown" in text) == (True, False, True)
-
-
 @pytest.mark.parametrize(
     ("words", "continues", "answered"),
     [
         ("create -f POD", "the stack may have been created; see: stackd stacks list", ()),
-        ("delete {}", "{} is still being deleted", ()),
-        ("restart {}", "the restart of {} continues", ()),
         (
             "delete {} stack-none",
             "continues to delete 2 stacks",

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +15,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from stackd.cli import installed, stackd
 from stackd.cli import setup as kubeconfigs
+from stackd.cli import stackd
 from stackd.cli.provision import Administrator, differences
 from stackd.config import load
 from stackd.daemon import running
@@ -146,24 +143,6 @@ async def test_without_a_yes_to_the_plan_nothing_is_done(site: Site) -> None:
     assert states(await site.setup("--node", "one", stdin="y\n"))["nodes"] == "done"
 
 
-async def test_a_key_file_of_comments_gets_a_key(site: Site) -> None:
-    file, comment = site.beside("api-key"), "# the platform's key"
-    file.write_text(f"{comment}\n")
-    plan = (await site.setup("--plan", "--node", "one")).stdout
-    (create,) = (line.strip() for line in plan.splitlines() if "stacks create" in line)
-    spec, _, rest = create.removeprefix("echo '").partition("' | ")
-    assert "ports: [{containerPort: 80}]" in spec
-    assert rest.startswith("stackd stacks create --file - --port 80 ")
-    (key,) = (line.strip() for line in plan.splitlines() if "key new" in line)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    for _ in range(2):
-        subprocess.run(["sh", "-c", key], check=True, env=os.environ | {"PATH": path})
-    assert [line[:3] for line in file.read_text().splitlines()] == [comment[:3], "sk-"]
-    file.write_text(f"{comment}\n")
-    assert states(await site.setup("--yes", "--node", "one"))["key"] == "done"
-    assert [line[:3] for line in file.read_text().splitlines()] == [comment[:3], "sk-"]
-
-
 async def test_what_was_changed_in_the_cluster_is_put_right(site: Site) -> None:
     await site.setup("--yes", "--node", "one")
     result = await site.setup("--yes", "--node", "one", "--dns")
@@ -245,19 +224,12 @@ async def test_what_a_cluster_does_not_support_is_left_out(site: Site, monkeypat
         assert states(await mine.setup("--plan"))["cluster"] == "ok"
 
 
-async def test_an_absent_cluster_is_not_taken_for_another_one(site: Site, tmp_path: Path) -> None:
+async def test_another_cluster_is_named(site: Site) -> None:
     await site.setup("--yes", "--node", "one")
     async with EmbeddedCluster(fast_cluster(users=(ADMIN,), nodes=WORKERS)) as other:
         result = await replace(site, cluster=other).setup("--yes", "--node", "one")
         assert "is for another cluster than" in result.stdout
         assert result.exit_code == 1
-        mine, port = site.beside("kubeconfig").read_text(), other.server.port
-    with socket.socket() as taken:  # else another test's cluster may listen there
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", port))
-        result = await replace(site, cluster=other).setup("--yes", "--node", "one")
-    assert "Kubernetes cannot be reached" in result.stdout
-    assert site.beside("kubeconfig").read_text() == mine
 
 
 async def test_a_refused_kubeconfig_of_stackds_is_replaced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,15 +257,6 @@ def test_what_a_manifest_does_not_name_is_no_difference_but_in_lists(
 ) -> None:
     """A NetworkPolicy to which somebody has added a rule, or a port of a rule, is another one."""
     assert [*differences(wanted, existing)] == paths
-
-
-def test_without_an_installation_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installed, "INSTALLED", tmp_path / "none")
-    result = CliRunner().invoke(stackd, ["setup", "--yes"])
-    assert result.exit_code == 2
-    assert "install stackd first" in result.stderr
-    wrong = CliRunner().invoke(stackd, ["setup", "--server", "10.0.0.1:6443"])
-    assert (wrong.exit_code, "is no address such as https://" in wrong.stderr) == (2, True)
 
 
 async def test_the_options_for_the_cluster_are_remembered_for_the_next_run(site: Site) -> None:
@@ -329,18 +292,6 @@ async def test_the_manifests_that_are_a_remedy_have_the_options_of_the_setup(sit
     assert objects(site) == before
 
 
-async def test_the_options_are_kept_also_if_somebody_else_has_applied_or_applies_the_manifests(site: Site) -> None:
-    await site.setup("--yes", "--node", "one", "--account", "other")
-    site.beside("setup-options").unlink()
-    again = await site.setup("--yes", "--account", "other")
-    assert states(again)["cluster"] == "done"
-    printed = await site.run("manifests", "--config", str(site.config))
-    assert "# with --account other," in printed.stdout
-    site.beside("setup-options").unlink()
-    await site.setup("--yes", "--no-admin", "--account", "third", admin=None)
-    assert "--account third" in site.beside("setup-options").read_text()
-
-
 async def test_only_what_setup_has_created_is_noted(site: Site) -> None:
     """Another installation's account is in the namespace that both name."""
     other = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stackd"}}
@@ -360,21 +311,6 @@ async def test_only_what_setup_has_created_is_noted(site: Site) -> None:
     assert not [line for line in created if line.endswith("namespaces stackd") or "-n arena" in line]
     await site.setup("--yes", "--quota-cpu", "8")
     assert site.beside("setup-created").read_text().splitlines() == created, "a change creates nothing"
-
-
-async def test_a_standby_is_set_up_too(site: Site) -> None:
-    await site.setup("--yes", "--node", "one")
-    config = load(site.config, {}, site.config.parent)
-    other = config.config.state.model_copy(update={"path": f"{site.folder}/other/stackd.db"})
-    server = config.config.server.model_copy(update={"port": free_port()})
-    owners = replace(config, config=config.config.model_copy(update={"state": other, "server": server}))
-    async with running(owners) as owner:
-        await owner.ready.wait()
-        async with running(config) as standby:
-            await standby.context.gate.ownership.stands_by.wait()
-            result = await site.setup("--yes")
-    assert (result.exit_code, states(result)["first stack"]) == (0, "ok"), result.stdout
-    assert "this stackd stands by: " in result.stdout
 
 
 @pytest.mark.parametrize("proxy", [{}, {"proxy-url": "http://own.test:3128"}])

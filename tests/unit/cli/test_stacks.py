@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from stackd.cli import stackd
-from stackd.contract import LONGEST_NAME
 from tests.harness import harness, request_for, seed, until
 from tests.templates import PLAIN, WEB, folder_with
 from tests.unit.cli.conftest import Shell
@@ -92,26 +88,6 @@ async def test_usage_errors_have_code_2_and_ask_nothing(shell: Shell) -> None:
     assert (await shell.at.call("GET", "/stacks")).json == {"stacks": []}
 
 
-async def test_one_stack_is_changed_by_a_request_and_several_are_one_job(shell: Shell) -> None:
-    stack = await shell.at.create(seed() | {"ttl": "10m"})
-    stack_id, other = stack["stack_id"], (await shell.at.create())["stack_id"]
-    await shell.at.until_status(stack_id, "running")
-    assert "in 39m" in await shell.good("extend", stack_id, "30m")
-    assert "at most" in await shell.failing(1, "extend", stack_id, "200h")
-    assert (await shell.good("stop", stack_id)).split("\t")[:2] == [stack_id, "stopped"]
-    with shell.at.no_pod_starting():
-        assert (await shell.good("start", stack_id)).split("\t")[:2] == [stack_id, "creating"]
-    await shell.at.until_status(stack_id, "running")
-    assert json.loads(await shell.good("restart", stack_id, "--json"))["ports"] == stack["ports"]
-    result = await shell.run("stop", stack_id, other)
-    assert result.stdout.rstrip("\n").split("\t")[1:] == ["2 stopped", "0 not found", "0 failed"]
-    result = await shell.run("delete", stack_id, "stack-none", other)
-    assert (result.exit_code, result.stdout.count("job-")) == (1, 1)
-    assert result.stdout.rstrip("\n").split("\t")[1:] == ["2 deleted", "1 not found", "0 failed"]
-    assert "1 of 3 could not be deleted" in result.stderr
-    assert await shell.at.listed() == []
-
-
 async def test_timeline_and_logs(shell: Shell) -> None:
     stack_id = (await shell.at.create(request_for("registry.example/fail")))["stack_id"]
     await shell.at.until_status(stack_id, "failed")
@@ -164,17 +140,6 @@ async def test_more_are_deleted_than_one_job_takes(tmp_path: Path, chosen: tuple
         text = await shell.good("batch-delete", *chosen, stdin=await shell.good("list"))
         assert text.count("job-") == jobs
         assert sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines()) == 5
-        assert await at.listed() == []
-
-
-async def test_jobs_that_were_begun_before_an_error_are_named_and_continue(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "1"}) as at:
-        shell, stack_id = Shell(at=at, home=tmp_path), (await at.create())["stack_id"]
-        refused = "x" * (LONGEST_NAME + 1)
-        complaint = await shell.failing(1, "delete", "-", stdin=f"{stack_id}\n{refused}\n")
-        named = re.match(r"(job-\w+) continues to delete 1 of 2 stacks\nError: .*stack_ids", complaint)
-        assert named, complaint
-        assert (await at.finished_job(named[1]))["deleted"] == 1
         assert await at.listed() == []
 
 
@@ -232,20 +197,6 @@ async def test_activity_names_the_key_the_action_and_the_result(shell: Shell) ->
     assert ("ABOUT" in on_terminal, "MESSAGE" in on_terminal) == (True, False), "no column without any text"
     everything = (await shell.at.call("GET", "/activity")).json["activity"]
     assert json.loads((await shell.any_command("activity", "--json")).stdout) == {"activity": everything}
-
-
-@pytest.mark.parametrize(
-    ("words", "hint"),
-    [
-        (("stacks", "shwo"), "stackd stacks show"), (("list",), "stackd stacks list"), (("stat",), "stackd stats"),
-        (("stacks", "doctor"), "stackd doctor"), (("xyzzy",), ""),
-    ],
-)  # fmt: skip
-def test_a_command_that_does_not_exist_is_answered_with_the_nearest(words: tuple[str, ...], hint: str) -> None:
-    result = CliRunner().invoke(stackd, list(words))
-    suggestion = f" (did you mean {hint}?)" if hint else ""
-    assert result.exit_code == 2
-    assert result.output.endswith(f'Error: no such command "{words[-1]}"{suggestion}\n')
 
 
 # ---- templates
@@ -369,25 +320,6 @@ async def test_json_is_json_whatever_happens(shell: Shell) -> None:
     assert (job["action"], job["total"]) == ("extend", 2)
     job = json.loads(await shell.good("delete", *made, "--no-wait", "--json"))
     assert (await shell.at.finished_job(job["job_id"]))["deleted"] == 2
-
-
-async def test_several_jobs_are_one_document(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "2"}) as at:
-        shell, made = Shell(at=at, home=tmp_path), [(await at.create())["stack_id"] for _ in range(3)]
-        document = json.loads(await shell.good("delete", *made, "--json"))
-        assert sum(job["deleted"] for job in document["jobs"]) == 3
-
-
-async def test_a_choice_that_matches_nothing_says_so(shell: Shell) -> None:
-    """A mistyped label extends nothing, and a script has to notice."""
-    for words, code, said in (
-        (("list",), 0, "there are no stacks\n"),
-        (("list", "--label", "team=7"), 0, "no stack matches\n"),
-        (("extend", "--label", "chalenge=web-1", "30m"), 1, "Error: no stack matches: nothing to extend\n"),
-        (("delete", "--label", "team=7", "--yes"), 0, "no stack matches: nothing to delete\n"),
-    ):
-        result = await shell.run(*words)
-        assert (result.exit_code, result.stdout, result.stderr) == (code, "", said)
 
 
 async def test_what_was_created_is_printed_also_if_it_does_not_run(tmp_path: Path) -> None:
