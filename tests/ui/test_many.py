@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from pathlib import Path
 
 import pytest
-from playwright.async_api import Route, ViewportSize, expect
+from playwright.async_api import Route, expect
 
 from stackd.model import AuditEntry, AuditKind, Principal
-from stackd.web.pages import anchor
-from tests.harness import eventually, until
-from tests.templates import PLAIN, folder_with
+from tests.harness import until
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
 
-ROOT = Path(__file__).parents[2]
 TIMES = "\N{MULTIPLICATION SIGN}"
-SMALL: ViewportSize = {"width": 1280, "height": 720}
-SEEN = """() => [...document.querySelectorAll("tbody tr[data-id]")].map((e) => e.getBoundingClientRect())
-  .filter((box) => box.top >= document.querySelector("#table thead").getBoundingClientRect().bottom - 1 &&
-    box.bottom <= innerHeight).length"""
 IMAGES = {"1": ["nginx:stable", "registry.example/fail"], "2": ["registry.example/oom"] * 3, "10": ["nginx:stable"]}
 """Team 2 is worse off than team 1; nothing is wrong with team 10."""
 
@@ -71,31 +62,6 @@ async def test_delete_reaches_what_the_filter_shows(
     await expect(failure).to_contain_text(oldest)
     await failure.get_by_role("button", name="Dismiss").click()
     await expect(failure).to_have_count(0)
-
-
-async def test_what_came_of_a_job_leaves_all_rows_in_reach(board: Board) -> None:
-    ids = await board.several(*({"team": str(number)} for number in range(24)))
-    await board.open()
-    await board.row(ids[-1]).get_by_role("checkbox").check()
-    board.at.faults.add_fault(verb="delete", action="status", code=403)
-    await board.button("Delete 1…").click()
-    await board.confirm("Delete 1")
-    outcome = board.page.locator(".toast.wrong")
-    await expect(outcome).to_contain_text("0 deleted, 1 failed")
-    await board.page.evaluate("scrollTo(0, document.body.scrollHeight)")
-    await expect(board.rows.last).to_be_in_viewport(ratio=1)
-    last, notice = await board.rows.last.bounding_box(), await outcome.bounding_box()
-    assert last is not None
-    assert notice is not None
-    assert last["y"] + last["height"] <= notice["y"]
-    await board.page.evaluate("scrollTo(0, 0)")
-    await board.row(ids[-1]).focus()
-    for _ in ids:
-        await board.page.keyboard.press("j")
-        focused, notice = await board.page.locator("tr:focus").bounding_box(), await outcome.bounding_box()
-        assert focused is not None
-        assert notice is not None
-        assert focused["y"] + focused["height"] <= notice["y"]
 
 
 async def unwell(board: Board) -> dict[str, list[str]]:
@@ -265,27 +231,3 @@ async def test_an_image_that_cannot_be_pulled_is_more_than_creating(boards: Boar
         await expect(board.row(stack_id).locator(".status")).to_have_text("cannot pull")
         await expect(board.row(stack_id)).to_have_attribute("data-status", "creating")
         await expect(board.page.locator("#attention summary")).to_contain_text("Needs attention: 1 stack")
-
-
-async def test_ten_rows_are_seen_on_a_small_screen_with_nine_templates(boards: Boards, tmp_path: Path) -> None:
-    names = [f"challenge_{number}" for number in range(9)]
-    async with boards(folder_with(tmp_path, **dict.fromkeys(names, PLAIN)), viewport=SMALL) as board:
-        for number in range(40):
-            await board.at.create({"template": f"challenge-{number % 9}", "labels": {"team": str(number)}})
-        await board.open()
-        await expect(board.page.locator("#templates button")).to_have_count(9)
-        await eventually(lambda: board.page.evaluate(SEEN))
-        assert await board.page.evaluate(SEEN) >= 10
-        await board.page.evaluate("scrollTo(0, document.body.scrollHeight)")
-        for place in ("#find", "#table thead"):
-            await expect(board.page.locator(place)).to_be_in_viewport(ratio=1)
-        assert await board.page.evaluate("document.documentElement.scrollWidth") <= SMALL["width"]
-
-
-def test_each_reason_leads_to_an_entry_of_the_guide() -> None:
-    script = (ROOT / "stackd/web/static/dashboard/trouble.js").read_text()
-    entries = script[script.index("const PULL") : script.index("/** Where the guide")]
-    places = [text for text in re.findall(r'"([^"]+)"', entries) if "-" in text]
-    headings = re.findall(r"^#+ (.*)$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
-    assert len(places) > 8
-    assert set(places) | {"a-stack-does-not-run"} <= {anchor(heading) for heading in headings}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from playwright.async_api import Route, ViewportSize, expect
+from playwright.async_api import Route, expect
 
 from tests.harness import eventually
 from tests.ui.conftest import Board, Boards
@@ -25,12 +25,9 @@ WATCH_ROW = """(id) => {
       .observe(cell, { subtree: true, childList: true, characterData: true });
 }"""
 COLOUR = "(e) => getComputedStyle(e).color"
-HEADS = "() => [...document.querySelectorAll('thead th')].slice(1).filter((e) => e.checkVisibility()).map((e) => e.textContent)"
-CUT = "(row) => [...row.querySelectorAll('td')].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.className)"
 ORDER = "() => [...document.querySelectorAll('tbody tr[aria-rowindex]')].map((e) => e.dataset.group ?? e.dataset.id)"
 PLACE = """() => [...document.querySelectorAll("tbody tr[data-id]")]
   .map((row) => [row.dataset.id, Math.round(row.getBoundingClientRect().top)]).find(([, top]) => top > 200 && top < 400)"""
-WIDE: ViewportSize = {"width": 1600, "height": 900}
 GAMES: tuple[dict[str, str], ...] = (
     {"challenge": "web", "team": "2", "player": "eve"},
     {"challenge": "pwn", "team": "10", "player": "bob"},
@@ -163,41 +160,6 @@ async def test_rows_stay_where_they_are_while_one_reads_and_what_is_new_is_said(
         await board.at.do("start", stopped)
         await expect(board.row(stopped)).to_contain_text("running")
         before = await board.page.evaluate(ORDER)
-
-
-async def test_what_needs_attention_stays_in_its_order_while_one_points_at_it(board: Board) -> None:
-    for team in ("a", "b"):
-        await board.create("registry.example/fail", "failed", labels={"team": team})
-    await board.open()
-    await board.page.locator("#attention summary").click()
-    groups = board.page.locator("#attention-body th")
-    await expect(groups).to_have_text(["a", "b"])
-    await groups.first.hover()
-    await board.create("registry.example/fail", "failed", labels={"team": "b"})
-    await board.create("registry.example/fail", "failed", labels={"team": "c"})
-    await expect(groups).to_have_text(["a", "b", "c"])
-    await board.page.mouse.move(5, 5)
-    await board.create("registry.example/fail", "failed", labels={"team": "c"})
-    await expect(groups).to_have_text(["b", "c", "a"])
-
-
-async def test_the_labels_in_use_are_columns_which_stay(boards: Boards) -> None:
-    async with boards(viewport=WIDE) as board:
-        ids = await board.several(*GAMES)
-        await board.open()
-        await expect(board.rows).to_have_count(5)
-        wide = ["challenge", "team", "player", "Status", "Address", "Node", "Age", "Time left", "Stack"]
-        assert await board.page.evaluate(HEADS) == wide
-        assert await column(board, 1) == ["", "web", "web", "pwn", "web"]
-        assert await column(board, 9) == ids[::-1]
-        others = [await board.create(labels={"player": "b", "area": "x"}) for _ in range(5)]
-        await expect(board.rows).to_have_count(10)
-        assert (await board.page.evaluate(HEADS))[:3] == wide[:3], "columns stay where they are"
-        await expect(board.row(others[0]).locator(".c-labels")).to_have_text("area=x", use_inner_text=True)
-        await board.page.set_viewport_size({"width": 1000, "height": 768})
-        await expect(board.row(ids[0]).locator(".c-id")).to_be_hidden()
-        assert await board.page.evaluate(HEADS) == [*wide[:5], "Age", "Time left"]
-        assert await board.row(ids[0]).evaluate(CUT) == []
 
 
 async def test_groups_have_counts_can_be_closed_and_put_what_they_hide_out_of_reach(board: Board) -> None:
