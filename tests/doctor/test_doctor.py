@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +31,6 @@ from tests.doctor.prepared import QUICK, Documents, Prepared, environment_in, pr
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness, until
 from tests.provisioning import ADMIN, OURS, ask, printed, real_node
 from tests.templates import PLAIN, folder_with, shown
-from tests.unit.cli.conftest import SCRIPT
 
 OK, WARN, FAIL = Level
 ROLE = {"role": "stack"}
@@ -216,16 +213,6 @@ async def test_files_that_everybody_may_read_are_found(tmp_path: Path) -> None:
         assert "config.toml, has mode 0646: every user can write it" in own.what
 
 
-async def test_a_certificate_that_cannot_be_used_comes_with_what_to_do(tmp_path: Path) -> None:
-    async with prepared(tmp_path) as at:
-        for name in ("cert.pem", "key.pem"):
-            (tmp_path / name).write_text("no PEM")
-            (tmp_path / name).chmod(0o600)
-        files = {f"STACKD_SERVER__TLS_{what.upper()}": str(tmp_path / f"{what}.pem") for what in ("cert", "key")}
-        found = only(await at.look(**files), "certificate")
-    assert (found.level, found.advice.startswith("put a PEM certificate chain and its unencrypted key")) == (FAIL, True)
-
-
 async def test_disk_counts_where_stacks_ask_for_it(tmp_path: Path) -> None:
     async with prepared(tmp_path, nodes=(NodeSpec(name="small", ephemeral_storage="1Gi"),)) as at:
         (room,) = [finding for finding in await at.look() if finding.about == "room"]
@@ -277,16 +264,6 @@ async def test_objects_that_the_daemon_does_not_know_are_found(tmp_path: Path, m
         found = only(await at.look(**port), "instance")
         assert (found.level, STRANGE in found.what) == (FAIL, True)
         assert found.what.startswith("1 pods with cluster.instance default are no stacks of")
-
-
-async def test_what_keeps_the_daemon_waiting_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STACKD_API_KEY", KEY)
-    async with prepared(tmp_path) as ours, harness(tmp_path, cluster=ours.cluster, token="refused", wait=False) as at:
-        await at.until_unready("waiting for the cluster: ")
-        looked = await ours.look(STACKD_SERVER__PORT=str(at.port))
-    found = [one for one in looked if one.level is FAIL]
-    assert [one.about for one in found] == ["daemon", "cluster"]
-    assert found[1].what not in found[0].what
 
 
 async def test_a_daemon_is_asked_for_its_state_and_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,34 +462,6 @@ async def test_an_interrupted_probe_removes_itself(tmp_path: Path) -> None:
 
 
 # ---- the command
-
-
-@pytest.mark.parametrize("lines", [1, 5, 9])
-async def test_a_reader_that_leaves_ends_the_doctor_without_a_word(tmp_path: Path, lines: int) -> None:
-    async with prepared(tmp_path) as site:
-        command = f"{sys.executable} {SCRIPT} doctor | head -n {lines} >/dev/null"
-        environment = os.environ | site.environment
-        process = await asyncio.create_subprocess_shell(command, stderr=asyncio.subprocess.PIPE, env=environment)
-        _, errors = await process.communicate()
-    assert errors == b""
-
-
-async def test_the_doctor_sends_nobody_to_the_doctor(tmp_path: Path) -> None:
-    async with prepared(tmp_path) as site:
-        site.cluster.write_kubeconfig(tmp_path / "kubeconfig", token="wrong")
-        runner = CliRunner(env=site.environment | {"COLUMNS": "400"})
-        result = await asyncio.to_thread(runner.invoke, stackd, ["doctor"])
-    assert "credentials or permissions" in result.output
-    assert "run `stackd doctor`" not in result.output
-
-
-async def test_a_daemon_that_moves_at_its_restart_is_not_looked_for_in_the_configuration() -> None:
-    at = LocalDaemon(host="127.0.0.1", port=1, key=KEY)
-    (here, *_), (moved, *_) = [
-        (await running.examine(at, expected=True, moved=moved)).findings for moved in (False, True)
-    ]
-    assert "check server.host and server.port" in here.advice
-    assert (moved.level, moved.advice) == (FAIL, "systemctl restart stackd")
 
 
 async def test_the_command_prints_all_and_exits_with_one_if_anything_fails(tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from stackd.client import AsyncClient, Event
+from stackd.client import AsyncClient
 from stackd.client.attempts import NO_RETRIES
 from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster, Fault
@@ -73,18 +72,6 @@ async def test_a_mix_arrives_at_the_rate_by_weight_and_failures_are_grouped(at: 
     assert (reason.count, reason.example) == (2, "failed (CreateContainerConfigError)")
     assert not outcome.verdict.holds
     assert outcome.verdict.sentence.startswith("It does not hold: 2 of 8 failed")
-
-
-async def test_the_reason_of_a_failure_is_known_without_the_event_that_says_it(at: Harness) -> None:
-    class WithoutEvents(Connection):
-        async def events(self, after: str, label: str, fields: str) -> AsyncIterator[Event]:
-            async for event in super().events(after, label, fields):
-                if event.kind != "stack":
-                    yield event
-
-    failing = plan(1, kinds=[kind("registry.example/ctf/noconfig")])
-    (reason,) = (await rehearsed(at, failing, connection=WithoutEvents)).results.reasons
-    assert reason.example == "failed (CreateContainerConfigError)"
 
 
 async def test_some_players_start_a_second_stack_during_the_hold(at: Harness) -> None:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import re
-import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from stackd.cli import machine
-from stackd.embedded import EmbeddedOptions
 from stackd.rehearse import measure
 from stackd.rehearse.measure import Results, Stage
 from stackd.rehearse.outcome import Verdict, judge, parse_goal
 from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
-from stackd.units import parse_duration
-from tests.harness import seed
-from tests.rehearse.conftest import STACKD, kind
+from tests.rehearse.conftest import kind
 
 
 def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) -> Results:
@@ -80,21 +70,6 @@ def test_the_verdict_says_what_limits_it() -> None:
     assert interrupted.sentence == "No verdict: stopped early, with 2 of 2 stacks started and 2 running."
 
 
-@pytest.mark.parametrize(
-    ("read_text", "text", "complaint"),
-    [
-        (parse_goal, "running-p95", "is not a goal such as running-p95=10s or failed=1%"),
-        (parse_goal, "runing-p95=1s", "did you mean"), (parse_goal, "running-p0=1s", "a percentile must be above 0"),
-        (parse_goal, "running-p95=10", "has no unit"), (parse_goal, "failed=few", "write failed=3 or failed=1%"),
-        (parse_goal, "failed=-1", "write failed=3"), (parse_share, "101%", "101%"), (parse_rate, "fast", "fast"),
-        (parse_weighted, "a=0", "a=0"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_read_is_explained(read_text: Callable[[str], object], text: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        read_text(text)
-
-
 async def test_an_event_loop_that_is_held_up_is_told() -> None:
     own = measure.OwnLoad()
     sampling = asyncio.create_task(own.sample())
@@ -151,42 +126,3 @@ def test_the_time_of_creates_is_shared_out_among_those_that_were_accepted() -> N
     assert measure.create_time(measure.difference(counted(10, 2.0, 5), counted(12, 2.1, 5))) is None, (
         "none was accepted"
     )
-
-
-# ---- for practice: a demo with a size and a pace, and a rehearsal on it, both as commands
-
-
-SECONDS = 60
-ADDRESS, KEY = re.compile(r"address +(http\S+)"), re.compile(r"API key +(\S+)")
-
-
-async def test_a_rehearsal_on_a_demo_tells_its_size_and_pace(tmp_path: Path) -> None:
-    pod, report = tmp_path / "pod.yaml", tmp_path / "report.html"
-    pod.write_text(seed()["pod_spec"])
-    size = ("--nodes", "3", "--node-cpu", "2", "--start-delay", "400ms", "--pull", "2s")
-    demo = await asyncio.create_subprocess_exec(*STACKD, "demo", "--port", "0", *size, stdout=asyncio.subprocess.PIPE)
-    assert demo.stdout is not None
-    try:
-        async with asyncio.timeout(SECONDS):
-            welcome = (await demo.stdout.readuntil(b"Stop with Ctrl-C.")).decode()
-        url, key = (pattern.findall(welcome)[0] for pattern in (ADDRESS, KEY))
-        where = os.environ | {"STACKD_URL": url, "STACKD_API_KEY": key}
-
-        words = ("--burst", "--hold", "0s", "--json", "--stacks", "12", "--file", str(pod), "--report", str(report))
-        command = await asyncio.create_subprocess_exec(
-            *STACKD, "rehearse", *words, "--expect", "running-max=100ms", env=where, stdout=asyncio.subprocess.PIPE
-        )
-        async with asyncio.timeout(SECONDS):
-            figures = json.loads((await command.communicate())[0])
-        assert command.returncode == 1
-        assert {node["name"] for node in figures["nodes"]} == {f"embedded-worker{n}" for n in ("", 2, 3)}
-        assert figures["stages"]["running"]["p50"] >= 2 + 0.4, "every node has pulled the image first"
-        assert report.read_text().startswith("<!doctype html>")
-    finally:
-        demo.send_signal(signal.SIGINT)
-        await demo.wait()
-
-
-def test_the_usual_size_is_that_of_an_embedded_cluster() -> None:
-    usual, shown = EmbeddedOptions(), (machine.NODES, *map(parse_duration, (machine.START_DELAY, machine.PULL)))
-    assert (len(usual.nodes), usual.start_delay, usual.pull) == shown

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 from stackd.cli import stackd
@@ -75,25 +74,6 @@ async def test_the_command_refuses_unless_it_is_told_to_begin(tmp_path: Path, re
         code, out, _ = await ended(rehearse(at, *words, "--anyway", "--with-others"))
         assert (code, "It does not hold: 3 of 5 failed: 503 " in out) == (1, True)
         assert len(await at.listed()) == 2
-
-
-@pytest.mark.parametrize(
-    ("words", "complaint"),
-    [
-        ((), "say how players arrive: --rate 20/s, or --burst for all at once"),
-        (("--burst", "--rate", "3/s"), "say how players arrive"),
-        (("--burst", "--churn", "10%", "--hold", "0s"), "--churn happens during --hold"),
-        (("--burst", "--expect", "runing-p95=10s"), 'did you mean "running"?'),
-        (("--burst", "--expect", "reachable-p95=10s"), "only with --probe tcp or http"),
-        (("--burst", "--report", "nowhere/report.html"), "nowhere is not a folder, so no report can be written there"),
-    ],
-)
-def test_wrong_words_are_told_before_anything_is_asked(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:
-    pod = tmp_path / "pod.yaml"
-    pod.write_text(seed()["pod_spec"])
-    nowhere = {"STACKD_URL": "http://127.0.0.1:9", "STACKD_API_KEY": KEY}
-    result = CliRunner(env=nowhere).invoke(stackd, ["rehearse", "--file", str(pod), "--stacks", "5", *words])
-    assert (result.exit_code, complaint in " ".join(result.stderr.split())) == (2, True)
 
 
 async def test_templates_are_started_by_weight_and_run_when_they_come_from_a_pool(tmp_path: Path) -> None:
