@@ -126,7 +126,7 @@ async def serve(
         async with running(loaded, process=process) as daemon:
             if on_listening is not None:
                 on_listening(daemon)
-            settling = asyncio.create_task(health.settle_memory(daemon.ready), name="memory")
+            freezing = asyncio.create_task(health.freeze_memory(daemon.ready), name="memory")
             failure = daemon.context.tasks.failure
             try:
                 await first_of(stop, failure=failure)
@@ -138,7 +138,7 @@ async def serve(
                     raise
                 log.info("%s", ended.__cause__)
             finally:
-                settling.cancel()
+                freezing.cancel()
         loaded = replace(loaded, config=daemon.context.config, warnings=())
         del daemon
         gc.unfreeze()
@@ -157,12 +157,12 @@ async def running(
         log.warning("%s", warning)
     crashpoints.arm(os.environ)
     async with AsyncExitStack() as stack:
-        daemon = await _open(stack, config, templates, clock or SystemClock())
+        daemon = await _build(stack, config, templates, clock or SystemClock())
         await _start(stack, daemon, process)
         yield daemon
 
 
-async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, clock: Clock) -> Daemon:
+async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, clock: Clock) -> Daemon:
     wall_clock = WallClock(clock)
     store = await _store(stack, config, wall_clock)
     metrics = Metrics()
@@ -252,7 +252,7 @@ def _wire(context: Context) -> Daemon:
         "reconcile": (context.config.reconcile.interval, reconciler.reconcile),
         "purge": (PURGE_SECONDS, lambda: purge(context)),
         "spares": (SPARES_SECONDS, lambda: keep_spares(context)),
-        "outcomes": (OUTCOMES_SECONDS, api.batch.outcomes.settle),
+        "outcomes": (OUTCOMES_SECONDS, api.batch.outcomes.write_final),
         "quotas": (QUOTAS_SECONDS, lambda: refresh_quotas(context)),
         "policies": (POLICIES_SECONDS, lambda: refresh_policies(context)),
         "rights": (RIGHTS_SECONDS, lambda: refresh_rights(context)),
@@ -338,9 +338,9 @@ async def _follow_cluster(daemon: Daemon) -> None:
         await _compare_rows(context)
         if not context.store.incomplete:
             gate.contact_tried.set()
-        context.loop.open(partial(reconcile, context))
-        diagnostics.open_diagnostics(context)
-        context.template_pods.open()
+        context.loop.start(partial(reconcile, context))
+        diagnostics.start(context)
+        context.template_pods.start()
         context.loop.wake_all()
         await daemon.schedule.now("reconcile")
         while context.store.incomplete and not gate.wrong_cluster:
@@ -349,7 +349,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
             await daemon.schedule.now("reconcile")
         gate.contact_tried.set()
         daemon.ready.set()
-        daemon.refill.open()
+        daemon.refill.start()
         group.create_task(templating.follow(context))
         log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
 

@@ -44,7 +44,7 @@ class RetryPolicy:
 class WorkQueue(Generic[K]):
     """Keys to be worked on, each by one task at a time; times are seconds on the event loop's clock.
 
-    Keys that are added before ``open`` wait for it.
+    Keys that are added before ``start`` wait for it.
     """
 
     def __init__(self, name: str, tasks: Tasks, retries: RetryPolicy) -> None:
@@ -75,7 +75,7 @@ class WorkQueue(Generic[K]):
         """Whether the last work on the key has failed."""
         return key in self._tries
 
-    def open(self, work: Work[K], failed: Failed[K]) -> None:
+    def start(self, work: Work[K], failed: Failed[K]) -> None:
         """Begin to work, on what waits, too.
 
         ``work`` does what is due about a key. If it raises a StackdError, ``failed`` is called with the error and the delay
@@ -113,11 +113,11 @@ class WorkQueue(Generic[K]):
         if self._work is None:
             return
         if at <= self._loop.time():
-            self._start(key)
+            self._launch(key)
         else:
-            self._timers[key] = self._loop.call_at(at, self._start, key)
+            self._timers[key] = self._loop.call_at(at, self._launch, key)
 
-    def _start(self, key: K) -> None:
+    def _launch(self, key: K) -> None:
         self._begin(key)
         self._tasks.background(f"{self._name} {key}", self._run(key))
 
@@ -129,7 +129,7 @@ class WorkQueue(Generic[K]):
 
     async def _run(self, key: K) -> StackdError | None:
         """Work on the key, which is marked as being worked on; returns the error."""
-        assert self._work is not None, "it is open"
+        assert self._work is not None, "it was started"
         try:
             await self._work(key)
         except StackdError as error:
@@ -155,7 +155,7 @@ class WorkQueue(Generic[K]):
         else:
             self._tries[key] = tries
             at = self._loop.time() + self._retries.delay(tries)
-        assert self._failed is not None, "it is open"
+        assert self._failed is not None, "it was started"
         self._failed(key, error, None if at is None else max(0.0, at - self._loop.time()))
         if at is not None:
             self._wait(key, at)
@@ -200,18 +200,18 @@ class Slots:
         return self._held.total() >= self._most
 
     @asynccontextmanager
-    async def one(self, priority: int, *, failed: bool = False) -> AsyncIterator[bool]:
+    async def acquired(self, priority: int, *, failed: bool = False) -> AsyncIterator[bool]:
         """A slot; whether it was waited for, so that what was decided before may be outdated."""
         rank = (failed, priority)
         waits = not self._has_room(priority)
         if waits:
             await self._wait(rank)
         else:
-            self._take(rank)
+            self._acquire(rank)
         try:
             yield waits
         finally:
-            self._give_back(rank)
+            self._release(rank)
 
     async def _wait(self, rank: tuple[bool, int]) -> None:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -220,22 +220,22 @@ class Slots:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled():
-                self._give_back(rank)
+                self._release(rank)
             raise
 
     def _has_room(self, priority: int) -> bool:
         return self._held.total() < self._most and self._held[priority] < self._limit(priority)
 
-    def _take(self, rank: tuple[bool, int]) -> None:
+    def _acquire(self, rank: tuple[bool, int]) -> None:
         self._held[rank[1]] += 1
         self._failed += rank[0]
 
-    def _give_back(self, rank: tuple[bool, int]) -> None:
+    def _release(self, rank: tuple[bool, int]) -> None:
         self._held[rank[1]] -= 1
         self._failed -= rank[0]
         while self._held.total() < self._most and (turn := self._next()) is not None:
             self._waiting[turn.rank].popleft()
-            self._take(turn.rank)
+            self._acquire(turn.rank)
             turn.granted.set_result(None)
 
     def _next(self) -> _Turn | None:

@@ -348,7 +348,7 @@ class Harness(Client):
         slots = self.daemon.context.loop._creates
         async with AsyncExitStack() as held:
             for _ in range(CREATES_AT_ONCE):
-                await held.enter_async_context(slots.one(Priority.WAITED))
+                await held.enter_async_context(slots.acquired(Priority.WAITED))
             yield
 
     @contextmanager
@@ -361,9 +361,9 @@ class Harness(Client):
         queue._again.pop(stack_id, None)
         queue.add(stack_id)
 
-    def look_again(self) -> None:
+    def observe_all(self) -> None:
         """Mark all stacks dirty, so that the daemon looks at each of them again."""
-        self.daemon.context.look_again()
+        self.daemon.context.observe_all()
 
     def verify_again(self) -> None:
         """Let the daemon check whether this is still the same cluster."""

@@ -197,7 +197,7 @@ class _Probe:
         else:
             yield ok(ABOUT, "a pooled stack answers nobody before it is assigned")
         assigned = dataclasses.replace(stack, unassigned=False)
-        await self._cluster.put(SERVICES, service_manifest(assigned, self._cluster.instance))
+        await self._cluster.create_or_update(SERVICES, service_manifest(assigned, self._cluster.instance))
         try:
             async with asyncio.timeout(self._options.seconds):
                 while not await _answers(host, port):  # noqa: ASYNC110 - nothing tells

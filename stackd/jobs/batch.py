@@ -37,7 +37,7 @@ from stackd.jobs.outcomes import Outcomes
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import Priority, is_gone
-from stackd.lifecycle.verbs import is_started, is_stopped, newest_of, record, settle, start_of
+from stackd.lifecycle.verbs import is_started, is_stopped, newest_of, record, start_of, until_done
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack, WantedStack
 from stackd.store import BY_JOB, Claim, Start
@@ -80,7 +80,7 @@ class Turns:
     def __len__(self) -> int:
         return sum(map(len, self._jobs.values()))
 
-    def put(self, job: Job) -> None:
+    def add(self, job: Job) -> None:
         """Add a job behind the others of its key."""
         if job.by.id not in self._jobs:
             self._jobs[job.by.id] = deque()
@@ -114,8 +114,8 @@ class BatchQueue:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._extending) + len(self._recording)
 
-    def _put(self, job: Job) -> None:
-        (self._extending if job.action is JobAction.EXTEND else self._waiting).put(job)
+    def _enqueue(self, job: Job) -> None:
+        (self._extending if job.action is JobAction.EXTEND else self._waiting).add(job)
 
     async def submit(self, ids: list[str], request: JobRequest, claim: Claim | None = None) -> Job:
         """Accept a job: it is in the file when this returns, and will be carried out whatever happens. Goes on if the
@@ -130,14 +130,14 @@ class BatchQueue:
         job = await writing
         crash_point("batch.queued")
         if not job.finished:
-            self._put(job)
+            self._enqueue(job)
         log.info("%s: %s, %s %d stacks", job.job_id, job.status, job.action, job.total, extra={"job_id": job.job_id})
         return job
 
     async def run(self) -> None:
         """The worker service: first the jobs that an earlier process left unfinished, then new ones; runs for ever."""
         for job in self._context.store.jobs.unfinished():
-            self._put(job)
+            self._enqueue(job)
         async with asyncio.TaskGroup() as group:
             for turns in [self._waiting, self._recording] * KEYS_AT_ONCE:
                 group.create_task(self._serve(turns, run_chunk), name="batch jobs")
@@ -146,7 +146,7 @@ class BatchQueue:
     async def _extend(self, context: Context, job_id: str) -> bool:
         extended = await extend_chunk(context, job_id)
         if extended and (job := context.store.jobs.get(job_id)) is not None:
-            self._recording.put(job)
+            self._recording.add(job)
         return extended
 
     async def _serve(self, turns: Turns, run: Callable[[Context, str], Awaitable[bool]]) -> None:
@@ -267,7 +267,7 @@ async def _outcome(context: Context, job: Job, item: Stack | WantedStack) -> Ite
         if isinstance(item, WantedStack):
             new_stack = await created(context, job, item)
         else:
-            await _settle(context, job, stack_id)
+            await _until_as_wanted(context, job, stack_id)
     except StackNotFound:
         pass
     except StackdError as error:
@@ -282,19 +282,19 @@ async def _outcome(context: Context, job: Job, item: Stack | WantedStack) -> Ite
     return ItemResult(stack_id=stack_id, outcome=Outcome.DONE if kept else Outcome.NOT_FOUND, created=new_stack)
 
 
-async def _settle(context: Context, job: Job, stack_id: str) -> None:
+async def _until_as_wanted(context: Context, job: Job, stack_id: str) -> None:
     """Return once the stack is as the job wants it. Raises what keeps it from that, and is about the stack itself."""
     if job.action is JobAction.DELETE:
         await context.store.stacks.mark_deleting_soon([stack_id], DeleteReason.BATCH, job.by)
         crash_point("batch.delete_marked")
         context.abandon_create(stack_id)
-        await context.loop.settle(stack_id, is_gone, context.longest_call, Priority.BATCH, patient=True)
+        await context.loop.reconcile_until(stack_id, is_gone, context.longest_call, Priority.BATCH, patient=True)
     elif job.action is JobAction.EXTEND:
         await record(context, stack_id, patient=True)
     elif job.action is JobAction.STOP:
-        await settle(context, stack_id, "stopped", is_stopped, patient=True)
+        await until_done(context, stack_id, "stopped", is_stopped, patient=True)
     else:
-        await settle(context, stack_id, "started", is_started, patient=True)
+        await until_done(context, stack_id, "started", is_started, patient=True)
 
 
 class _Progress:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stackd.errors import ClusterUnavailable, StackdError, TemplateGone
-from stackd.lifecycle.assign import reopen
+from stackd.lifecycle.assign import until_reachable
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create, take_back
 from stackd.model import Job, JobRequest, WantedStack
@@ -43,7 +43,7 @@ async def created(context: Context, job: Job, wanted: WantedStack) -> str:
     earlier = await context.store.claims.find(claim.scope, claim.key)
     if earlier is not None and earlier.stack_id is not None:
         if earlier.status is not None:
-            await reopen(context, earlier.stack_id)
+            await until_reachable(context, earlier.stack_id)
             return earlier.stack_id
         await take_back(context, earlier.stack_id)
     request, began = request_of(context, job, wanted), context.cluster.connection.contact.now()

@@ -38,14 +38,14 @@ class Outcomes:
             ids = self._ids[job.job_id] = await self._context.store.jobs.done_ids(job.job_id)
         return replace(job, outcome=outcome_of(job, map(self._context.store.assigned.get, ids)))
 
-    async def settle(self) -> None:
+    async def write_final(self) -> None:
         """Write the outcomes of which the two minutes are over. Raises StoreUnavailable."""
         now, context = self._context.clock.now(), self._context
         for job in context.store.jobs.ordered() if context.fence.open else ():
             if job.finished and job.outcome is None and job.action in FOLLOWED and until(job) <= now:
                 outcome = (await self.of(job)).outcome
                 assert outcome is not None, "it is followed"
-                await context.store.jobs.settle(job.job_id, replace(outcome, final=True))
+                await context.store.jobs.set_outcome(job.job_id, replace(outcome, final=True))
                 self._ids.pop(job.job_id, None)
 
 

@@ -155,7 +155,7 @@ class Cluster:
         # Unlike /version, this namespace is read from etcd; and stackd has the right to read it.
         return await self.connection.probe(_IDENTITY, seconds)
 
-    async def look_again(self) -> bool:
+    async def reload_credentials(self) -> bool:
         """Load the credentials again, and use them if they have changed; returns whether they have.
 
         Raises ConfigError if they cannot be loaded, Kubernetes refuses them (401), or they do not trust its certificate.
@@ -172,7 +172,7 @@ class Cluster:
                 if answer.status == wire.UNAUTHORIZED:
                     raise error_of(_IDENTITY, answer)
 
-        return await self.connection.access.look_again(accepted)
+        return await self.connection.access.reload_credentials(accepted)
 
     async def namespace(self) -> JsonObject | None:
         """The stacks' namespace as JSON; None if there is none."""
@@ -294,7 +294,7 @@ class Cluster:
         changes = {part: names for part, names in metadata.items() if names}
         return kind.state(await self._patch(kind.resource, name, uid, self.deadline(timeout), changes))
 
-    async def put(
+    async def create_or_update(
         self,
         kind: ObjectKind[S],
         manifest: Mapping[str, Any],
@@ -446,7 +446,7 @@ class Cluster:
             going = existing["metadata"].get("deletionTimestamp")
             return Again(error=_still_there(resource, existing)) if going else existing
 
-        created = await self.connection.settle(call, deadline, made)
+        created = await self.connection.ask_until(call, deadline, made)
         exists = bool(created["metadata"].get("resourceVersion"))
         try:
             _require_labels(resource, created, manifest)
@@ -515,7 +515,7 @@ class Cluster:
                 raise _still_there(resource, document)
             return True
 
-        return await self.connection.settle(call, deadline, is_done)
+        return await self.connection.ask_until(call, deadline, is_done)
 
     async def remove(
         self, resource: str, name: str, uid: str | None = None, *, deadline: Deadline | None = None

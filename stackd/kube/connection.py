@@ -155,9 +155,9 @@ class KubeConnection:
         NoRequestSlot if so many requests wait that it was not sent; NotOwner if the fence forbids the request, or ends it
         midway. Kubernetes may have done the call more than once, or may have done it although this raises.
         """
-        return await self.settle(call, deadline, _as_it_is)
+        return await self.ask_until(call, deadline, _as_it_is)
 
-    async def settle(
+    async def ask_until(
         self, call: KubeRequest, deadline: Deadline, read: Callable[[KubeResponse], Awaitable[T | Again]]
     ) -> T:
         """As ``ask``: what ``read`` makes of the response, which is asked for again as long as that is ``Again``."""
@@ -276,7 +276,7 @@ class KubeConnection:
             try:
                 async with asyncio.timeout(WATCH_OPEN_SECONDS):
                     response, body = await self._open(call, stack, idle=idle)
-                if response.status == UNAUTHORIZED and await self._renewed(generation):
+                if response.status == UNAUTHORIZED and await self._reload_credentials(generation):
                     stack.close()
                     async with asyncio.timeout(WATCH_OPEN_SECONDS):
                         response, body = await self._open(call, stack, idle=idle)
@@ -294,7 +294,7 @@ class KubeConnection:
             except _TRANSPORT_ERRORS as exc:
                 raise unreachable(exc) from exc
 
-    async def _renewed(self, generation: int) -> bool:
+    async def _reload_credentials(self, generation: int) -> bool:
         self.identity.doubt()
         return await self.access.reload(generation)
 
@@ -302,7 +302,7 @@ class KubeConnection:
         """The response, whatever its status, over credentials that the API server accepts if there are."""
         generation = self.access.generation
         answer = await self._exchange(call)
-        if answer.status == UNAUTHORIZED and await self._renewed(generation):
+        if answer.status == UNAUTHORIZED and await self._reload_credentials(generation):
             answer = await self._exchange(call)
         return answer
 

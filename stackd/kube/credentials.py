@@ -421,7 +421,7 @@ class Access:
                 raise ClusterRefused(self._fault)
             return False
 
-    async def look_again(self, accepted: Callable[[Access], Awaitable[None]]) -> bool:
+    async def reload_credentials(self, accepted: Callable[[Access], Awaitable[None]]) -> bool:
         """Load the credentials and use them if they have changed; returns whether they have. Raises ConfigError if they
         cannot be loaded, or ``accepted`` raises ClusterRefused; those in force stay.
         """

@@ -209,7 +209,7 @@ class Mirror:
         """
         health = self.health_by_kind.get(state.resource) or self.extra_health[state.resource]
         if self._is_ours(state) and not is_older(getattr(state, "resource_version", ""), health.version):
-            self._put(state, own=True)
+            self._store(state, own=True)
 
     def gone(self, state: State, *, own: bool = True) -> None:
         """The object is gone: the API server has confirmed it, or (not ``own``) the watch reports it."""
@@ -234,13 +234,13 @@ class Mirror:
         health.missed()
         if health.withheld:
             log.warning("%s", WITHHELD, extra={"same": "withheld"})
-        health.reopen()
+        health.reconnect()
 
     def keep(self, pod: PodState) -> None:
         """Store a pod that the watch does not report: it lacks stackd's labels, or the watch is late."""
         seen = self.pods.get(pod.name)
         if seen is None or not is_older(pod.resource_version, seen.resource_version):
-            self._put(pod, own=True)
+            self._store(pod, own=True)
 
     @property
     def withheld(self) -> bool:
@@ -252,7 +252,7 @@ class Mirror:
         for one in (*self.health_by_kind.values(), self.extra_health[CONFIG_MAPS]):
             one.lost(error)
         for one in (*self.health_by_kind.values(), *self.extra_health.values()):
-            one.reopen()
+            one.reconnect()
 
     def list_again(self) -> None:
         """Begin to read all lists again, with new watches; the copy is not synced until they are read. Nothing before
@@ -303,9 +303,9 @@ class Mirror:
                     if gone or not self._is_ours(state):
                         self.gone(state, own=False)
                     else:
-                        self._put(state)
+                        self._store(state)
 
-    def _put(self, state: State, *, own: bool = False) -> None:
+    def _store(self, state: State, *, own: bool = False) -> None:
         table = self._tables[type(state), state.resource]
         for other in self._by_resource[state.resource]:
             if other is not table and (moved := other.pop(state.name, None)) is not None:  # its labels have changed

@@ -137,7 +137,7 @@ class WatchHealth:
 
     @contextmanager
     def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
-        """Within the block, the watch reads from this response; ``reopen`` can interrupt it."""
+        """Within the block, the watch reads from this response; ``reconnect`` can interrupt it."""
         self._content, opened = response.content, self._now()
         standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, self.beat)
         try:
@@ -146,7 +146,7 @@ class WatchHealth:
             standing.cancel()
             self._content, self.open_seconds = None, self._now() - opened
 
-    def reopen(self) -> None:
+    def reconnect(self) -> None:
         """Interrupt the connection, which may be dead: the watch restarts over another one from the same version."""
         if self._content is not None:
             self._content.set_exception(TimeoutError())

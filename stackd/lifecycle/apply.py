@@ -251,7 +251,7 @@ async def _expose(context: Context, stack: Stack, change: Change, wanted: Wanted
         stack = replace(stack, ports_held=False)
     for tries in range(1, PORT_TRIES + 1):
         try:
-            service = await _put_service(context, stack, change, deadline)
+            service = await _send_service(context, stack, change, deadline)
         except NodePortOutOfRange as refused:
             await learn_node_ports(context, PortRange(*refused.cluster))
             taken: NodePortOutOfRange | NodePortTaken = refused
@@ -287,7 +287,7 @@ def _require_as_made(wanted: WantedService, service: ServiceState) -> None:
         raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {why}")
 
 
-async def _put_service(context: Context, stack: Stack, change: Change, deadline: Deadline) -> ServiceState:
+async def _send_service(context: Context, stack: Stack, change: Change, deadline: Deadline) -> ServiceState:
     manifest = service_manifest(stack, context.cluster.instance)
     if change.verb is Verb.CREATE:
         return await context.cluster.create(SERVICES, manifest, timeout=deadline.left)
@@ -301,7 +301,7 @@ async def _put_service(context: Context, stack: Stack, change: Change, deadline:
             assert isinstance(wanted, WantedService), "of a Service"
             if service_error(replace(wanted, node_ports=held_ports(stack)), service) is None:
                 return service
-    return await context.cluster.put(SERVICES, manifest, known=(stack.service_uid,), timeout=deadline.left)
+    return await context.cluster.create_or_update(SERVICES, manifest, known=(stack.service_uid,), timeout=deadline.left)
 
 
 # ---- names
@@ -313,7 +313,7 @@ async def _write_route(context: Context, stack: Stack, change: Change, wanted: W
     if change.verb is Verb.CREATE:
         route = await context.cluster.create(kind, wanted.manifest)
     else:
-        route = await context.cluster.put(kind, wanted.manifest)
+        route = await context.cluster.create_or_update(kind, wanted.manifest)
     crash_point("route.written")
     context.mirror.saw(route)
 

@@ -67,7 +67,7 @@ async def assign(context: Context, request: CreateRequest) -> Stack | None:
 async def _assign_first(context: Context, template: Template, request: CreateRequest) -> Stack | None:
     taken: list[str] = []
     try:
-        while (pooled := context.pools.take(template.digest)) is not None:
+        while (pooled := context.pools.pick(template.digest)) is not None:
             taken.append(pooled.stack_id)
             if not _in_order(context, pooled):
                 continue
@@ -80,38 +80,38 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
             stack = await context.store.stacks.assign(wanted, claim=request.claim)
             if stack is not None:
                 crash_point("assign.assigned")
-                if await _open(context, stack):
+                if await _make_reachable(context, stack):
                     return stack
         return None
     finally:
-        context.pools.put_back(taken)
+        context.pools.release(taken)
 
 
-async def _opened(context: Context, stack_id: str) -> None:
+async def _until_reachable(context: Context, stack_id: str) -> None:
     """Return once a stack that was assigned from a pool is reachable, and the cluster has the record of that. Raises as
-    ``Loop.settle``: after ``Context.longest_turn``, because the undo deletes a running stack, and slow is not broken."""
+    ``Loop.reconcile_until``: after ``Context.longest_turn``, because the undo deletes a running stack, and slow is not broken."""
 
-    def is_open(row: Stack | None) -> bool | None:
+    def is_reachable(row: Stack | None) -> bool | None:
         if row is None or not has_pod(row):
             return True
         service = context.mirror.services.get(row.service_name)
         return True if service is not None and not (service.once_assigned or service.pool) else None
 
-    await context.loop.settle(stack_id, is_open, context.longest_turn)
+    await context.loop.reconcile_until(stack_id, is_reachable, context.longest_turn)
 
 
-async def reopen(context: Context, stack_id: str) -> None:
+async def until_reachable(context: Context, stack_id: str) -> None:
     """Make the stack of a repeated create reachable, since the process may have ended before it was. A stack that is
-    deleted meanwhile needs that no more. Raises as ``Loop.settle``."""
-    await _opened(context, stack_id)
+    deleted meanwhile needs that no more. Raises as ``Loop.reconcile_until``."""
+    await _until_reachable(context, stack_id)
 
 
-async def _open(context: Context, stack: Stack) -> bool:
+async def _make_reachable(context: Context, stack: Stack) -> bool:
     """Make the stack reachable, and have the cluster record whose it is; only then may the create be answered.
     Otherwise the stack is undone: False if its pod is gone, else ClusterUnavailable or NotOwner is raised."""
     try:
-        async with context.pools.opening:
-            await _opened(context, stack.stack_id)
+        async with context.pools.patching:
+            await _until_reachable(context, stack.stack_id)
         context.fence.require()
         crash_point("assign.opened")
     except StackdError as error:
@@ -176,15 +176,15 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
         now = context.clock.monotonic()
         context.spares.pause(now + AFTER_PREEMPTION_SECONDS)
         for name, pool in context.pools.by_name.items():  # no pool may take the room that is freed for a client
-            pool.put_off(now + FIRST_PAUSE)
+            pool.pause(now + FIRST_PAUSE)
             if any(stack.template == name for stack in victims):
-                pool.put_off(now + AFTER_PREEMPTION_SECONDS, "paused: stacks were deleted to free capacity for creates")
+                pool.pause(now + AFTER_PREEMPTION_SECONDS, "paused: stacks were deleted to free capacity for creates")
         marked = await context.store.stacks.mark_deleting([stack.stack_id for stack in victims], DeleteReason.POOL)
     crash_point("pool.preempted")
 
     async def delete(stack_id: str) -> None:
         try:
-            await context.loop.settle(stack_id, is_gone, PREEMPTION_SECONDS)
+            await context.loop.reconcile_until(stack_id, is_gone, PREEMPTION_SECONDS)
         except StackdError as error:
             stack_log(log, stack_id).info("delete retried in the background: %s", error)
 

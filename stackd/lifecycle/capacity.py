@@ -152,7 +152,7 @@ async def refresh_ports(context: Context) -> None:
     except (ClusterUnavailable, ClusterError) as error:
         log.debug("node ports of others: %s", error)
     if taken:
-        await context.store.ports.put_aside(taken)
+        await context.store.ports.set_aside_all(taken)
 
 
 async def refresh_quotas(context: Context, *, asked: bool = False) -> None:

@@ -187,7 +187,7 @@ async def _last_lines(context: Context, name: str) -> str:
 # ---- on schedule
 
 
-def look_after(context: Context, template: Template) -> float:
+def begin_due(context: Context, template: Template) -> float:
     """Begin the template's check if it is due. Returns in how many seconds to look again."""
     checks, now = context.checks, context.clock.monotonic()
     what, stack_id = _subject(context, template) if template.check is not None else (None, "")

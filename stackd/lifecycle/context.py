@@ -81,7 +81,7 @@ class CreateRequest:
     shared: bool = False
 
     @property
-    def unasked(self) -> bool:
+    def for_template(self) -> bool:
         """Whether no client has asked for it, but stackd itself."""
         return self.unassigned or self.shared
 
@@ -117,7 +117,7 @@ class CreateRequest:
 
     def limits(self, config: LimitsSection) -> CreateLimits:
         """What the reservation of the stack checks; the limit of all is for those that clients ask for."""
-        most = None if self.unasked else config.max_stacks or None
+        most = None if self.for_template else config.max_stacks or None
         return CreateLimits(
             max_stacks=most, labels=config.stacks_per_label, among=self.among, others=self.others, quotas=self.quotas
         )
@@ -267,7 +267,7 @@ class Context:
         """As ``longest_call``, where an error takes back what is fine: the calls before it in a burst have as long, too."""
         return 2 * self.longest_call
 
-    def look_again(self) -> None:
+    def observe_all(self) -> None:
         """Have all stacks looked at: their statuses may mean something else by now."""
         self.memory.seen.clear()
         self.loop.wake_all()
@@ -281,7 +281,7 @@ class Context:
         """Abandon the stack's create, if it is still under way: it undoes itself."""
         if (creation := self.creates.get(stack_id)) is not None:
             creation.abandoned = True
-            self.loop.ask(stack_id)
+            self.loop.wake_waiters(stack_id)
 
 
 def new_id(prefix: str) -> str:

@@ -89,7 +89,7 @@ class Caller:
             raise ClusterUnavailable("the create was abandoned")
 
 
-async def make_unasked(context: Context, request: CreateRequest) -> Stack:
+async def create_for_template(context: Context, request: CreateRequest) -> Stack:
     """Make a stack for a pool, or a shared one. Raises as ``create`` does, and undoes it then."""
     return await _made(context, request, Caller())
 
@@ -126,7 +126,7 @@ async def _assigned_or_made(context: Context, request: CreateRequest, caller: Ca
 
 async def _made(context: Context, request: CreateRequest, caller: Caller) -> Stack:
     """Commit the row, and wait until it says that a node has the stack."""
-    spare = None if request.unasked else context.spares.take(request.target_ports, context.mirror)
+    spare = None if request.for_template else context.spares.take(request.target_ports, context.mirror)
     stack_id = caller.stack_id = new_id("stack") if spare is None else spare.stack_id
     creation = context.creates[stack_id] = Creation(request=request, timer=context.metrics.phase_timer())
     try:
@@ -185,15 +185,15 @@ async def _accepted(context: Context, stack_id: str, creation: Creation) -> Stac
     while creation.made_at is None or now() < creation.made_at + longest:
         left = longest if creation.made_at is None else creation.made_at + longest - now()
         try:
-            return await context.loop.settle(stack_id, accepted, min(pause, left), priority, still=still)
+            return await context.loop.reconcile_until(stack_id, accepted, min(pause, left), priority, still=still)
         except NotYet:
             still = True
         if creation.made_at is not None and health.staleness() >= SUSPECT_SECONDS:
             log.debug("the watch of pods has not reported %s; it is opened again", stack_id)
-            health.reopen()
+            health.reconnect()
             pause *= 2
     await _ask_for(context, stack_id)
-    return await context.loop.settle(stack_id, accepted, ASK_SECONDS)
+    return await context.loop.reconcile_until(stack_id, accepted, ASK_SECONDS)
 
 
 async def _ask_for(context: Context, stack_id: str) -> None:
@@ -232,15 +232,15 @@ async def _undo(context: Context, stack_id: str) -> None:
     if not await intend_undo(context, stack_id):
         return
     try:
-        await context.loop.settle(stack_id, is_gone, context.longest_call)
+        await context.loop.reconcile_until(stack_id, is_gone, context.longest_call)
     except StackdError as error:
         stack_log(log, stack_id).warning("the undo goes on in the background: %s", error)
 
 
 async def take_back(context: Context, stack_id: str) -> None:
-    """Undo a create that the end of the process interrupted, before it is made again. Raises as ``Loop.settle``."""
+    """Undo a create that the end of the process interrupted, before it is made again. Raises as ``Loop.reconcile_until``."""
     await intend_undo(context, stack_id)
-    await context.loop.settle(stack_id, is_gone, context.longest_call)
+    await context.loop.reconcile_until(stack_id, is_gone, context.longest_call)
 
 
 async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, bool]:

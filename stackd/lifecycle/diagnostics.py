@@ -36,7 +36,7 @@ CAPTURES_AT_ONCE = 16  # at most this many captures at a time, so that none take
 READ_WAITS_SECONDS = 5.0  # how long a client that reads a log waits for its turn
 
 
-def open_diagnostics(context: Context) -> None:
+def start(context: Context) -> None:
     """Begin to keep events and logs."""
     slots = asyncio.Semaphore(WORKERS)
 
@@ -48,7 +48,7 @@ def open_diagnostics(context: Context) -> None:
         """An error about one stack does not stop the others."""
         stack_log(log, stack_id, same="diagnostics").info("its events and logs cannot be kept now: %s", error)
 
-    context.diagnostics.queue.open(work, failed)
+    context.diagnostics.queue.start(work, failed)
 
 
 async def keep(context: Context, stack_id: str) -> None:

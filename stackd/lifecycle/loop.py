@@ -55,7 +55,7 @@ class Priority(enum.IntEnum):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Settling:
+class _Waiter:
     """One who waits for a row, for ``timeout`` seconds; ``still``: has waited for it before; ``pending``: what the cluster has
     accepted and not done yet.
 
@@ -91,7 +91,7 @@ class _Settling:
 
 
 def is_gone(row: Stack | None) -> bool | None:
-    """For ``Loop.settle``: True once the row is gone."""
+    """For ``Loop.reconcile_until``: True once the row is gone."""
     return True if row is None else None
 
 
@@ -99,7 +99,7 @@ class Loop:
     """The loop of one daemon; ``rows`` are those who read a row once it has changed, ``removable`` the uids of objects without a
     row that a pass or the operator wants removed.
 
-    Stacks that are woken before ``open`` wait for it.
+    Stacks that are woken before ``start`` wait for it.
     """
 
     def __init__(self, tasks: Tasks, stacks: Stacks) -> None:
@@ -110,12 +110,12 @@ class Loop:
         self._stacks = stacks
         self._slots = Slots(SLOTS, _limit)
         self._creates = Slots(CREATES_AT_ONCE, lambda _: FEW_CREATES_AT_ONCE if self.is_late else CREATES_AT_ONCE)
-        self._settling: dict[str, list[_Settling]] = {}
+        self._waiters: dict[str, list[_Waiter]] = {}
 
-    def open(self, reconcile: Reconcile) -> None:
+    def start(self, reconcile: Reconcile) -> None:
         """Begin to work. ``reconcile`` looks at one stack and does the next step, if there is one; it returns whether to look
         again at once, and raises what keeps the step from being done."""
-        self.queue.open(partial(self._work, reconcile), self._failed)
+        self.queue.start(partial(self._work, reconcile), self._failed)
 
     def wake(self, stack_ids: Iterable[str], *, delay: float = 0.0) -> None:
         """Have the stacks looked at, ``delay`` seconds from now."""
@@ -143,7 +143,7 @@ class Loop:
         decided may be outdated."""
         priority, failed = self._priority(stack, record=record), self.queue.has_failed(stack.stack_id)
         is_new = not stack.accepted and stack.deleting_since is None
-        async with (self._creates if is_new else self._slots).one(priority, failed=failed) as waited:
+        async with (self._creates if is_new else self._slots).acquired(priority, failed=failed) as waited:
             yield waited
 
     # ---- waiting for a row
@@ -155,7 +155,7 @@ class Loop:
         except TimeoutError:
             return None
 
-    async def settle(
+    async def reconcile_until(
         self,
         stack_id: str,
         done: Callable[[Stack | None], T | None],
@@ -175,24 +175,24 @@ class Loop:
         with self._wishes.waiting(stack_id, done, lambda: self._stacks.get(stack_id)) as result:
             if result.done():
                 return result.result()
-            limit, settling = asyncio.timeout(None if patient else timeout), self._settling.setdefault(stack_id, [])
-            one = _Settling(
+            limit, waiters = asyncio.timeout(None if patient else timeout), self._waiters.setdefault(stack_id, [])
+            waiter = _Waiter(
                 result=result, priority=priority, limit=limit, timeout=timeout, patient=patient, still=still
             )
-            settling.append(one)
+            waiters.append(waiter)
             if not still:
                 self.queue.add(stack_id, reset=True)
             try:
                 async with limit:
                     return await result
             except TimeoutError:
-                raise one.pending or NotYet("Kubernetes has not done it yet") from None
+                raise waiter.pending or NotYet("Kubernetes has not done it yet") from None
             finally:
-                settling.remove(one)
-                if not settling and self._settling.get(stack_id) is settling:
-                    del self._settling[stack_id]
+                waiters.remove(waiter)
+                if not waiters and self._waiters.get(stack_id) is waiters:
+                    del self._waiters[stack_id]
 
-    def ask(self, stack_id: str) -> None:
+    def wake_waiters(self, stack_id: str) -> None:
         """Ask those who wait for the row whether it is as they want it."""
         self._wishes.wake(stack_id, self._stacks.get(stack_id))
 
@@ -211,27 +211,28 @@ class Loop:
 
     async def _work(self, reconcile: Reconcile, stack_id: str) -> None:
         """Reconcile the stack until nothing more can be done now, and report to those who wait for it."""
-        settling = tuple(self._settling.get(stack_id, ()))  # whoever comes later gets a try of their own
+        waiters = tuple(self._waiters.get(stack_id, ()))  # whoever comes later gets a try of their own
         try:
             for _ in range(MOST_STEPS):
                 again = await reconcile(stack_id)
-                self.ask(stack_id)
+                self.wake_waiters(stack_id)
                 if not again:
-                    for one in settling:
-                        one.rests()
+                    for waiter in waiters:
+                        waiter.rests()
                     return
             raise ClusterRefused("something in the cluster keeps changing what stackd makes")
         except StackdError as error:
-            for one in (*settling, *(one for one in self._settling.get(stack_id, ()) if one.still)):
-                one.fails(error)
+            late = [waiter for waiter in self._waiters.get(stack_id, ()) if waiter.still]
+            for waiter in (*waiters, *late):
+                waiter.fails(error)
             raise
 
     def _failed(self, stack_id: str, error: StackdError, delay: float | None) -> None:
         stack_log(log, stack_id, same="work").info("next try in %.1f s: %s", delay or 0.0, error)
 
     def _priority(self, stack: Stack, *, record: bool) -> Priority:
-        if settling := self._settling.get(stack.stack_id):
-            return min(one.priority for one in settling)
+        if waiters := self._waiters.get(stack.stack_id):
+            return min(waiter.priority for waiter in waiters)
         if record or stack.spare:
             return Priority.RECORD
         if stack.delete_reason is DeleteReason.BATCH:

@@ -46,7 +46,7 @@ async def observe(context: Context, stack: Stack) -> Stack:
     if memory.seen.get(stack_id) == seen:
         return stack
     context.gate.brake.forget([stack_id])
-    snapshot, derived = look(context, stack, pod)
+    snapshot, derived = derive(context, stack, pod)
     if derived.recheck_at is not None:
         context.loop.wake([stack_id], delay=(derived.recheck_at - snapshot.now) / NANOSECONDS)
     progress, events = pod_progress(memory.progress.get(stack_id), stack, snapshot)
@@ -59,7 +59,7 @@ async def observe(context: Context, stack: Stack) -> Stack:
     return row
 
 
-def look(context: Context, stack: Stack, pod: PodState | None) -> tuple[PodSnapshot, DerivedStatus]:
+def derive(context: Context, stack: Stack, pod: PodState | None) -> tuple[PodSnapshot, DerivedStatus]:
     """What is seen of the stack, and the status that it means."""
     memory, now = context.memory, context.clock.now()
     if (service := context.mirror.services.get(stack.service_name)) is not None and service.families:

@@ -159,7 +159,7 @@ def what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
     return ""
 
 
-def taken(lease: Lease | None, me: Candidate, *, duration: float, now: int) -> Lease:
+def acquired(lease: Lease | None, me: Candidate, *, duration: float, now: int) -> Lease:
     """The Lease as it is written when it is taken: with a new holder, or renewed by a new process of the same file. A
     new process keeps a takeover request that the process before it has not fulfilled, and steps back for it."""
     before = lease or Lease(holder="")
@@ -321,7 +321,7 @@ class Ownership:
             following = group.create_task(self._follow(), name="lease watch")
             try:
                 while self.role is Role.STANDBY and not self._release.is_set():
-                    await self._changed_within(await self._try_to_take())
+                    await self._changed_within(await self._try_to_acquire())
                 while self.role is Role.OWNER:
                     await self._keep()
             finally:
@@ -387,12 +387,12 @@ class Ownership:
 
     # ---- standby
 
-    async def _try_to_take(self) -> float:
+    async def _try_to_acquire(self) -> float:
         """Take the Lease, if it is free. Returns in how many seconds to try again if nothing changes."""
         pause, before = self._retry, self._watched
         try:
             await self._read_lease()
-            if self._wait() <= 0 and await self._take():
+            if self._wait() <= 0 and await self._acquire():
                 return 0.0
             self.error, self.refused = "", False
             # If nothing new was seen, a try now would be refused like this one.
@@ -430,7 +430,7 @@ class Ownership:
         if self.standby != before:
             log.info("standing by: %s (Lease %s)", self.standby.removesuffix(STANDS_BY), self.lease_name)
 
-    async def _take(self) -> bool:
+    async def _acquire(self) -> bool:
         """Try to take the Lease; False if somebody else was faster, or if an earlier try of ours succeeded unseen."""
         watched = self._watched
         assert watched is not None
@@ -451,12 +451,12 @@ class Ownership:
     async def _send(self, lease: Lease | None, timeout: float | None = None) -> bool:
         """Take or renew the Lease, which was last seen as ``lease``; False if it has changed since then."""
         sent, now = self._fence.now(), self._clock.now()
-        as_taken = taken(lease, self._me, duration=self._duration, now=now)
+        as_acquired = acquired(lease, self._me, duration=self._duration, now=now)
         try:
             if lease is not None and self.role is Role.OWNER:
                 written = await self._leases.write(renewed(lease, self._me, now=now), timeout=timeout)
             else:
-                written = await self._leases.write(as_taken, timeout=timeout)
+                written = await self._leases.write(as_acquired, timeout=timeout)
         except (ObjectExists, PreconditionFailed):
             return False
         self._observe(written)

@@ -162,14 +162,14 @@ class Reconciler:
 
     async def _apply(self, plan: ReconcilePlan) -> None:
         context = self._context
-        unasked = [one for one in plan.actions if one.decision.brake and one.orphan is not None]
-        rowless = {one.stack_id: f"{one.decision.action}: {one.decision.why}" for one in unasked}
+        braked = [one for one in plan.actions if one.decision.brake and one.orphan is not None]
+        rowless = {one.stack_id: f"{one.decision.action}: {one.decision.why}" for one in braked}
         still = rowless.keys() | {one.stack_id for one in plan.actions if one.decision.kind in MAY_BE_HELD}
         context.gate.brake.forget(context.gate.brake.held.keys() - still)
         among = context.store.stacks.ids() | rowless.keys()
         held = context.gate.brake.hold_back(rowless, among, context.config.reconcile.max_delete_share)
         for action in plan.actions:
-            if action.decision.kind is Kind.ADOPT or (action in unasked and action.stack_id in held):
+            if action.decision.kind is Kind.ADOPT or (action in braked and action.stack_id in held):
                 continue
             self.actions[action.decision.action] += 1
             stack_log(log, action.stack_id).info("%s: %s", action.decision.action, action.decision.why)

@@ -27,7 +27,7 @@ LONGEST_WAIT = 30.0  # the longest pause if the template is not at fault: no roo
 AFTER_PREEMPTION_SECONDS = 30.0
 """How long a pool is not refilled after its stacks were deleted to make room for creates."""
 
-OPENED_AT_ONCE = 32
+PATCHED_AT_ONCE = 32
 """How many Services of assigned stacks are patched at a time; in a burst the others wait, before their deadline begins."""
 
 
@@ -69,13 +69,13 @@ class Pool:
     def failed(self, why: str, now: float, *, longest: float = LONGEST_PAUSE) -> None:
         """Record a failure; each one delays the next try longer."""
         self.failures += 1
-        self.put_off(now + RetryPolicy(first=FIRST_PAUSE, longest=longest).bound(self.failures), why)
+        self.pause(now + RetryPolicy(first=FIRST_PAUSE, longest=longest).bound(self.failures), why)
 
-    def put_off(self, until: float, why: str = "") -> None:
+    def pause(self, until: float, why: str = "") -> None:
         """Do not fill the pool before ``until``, because of ``why``."""
         self.reason, self.not_before = why or self.reason, max(self.not_before, until)
 
-    def settle(self, now: int, digest: str) -> None:
+    def forget_failures(self, now: int, digest: str) -> None:
         """Forget earlier failures once the template has changed, or a stack has proven that it works: one that came to run after
         the last crash, or the shared one, has run for PROVEN_SECONDS; ``now`` in nanoseconds."""
         proven = round(PROVEN_SECONDS * NANOSECONDS)
@@ -103,13 +103,13 @@ class Pool:
 class Pools:
     """The pools of one daemon, by the name of the template; includes templates that no longer exist.
 
-    ``opening``     held while the Service of a stack that was just assigned is patched
+    ``patching``    held while the Service of a stack that was just assigned is patched
     ``preempting``  held from the choice of stacks for preemption until the intent to delete them is committed
     """
 
     def __init__(self) -> None:
         self.by_name: dict[str, Pool] = {}
-        self.opening = asyncio.Semaphore(OPENED_AT_ONCE)
+        self.patching = asyncio.Semaphore(PATCHED_AT_ONCE)
         self.preempting = asyncio.Lock()
         self._taken: set[str] = set()
 
@@ -144,9 +144,9 @@ class Pools:
         shared = self.by_name[name].shared.values() if name in self.by_name else ()
         return next((row.stack_id for row in shared if row.accepted and row.deleting_since is None), None)
 
-    def take(self, digest: str) -> Stack | None:
+    def pick(self, digest: str) -> Stack | None:
         """Take the stack of that digest that has been ready longest, or else the oldest that starts, if there is one.
-        Nobody else gets it until ``put_back``. One that starts is not taken if such stacks fail to."""
+        Nobody else gets it until ``release``. One that starts is not taken if such stacks fail to."""
         taken = next(filter(is_ready, self._free(digest, self.by_name.values())), None)
         if taken is None:
             starting = filter(is_starting, self._free(digest, (p for p in self.by_name.values() if not p.failures)))
@@ -159,7 +159,7 @@ class Pools:
         rows = (row for pool in pools for row in pool.waits.values())
         return (row for row in rows if row.digest == digest and row.stack_id not in self._taken)
 
-    def put_back(self, stack_ids: Iterable[str]) -> None:
+    def release(self, stack_ids: Iterable[str]) -> None:
         """Release stacks that were taken: those that still wait in the pool can be taken again."""
         self._taken.difference_update(stack_ids)
 

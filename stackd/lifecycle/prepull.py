@@ -111,7 +111,7 @@ class PrePulls:
         """How many images on nodes are in which state."""
         return {state: sum(pull.state is state for pull in self._pulls.values()) for state in PullState}
 
-    def look(self) -> float:
+    def begin_due(self) -> float:
         """Begin the pulls that are due, and end those that nobody wants any more. Returns in how many seconds to look again; the
         end of a pull has the others looked at, too."""
         context, pulls = self._context, self._pulls

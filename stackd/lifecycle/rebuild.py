@@ -129,7 +129,7 @@ async def update_rows(context: Context) -> None:
     await context.store.stacks.remove(gone)  # first: others may have got their ports
     bounds = _bounds(context)
     records = [bounds.capped(stack) for stack in found.values() if not isinstance(stack, Unrecoverable)]
-    for stack_id, why in await context.store.stacks.renew(records):
+    for stack_id, why in await context.store.stacks.update(records):
         stack_log(log, stack_id).warning("its row cannot be brought up to date: %s", why)
 
 

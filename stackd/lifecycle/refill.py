@@ -17,7 +17,7 @@ from stackd.kube.mirror import Changed, Relisted
 from stackd.kube.objects import NodeState
 from stackd.lifecycle import checks
 from stackd.lifecycle.context import Context, CreateRequest
-from stackd.lifecycle.create import make_unasked
+from stackd.lifecycle.create import create_for_template
 from stackd.lifecycle.nodes import cordoned
 from stackd.lifecycle.owned import TEMPLATE_CHANGED, Seen, Work, decide_template, may_begin
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, is_ready
@@ -46,9 +46,9 @@ class Refill:
         self._allowance = TokenBucket(context.clock.monotonic(), 1.0)
         self.queue = context.template_loop
 
-    def open(self) -> None:
+    def start(self) -> None:
         """Begin to work."""
-        self.queue.open(self._work, self._failed)
+        self.queue.start(self._work, self._failed)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store."""
@@ -70,7 +70,7 @@ class Refill:
         if context.settings.may_be_outdated(name):
             return
         again = await self._maintain(name, templates.get(name))
-        again = again if name else min(again, self._prepulls.look())
+        again = again if name else min(again, self._prepulls.begin_due())
         if not math.isinf(again):
             self.queue.add(name, delay=again)
 
@@ -88,7 +88,7 @@ class Refill:
         if missing and not pool.reason:
             pool.reason = "the template is missing"
             log.warning("the template %s is missing; its pool and its shared stack stay as they are", name)
-        pool.settle(now, template.digest if template is not None else pool.digest)
+        pool.forget_failures(now, template.digest if template is not None else pool.digest)
         work = decide_template(pool, template, now, self._seen(pool, template, missing=missing))
         if work.failed:
             pool.crashed_at = now
@@ -106,7 +106,7 @@ class Refill:
         again = work.again if allowed == len(work.unwanted) else self._until_allowed()
         if template is None:
             return again
-        return min(again, self._make(pool, template, work), checks.look_after(context, template))
+        return min(again, self._make(pool, template, work), checks.begin_due(context, template))
 
     def _seen(self, pool: Pool, template: Template | None, *, missing: bool) -> Seen:
         context, most = self._context, template.check.failures if template and template.check else math.inf
@@ -172,13 +172,13 @@ class Refill:
 
     async def _make_stack(self, pool: Pool, template: Template) -> None:
         try:
-            await make_unasked(self._context, request_for(self._context, template))
+            await create_for_template(self._context, request_for(self._context, template))
             if pool.failures and not pool.crashed_at:
                 pool.succeeded()
         except (NoRoom, NoNodePort, QuotaExceeded) as error:
             self._note_failure(pool, template.name, str(error), LONGEST_WAIT)
         except Unavailable as error:
-            pool.put_off(self._context.clock.monotonic() + FIRST_PAUSE, str(error))
+            pool.pause(self._context.clock.monotonic() + FIRST_PAUSE, str(error))
         except StackdError as error:
             if pool.digest == template.digest:
                 self._note_failure(pool, template.name, str(error), LONGEST_PAUSE)

@@ -58,9 +58,9 @@ class TemplatePods:
         self._waiters: Waiters[TemplatePod] = Waiters()
         self.queue: WorkQueue[str] = WorkQueue("template pod", tasks, RETRIES)
 
-    def open(self) -> None:
+    def start(self) -> None:
         """Begin to create and delete pods."""
-        self.queue.open(self._reconcile, self._failed)
+        self.queue.start(self._reconcile, self._failed)
 
     def changed(self, change: Changed | Relisted) -> None:
         """Subscriber of the mirror."""

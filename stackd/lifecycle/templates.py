@@ -169,7 +169,7 @@ async def _keep(context: Context, templates: TemplateSet, kept: dict[str, Stored
     try:
         for template in templates.values():
             if template.stored is not None and template.stored != kept.get(template.name):
-                await context.store.templates.put(template.stored)
+                await context.store.templates.save(template.stored)
                 crash_point("template.kept")
     except StoreUnavailable as error:
         log.warning("the templates of the cluster are not kept in the file now: %s", error)

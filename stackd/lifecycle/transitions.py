@@ -16,7 +16,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Decision, Kind
 from stackd.lifecycle.desired import has_pod
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
-from stackd.lifecycle.observe import look, write
+from stackd.lifecycle.observe import derive, write
 from stackd.lifecycle.status import observation, pod_progress
 from stackd.lifecycle.view import current_pod, is_explained
 from stackd.logs import stack_log
@@ -54,7 +54,7 @@ async def accept(context: Context, stack: Stack, decision: Decision) -> bool:
 
 def _first_observation(context: Context, stack: Stack) -> Observation:
     """What is written about a stack together with its new pod; the pod may have started by then."""
-    snapshot, derived = look(context, stack, context.mirror.pods[stack.pod_name])
+    snapshot, derived = derive(context, stack, context.mirror.pods[stack.pod_name])
     is_creating = derived.status is StackStatus.CREATING  # then the observer records when it starts
     return observation(stack, snapshot, derived, () if is_creating else pod_progress(None, stack, snapshot)[1])
 
@@ -97,7 +97,7 @@ async def expire(context: Context, stack: Stack, decision: Decision) -> bool:
 async def end(context: Context, stack: Stack, decision: Decision) -> bool:
     """End a stack whose pod Kubernetes has said to be gone. If the pods of too many stacks are gone, its status says so, but
     nothing is given back (invariant 8)."""
-    snapshot, derived = look(context, stack, None)
+    snapshot, derived = derive(context, stack, None)
     seen = observation(stack, snapshot, derived)
     if decision.brake:
         gone = [one.stack_id for one in context.store.stacks.ordered() if _is_missing(context, one)]

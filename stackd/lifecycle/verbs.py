@@ -81,7 +81,7 @@ async def _delete(context: Context, stack_id: str, by: Principal) -> None:
         raise StackNotFound(stack_id)
     crash_point("delete.marked")
     context.abandon_create(stack_id)
-    await settle(context, stack_id, "deleted", is_gone)
+    await until_done(context, stack_id, "deleted", is_gone)
 
 
 async def stop(context: Context, stack_id: str, *, by: Principal) -> Stack:
@@ -93,7 +93,7 @@ async def stop(context: Context, stack_id: str, *, by: Principal) -> Stack:
 async def _stop(context: Context, stack_id: str, by: Principal) -> Stack:
     await context.store.stacks.stop(stack_id, by)
     crash_point("stop.intended")
-    await settle(context, stack_id, "stopped", is_stopped)
+    await until_done(context, stack_id, "stopped", is_stopped)
     return _row(context, stack_id)
 
 
@@ -136,7 +136,7 @@ async def _start(
     limits = replace(limits, labels=wanted.limits.labels)
     await context.store.stacks.start(stack_id, replace(wanted, limits=limits))
     crash_point("restart.intended")
-    await settle(context, stack_id, "started", is_started)
+    await until_done(context, stack_id, "started", is_started)
 
     def placed(row: Stack | None) -> Stack | None:
         if row is None or row.deleting_since is not None:
@@ -198,20 +198,20 @@ def _published(port: PortMapping | TargetPort) -> tuple[int, str, str]:
 
 
 def is_stopped(row: Stack | None) -> bool | None:
-    """For ``settle``: True once the stack has no pod, or is no longer to be stopped."""
+    """For ``until_done``: True once the stack has no pod, or is no longer to be stopped."""
     return True if row is None or row.at_rest or row.desired is not Desired.STOPPED or row.deleting_since else None
 
 
 def is_started(row: Stack | None) -> bool | None:
-    """For ``settle``: True once the stack has a pod, or is no longer to be started."""
+    """For ``until_done``: True once the stack has a pod, or is no longer to be started."""
     return True if row is None or row.pod_uid or row.desired is Desired.STOPPED or row.deleting_since else None
 
 
-async def settle(context: Context, stack_id: str, what: str, done: Done, *, patient: bool = False) -> None:
+async def until_done(context: Context, stack_id: str, what: str, done: Done, *, patient: bool = False) -> None:
     """Return once the stack is ``what``: deleted, stopped or started. Raises StillToDo, which says that stackd keeps
-    trying; NotOwner if it cannot promise that; Conflict. ``patient``: as for ``Loop.settle``."""
+    trying; NotOwner if it cannot promise that; Conflict. ``patient``: as for ``Loop.reconcile_until``."""
     try:
-        await context.loop.settle(stack_id, done, context.longest_call, patient=patient)
+        await context.loop.reconcile_until(stack_id, done, context.longest_call, patient=patient)
     except StackdError as error:
         context.gate.may_promise(error)
         if not isinstance(error, ClusterError | Unavailable):
@@ -259,11 +259,11 @@ async def record(context: Context, stack_id: str, *, patient: bool = False) -> N
     """Return once the cluster has the stack's end, too: an owner with another file reads it there.
 
     Raises StackNotFound; Conflict if it is being deleted, which writes no record; NotOwner; ClusterUnavailable if the
-    cluster may not have it; stackd retries. ``patient``: as for ``Loop.settle``.
+    cluster may not have it; stackd retries. ``patient``: as for ``Loop.reconcile_until``.
     """
     try:
         recorded = partial(is_recorded, context)
-        await context.loop.settle(stack_id, recorded, context.longest_turn, patient=patient)
+        await context.loop.reconcile_until(stack_id, recorded, context.longest_turn, patient=patient)
     except StackdError as error:
         if isinstance(error, NotOwner | StackNotFound):
             raise  # another stackd may own the stacks, and not know of the extension; or the stack is deleted
@@ -305,7 +305,7 @@ async def write_records(context: Context, timeout: float) -> None:
 
 
 def is_recorded(context: Context, row: Stack | None) -> bool | None:
-    """For ``Loop.settle``: True once the Service's record has the row's expiry, or needs it no more."""
+    """For ``Loop.reconcile_until``: True once the Service's record has the row's expiry, or needs it no more."""
     service = None if row is None else context.mirror.services.get(row.service_name)
     if row is None or row.deleting_since is not None:
         return True
@@ -316,13 +316,13 @@ async def until_status(context: Context, stack_id: str, wanted: StackStatus, tim
     """The stack as soon as it has the status, or cannot be expected to get it; after ``timeout`` seconds, as it is.
     Raises StackNotFound, also if it is deleted meanwhile."""
 
-    def settled(stack: Stack | None) -> Stack | None:
+    def reached(stack: Stack | None) -> Stack | None:
         if stack is None:
             raise StackNotFound(stack_id)
         stays = stack.ended or stack.deleting_since is not None or (stack.status in ENDS and wanted not in ENDS)
         return stack if stack.status is wanted or stays else None
 
-    return await context.loop.until(stack_id, settled, timeout) or _row(context, stack_id)
+    return await context.loop.until(stack_id, reached, timeout) or _row(context, stack_id)
 
 
 async def until_gone(context: Context, stack_id: str, timeout: float) -> Stack | None:

@@ -37,7 +37,7 @@ def adopt(tx: Transaction, records: Sequence[Stack]) -> dict[str, str]:
     return reasons
 
 
-def renewed(row: Stack, record: Stack) -> Stack:
+def updated(row: Stack, record: Stack) -> Stack:
     """The row, updated from the record; the same row if nothing in the record is newer."""
     if row.spare:
         return record  # since the file was copied, a create has taken it
@@ -85,11 +85,11 @@ def _with_the_same_pod(row: Stack, record: Stack) -> Stack:
     return replace(row, ports=record.ports, service_uid=record.service_uid)
 
 
-def renew(tx: Transaction, records: Sequence[Stack]) -> list[tuple[str, str]]:
+def update(tx: Transaction, records: Sequence[Stack]) -> list[tuple[str, str]]:
     """Update the rows of these records; returns the ids of those that contradict other rows, with the reasons."""
     found = rows.find_all(tx, (record.stack_id for record in records))
     pairs = [(found[record.stack_id], record) for record in records if record.stack_id in found]
-    wanted = [(row, after) for row, record in pairs if (after := renewed(row, record)) != row]
+    wanted = [(row, after) for row, record in pairs if (after := updated(row, record)) != row]
     while wanted:
         refused = {}
         for row, after in wanted:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 from stackd.model import AuditEntry, AuditKind, Principal
 from stackd.store.history import OF_CALLER, SAYING, ActivityFilter
-from stackd.store.meta import put
+from stackd.store.meta import set_meta
 from stackd.store.transaction import Columns, Searched, Transaction, id_array, operation, search
 
 KEPT_OF_A_KIND = 1000
@@ -53,7 +53,7 @@ def remember_keys(tx: Transaction, keys: Sequence[str]) -> list[str] | None:
     row = tx.row("SELECT value FROM meta WHERE key = ?", (KEYS,))
     before, now = None if row is None else row[0].splitlines(), "\n".join(keys)
     if before != list(keys):
-        put(tx, KEYS, now)
+        set_meta(tx, KEYS, now)
     return before
 
 

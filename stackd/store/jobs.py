@@ -178,7 +178,7 @@ def create(
     tx.run(f"INSERT INTO job_items (job_id, seq, stack_id, state, wanted) {items}", (job_id, values))
     if claim is not None:
         rows.insert_claim(tx, replace(claim, job_id=job_id, status=rows.ACCEPTED))
-    return _put(tx, job)
+    return _save(tx, job)
 
 
 def chosen(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[int, list[str]]:
@@ -358,12 +358,12 @@ def done_ids(tx: Transaction, job_id: str) -> tuple[str, ...]:
     return tuple(stack_id for (stack_id,) in tx.rows(done, (job_id,)))
 
 
-def settle(tx: Transaction, job_id: str, outcome: JobOutcome) -> Job:
+def set_outcome(tx: Transaction, job_id: str, outcome: JobOutcome) -> Job:
     """Write what has come of a finished job, once. Raises ``JobNotFound``."""
     _find(tx, job_id)
     write = "UPDATE jobs SET outcome = coalesce(outcome, ?) WHERE job_id = ?"
     tx.run(write, (json_text(asdict(outcome)), job_id))
-    return _put(tx, _find(tx, job_id))
+    return _save(tx, _find(tx, job_id))
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:
@@ -399,7 +399,7 @@ def _error(item: JobItem) -> JobError:
     return error if item.wanted is None else replace(error, index=item.index, labels=item.wanted.labels)
 
 
-def _put(tx: Transaction, job: Job) -> Job:
+def _save(tx: Transaction, job: Job) -> Job:
     tx.jobs.append((job.job_id, job))
     return job
 
@@ -424,7 +424,7 @@ def _write_outcomes(tx: Transaction, job: Job, results: Sequence[ItemResult]) ->
     counts = Counter(result.outcome.value for result in results)
     parameters = {outcome.value: counts[outcome.value] for outcome in Outcome}
     (row,) = tx.rows(COUNT_OUTCOMES, {**parameters, "now": tx.now, "job_id": job.job_id})
-    return _put(tx, _with_errors(tx.rows, row))
+    return _save(tx, _with_errors(tx.rows, row))
 
 
 class Jobs(View[Job], Table):
@@ -443,7 +443,7 @@ class Jobs(View[Job], Table):
     pending_items = operation(pending_items, writes=False)
     items = operation(items, writes=False)
     done_ids = operation(done_ids, writes=False)
-    settle = operation(settle)
+    set_outcome = operation(set_outcome)
     begin_items = operation(begin_items)
     begin_creates = operation(begin_creates)
     finish_items = operation(finish_items)

@@ -13,7 +13,7 @@ from stackd.store.identity import ALL_META, DELETE_META, FILE_ID, INCOMPLETE, SE
 from stackd.store.transaction import Transaction
 
 
-def put(tx: Transaction, key: str, value: str | None) -> None:
+def set_meta(tx: Transaction, key: str, value: str | None) -> None:
     """Set the value of ``key``; None deletes it."""
     if value is None:
         tx.run(DELETE_META, (key,))
@@ -38,13 +38,13 @@ def begin(tx: Transaction, namespace: str, instance: str) -> None:
         # A file that `stackd rebuild` has filled has no id, and is complete. An empty one may replace a lost file.
         _begin_history(tx, incomplete=before.incomplete or tx.rows(rows.COUNT_STACKS) == [(0,)])
     for key, value in (("namespace", namespace), ("instance", instance), ("epoch", str(before.epoch + 1))):
-        put(tx, key, value)
+        set_meta(tx, key, value)
     tx.identity = _read(tx)
 
 
 def set_cluster(tx: Transaction, uid: str) -> None:
     """Write to which cluster the file belongs: the uid of its namespace ``kube-system``."""
-    put(tx, "cluster_uid", uid)
+    set_meta(tx, "cluster_uid", uid)
     tx.identity = _read(tx)
 
 
@@ -57,7 +57,7 @@ def begin_adoption(tx: Transaction) -> None:
 
 def end_adoption(tx: Transaction) -> None:
     """Mark the file as complete: it has all stacks of the cluster."""
-    put(tx, INCOMPLETE, None)
+    set_meta(tx, INCOMPLETE, None)
     tx.identity = _read(tx)
 
 
@@ -68,5 +68,5 @@ def mark_copy(connection: sqlite3.Connection) -> None:
 
 
 def _begin_history(tx: Transaction, *, incomplete: bool) -> None:
-    put(tx, FILE_ID, secrets.token_hex(8))
-    put(tx, INCOMPLETE, "1" if incomplete else None)
+    set_meta(tx, FILE_ID, secrets.token_hex(8))
+    set_meta(tx, INCOMPLETE, "1" if incomplete else None)

@@ -325,14 +325,14 @@ class Ports(NodePorts, Table):
         NodePorts.__init__(self, configured, monotonic, stacks)
         Table.__init__(self, submit)
 
-    async def put_aside(self, ports: Iterable[int]) -> None:
+    async def set_aside_all(self, ports: Iterable[int]) -> None:
         """Do not hand out these ports for a while: others hold them."""
 
-        def put(tx: Transaction) -> None:
+        def write(tx: Transaction) -> None:
             for port in ports:
                 self.set_aside(port)
 
-        await self._submit(put)
+        await self._submit(write)
 
     async def fix(self, ports: frozenset[int]) -> None:
         """Hand out these ports to nobody: templates give them to their shared stacks."""

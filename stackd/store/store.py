@@ -20,7 +20,7 @@ from stackd.model import Job, Observation, PortRange, Principal, Stack, StoredTe
 from stackd.store import adoption, audit, changes, history, jobs, links, reservations, rows, templates
 from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
 from stackd.store.identity import ALL_META, FileIdentity
-from stackd.store.meta import begin, begin_adoption, end_adoption, put, set_cluster
+from stackd.store.meta import begin, begin_adoption, end_adoption, set_cluster, set_meta
 from stackd.store.reader import Reader
 from stackd.store.transaction import Submit, Table, Transaction, View, is_damage, operation
 from stackd.store.writer import Writer
@@ -64,7 +64,7 @@ class Stacks(View[Stack], Table):
     """As ``remove``, without waiting for the disk: whoever counts on it has another write that does."""
     removed_among = operation(rows.removed_among, writes=False)
     adopt = operation(adoption.adopt, grows=True)
-    renew = operation(adoption.renew, grows=True)
+    update = operation(adoption.update, grows=True)
     keep = operation(changes.keep)
     serve = operation(changes.serve)
     pod_specs = operation(rows.pod_specs, writes=False)
@@ -254,7 +254,7 @@ class Store(Table):
 
         def write(tx: Transaction) -> None:
             ballast.require_room()
-            put(tx, "probed_at", str(tx.now))
+            set_meta(tx, "probed_at", str(tx.now))
 
         await self._submit(write, grows=True)
 

@@ -35,7 +35,7 @@ def stored_in(path: Path) -> list[StoredTemplate]:
         return []
 
 
-def put(tx: Transaction, template: StoredTemplate) -> None:
+def save(tx: Transaction, template: StoredTemplate) -> None:
     """Write the template in the place of an earlier one of its name."""
     tx.run(PUT, TEMPLATES.values(template))
 
@@ -52,12 +52,12 @@ class Templates(Table):
         super().__init__(submit)
         self._by_name = {one.name: one for one in templates}
 
-    _put = operation(put, grows=True)
+    _save = operation(save, grows=True)
     _remove = operation(remove)
 
-    async def put(self, template: StoredTemplate) -> None:
-        """As ``put``."""
-        await self._put(template)
+    async def save(self, template: StoredTemplate) -> None:
+        """As ``save``."""
+        await self._save(template)
         self._by_name[template.name] = template
 
     async def remove(self, name: str) -> None:

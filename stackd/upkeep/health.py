@@ -147,7 +147,7 @@ async def sample_lag(lag: Histogram) -> None:
         lag.observe(max(0.0, loop.time() - began - SAMPLE_SECONDS))
 
 
-async def settle_memory(ready: asyncio.Event) -> None:
+async def freeze_memory(ready: asyncio.Event) -> None:
     """Once ready, exclude all existing objects from later collections: searching them would block the event loop.
 
     Reference counting still frees them. Only garbage cycles among them stay, and a start leaves few of those.

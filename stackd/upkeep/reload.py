@@ -104,7 +104,7 @@ class Reloader:
             store.identity.require_own(config.state.path, stacks, namespace=namespace, instance=instance)
             new = merge_live(self.context.config, config)
             files = await asyncio.to_thread(read_templates, new)
-            fresh = await self.context.cluster.look_again()
+            fresh = await self.context.cluster.reload_credentials()
         except ConfigError as error:
             for mistake in error.mistakes:
                 log.error("reload refused: %s", mistake)
@@ -188,9 +188,9 @@ class Reloader:
         self.context.mirror.follow((CONFIG_MAPS, *kinds_of(new.routes)))
         self.context.wake_templates()
         if (new.stacks, new.routes) != (old.stacks, old.routes) and self.context.mirror.synced:
-            self.context.look_again()
+            self.context.observe_all()
         if self.certificate is not None:
-            self.certificate.renew()
+            self.certificate.reload_changed()
 
 
 def _words(change: SettingChange) -> str:

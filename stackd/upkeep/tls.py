@@ -82,7 +82,7 @@ class Certificate:
         self._reminded_at = 0.0
         self.remind()
 
-    def renew(self) -> None:
+    def reload_changed(self) -> None:
         """Load the pair again if the files have changed."""
         if [stamp_of(file) for file in self._files] == self._stamps:
             return
@@ -107,7 +107,7 @@ class Certificate:
         """The service that follows the files."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            self.renew()
+            self.reload_changed()
             self.remind()
 
 

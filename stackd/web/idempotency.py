@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from stackd.errors import IdempotencyKeyReused, InvalidRequest
-from stackd.lifecycle.assign import reopen
+from stackd.lifecycle.assign import until_reachable
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import take_back
 from stackd.lifecycle.passes import KEEP_CLAIMS, purge
@@ -80,7 +80,7 @@ class Replays:
         elif earlier is not None:
             _same(earlier.fingerprint, request)
             if earlier.status is not None:
-                await reopen(context, earlier.stack_id or "")
+                await until_reachable(context, earlier.stack_id or "")
                 return StoredResponse(status=earlier.status, body=await request.render(earlier), replayed=True)
             if request.resumes:
                 return await request.run(earlier)

@@ -67,7 +67,7 @@ async def test_a_stop_keeps_the_ports_until_the_stack_is_deleted_or_ends(at: Har
     assert (stats["total_stacks"], stats["active_stacks"], stats["used_node_ports"]) == (1, 0, 1)
     assert (stats["reserved_cpu_milli"], stats["node_distribution"]) == (0, {})
     assert await at.do("stop", stack["stack_id"]) == stopped
-    at.look_again()
+    at.observe_all()
     await at.passes(3)
     assert await at.stack(stack["stack_id"]) == stopped
     await at.delete(stack["stack_id"])

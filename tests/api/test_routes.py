@@ -229,7 +229,7 @@ async def test_what_the_gateway_says_is_the_reason(at: Harness) -> None:
     )
     await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"] == "RoutePending")
     at.reload("routes", https_listener="")
-    at.look_again()
+    at.observe_all()
     await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"] == "RouteNotConfigured")
     await at.delete(stack_id)
     assert await routes_of(at) == {}

@@ -108,7 +108,7 @@ async def test_an_authority_that_did_not_issue_the_servers_certificate_is_not_ta
     async with reached(tmp_path, issued(tmp_path, root), root) as (cluster, wire):
         kubeconfig(tmp_path / "config", wire.url, {"token": "t"}, **{"certificate-authority": str(other.cert)})
         with pytest.raises(ConfigError, match="no use: Kubernetes' certificate is not accepted"):
-            await cluster.look_again()
+            await cluster.reload_credentials()
         assert await cluster.cluster_uid() == "cluster-1"
 
 

@@ -236,7 +236,7 @@ async def test_a_put_removes_what_only_the_old_service_has(cluster: Cluster, wir
     old["spec"]["selector"] = {"stackd.io/assigned": "true"}
     wire.on("GET", f"{SERVICES_PATH}/s", says(old))
     wire.on("PATCH", f"{SERVICES_PATH}/s", says(wanted))
-    await cluster.put(SERVICES, wanted)
+    await cluster.create_or_update(SERVICES, wanted)
     patch = wire.asked("PATCH", f"{SERVICES_PATH}/s")[0].body
     assert patch["metadata"]["labels"] == wanted["metadata"]["labels"] | {
         "label.stackd.io/team": None,
@@ -257,11 +257,11 @@ async def test_a_put_replaces_what_only_passes_for_ours_and_leaves_another_stack
     wire.on("GET", f"{SERVICES_PATH}/s", says(with_meta(wanted, labels={})), says(others))
     wire.on("DELETE", f"{SERVICES_PATH}/s", missing("services", "s"))
     wire.on("POST", SERVICES_PATH, says(wanted, 201))
-    await cluster.put(SERVICES, wanted)
+    await cluster.create_or_update(SERVICES, wanted)
     assert [seen.method for seen in wire.seen] == ["GET", "DELETE", "POST"]
     assert wire.asked("DELETE", f"{SERVICES_PATH}/s")[0].body["preconditions"] == {"uid": "uid-of-s"}
     with pytest.raises(ObjectExists, match="is another stackd's"):
-        await cluster.put(SERVICES, wanted)
+        await cluster.create_or_update(SERVICES, wanted)
 
 
 # ---- reads

@@ -197,7 +197,7 @@ async def test_a_plugin_that_hangs_after_a_401_of_a_watch_stops_nothing_for_good
                 async with cluster.connection.stream(watch, idle=1):
                     pass
             with pytest.raises(ConfigError, match="were not loaded within"):
-                await cluster.look_again()
+                await cluster.reload_credentials()
         first, second = map(int, pids.read_text().split())
         await eventually(lambda: not (runs(first) or runs(second)))
         (tmp_path / "plugin.sh").write_text(working)
@@ -239,7 +239,7 @@ async def test_unusable_credentials_leave_those_in_force(
         else:
             path.write_text(text)
         with pytest.raises(ConfigError, match=why):
-            await cluster.look_again()
+            await cluster.reload_credentials()
         wire.on("GET", SYSTEM, UID)
         await cluster.cluster_uid()
         assert [seen.token for seen in wire.seen] == ["first"]
@@ -255,16 +255,16 @@ async def test_refused_credentials_are_not_used(wire: Wire, tmp_path: Path, repl
     """Before, a reload took credentials that got only 401."""
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
     async with connected(path) as cluster:
-        assert not await cluster.look_again()
+        assert not await cluster.reload_credentials()
         kubeconfig(path, wire.url, {"token": "second"})
         if reply is None:
             wire.token = "first"
             with pytest.raises(ConfigError, match=r"the new credentials are no use: .*not accepted \(401\)"):
-                await cluster.look_again()
+                await cluster.reload_credentials()
         else:
             wire.on("GET", SYSTEM, reply)
-            assert await cluster.look_again()
-            assert not await cluster.look_again()
+            assert await cluster.reload_credentials()
+            assert not await cluster.reload_credentials()
         assert wire.seen[0].token == "second", "it was tried"
         wire.on("GET", SYSTEM, UID)
         await cluster.cluster_uid()

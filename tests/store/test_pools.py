@@ -11,7 +11,7 @@ import pytest
 from stackd.errors import Conflict, LabelLimitReached, Unavailable
 from stackd.model import DeleteReason, Desired, EventKind, PortMapping, Stack, StackStatus
 from stackd.store import Assignment, CreateLimits, Store
-from stackd.store.adoption import renewed
+from stackd.store.adoption import updated
 from tests.store.building import (
     ALICE,
     HOUR,
@@ -154,7 +154,7 @@ async def test_what_was_assigned_since_a_file_was_copied_is_so_again(store: Stor
     row = await pooled(store)
     times: dict[str, Any] = {"created_at": LATER, "updated_at": LATER, "ttl_expires_at": LATER + 5}
     record = replace(row, unassigned=False, labels={"team": "7"}, **times)
-    assert await store.stacks.renew([record]) == []
+    assert await store.stacks.update([record]) == []
     assert store.assigned.get(ZERO) == record
     with pytest.raises(LabelLimitReached):
         await store.stacks.check({"team": "7"}, ports=1, limits=CreateLimits(labels={"team": 1}))
@@ -167,10 +167,10 @@ async def test_rows_that_have_exchanged_a_port_since_the_copy_are_renewed(store:
     one, two = await accepted(store, 1), await accepted(store, 2)
     moved = replace(two.ports[0], node_port=31000)
     records = [replace(one, ports=two.ports), replace(two, ports=(moved,))]
-    assert await store.stacks.renew(records) == []
+    assert await store.stacks.update(records) == []
     assert [store.stacks.get(record.stack_id) for record in records] == records
     contradiction = replace(one, ports=(moved,))
-    assert await store.stacks.renew([contradiction]) == [(one.stack_id, "the node port is held by another stack")]
+    assert await store.stacks.update([contradiction]) == [(one.stack_id, "the node port is held by another stack")]
 
 
 # ---- what the row of a restored file takes over from a pod's record, and what it keeps
@@ -203,14 +203,14 @@ EXTENDED = ROW.ttl_expires_at + 1
     ],
 )
 def test_a_row_that_is_no_older_than_its_pod_stays_as_it_is(row: Stack, record: Stack) -> None:
-    assert renewed(row, record) == row
+    assert updated(row, record) == row
 
 
 @pytest.mark.parametrize("row", [ROW, STOPPED, ENDED])
 def test_an_extension_or_start_since_the_copy_counts_whatever_else_the_row_says(row: Stack) -> None:
     extended = replace(RECORD, ttl_expires_at=EXTENDED)
-    assert renewed(row, extended) == replace(row, ttl_expires_at=EXTENDED)
-    after = renewed(row, replace(RECORD, **NEXT))
+    assert updated(row, extended) == replace(row, ttl_expires_at=EXTENDED)
+    after = updated(row, replace(RECORD, **NEXT))
     started = (Desired.RUNNING, False, True, StackStatus.CREATING, "next", 1)
     assert (after.desired, after.ended, after.ports_held, after.status, after.pod_uid, after.generation) == started
 
@@ -218,25 +218,25 @@ def test_an_extension_or_start_since_the_copy_counts_whatever_else_the_row_says(
 @pytest.mark.parametrize("undo", [{}, {"deleting_since": NOW, "delete_reason": DeleteReason.UNDO}])
 def test_a_create_that_the_file_has_not_seen_to_its_end_or_has_undone_was_one(undo: dict[str, Any]) -> None:
     """Another owner has adopted what was left of the undone one since: its clients may use the stack now."""
-    after = renewed(replace(ROW, accepted=False, pod_uid=None, service_uid=None, **undo), RECORD)
+    after = updated(replace(ROW, accepted=False, pod_uid=None, service_uid=None, **undo), RECORD)
     assert after == replace(RECORD, accepted=True)
 
 
 def test_an_end_and_another_port_since_the_copy_are_taken_over() -> None:
     """Another stack may have the ports now, and its row could not be created otherwise."""
     ended = replace(RECORD, ended=True, status=StackStatus.FAILED, status_reason="Error", ports_held=False)
-    assert renewed(ROW, ended) == ended
-    assert not renewed(replace(ENDED, ports_held=True), ended).ports_held
+    assert updated(ROW, ended) == ended
+    assert not updated(replace(ENDED, ports_held=True), ended).ports_held
     moved = tuple(replace(port, node_port=port.node_port + 1) for port in ROW.ports)
-    after = renewed(ROW, replace(RECORD, ports=moved, service_uid="another"))
+    after = updated(ROW, replace(RECORD, ports=moved, service_uid="another"))
     assert after == replace(ROW, ports=moved, service_uid="another")
     deleting = replace(ROW, deleting_since=NOW, delete_reason=DeleteReason.REQUEST)
-    assert renewed(deleting, ended) == replace(deleting, ports_held=False)
-    assert renewed(deleting, replace(RECORD, ports=moved)) == replace(deleting, ports=moved)
+    assert updated(deleting, ended) == replace(deleting, ports_held=False)
+    assert updated(deleting, replace(RECORD, ports=moved)) == replace(deleting, ports=moved)
 
 
 @pytest.mark.parametrize("generation", [0, 1], ids=["a new pod since", "the same pod"])
 def test_a_renewed_row_has_the_pod_that_its_service_selects(generation: int) -> None:
     row = replace(ROW, serving=0, generation=generation)
     record = replace(RECORD, serving=1, generation=1)
-    assert renewed(row, record).serving == 1
+    assert updated(row, record).serving == 1

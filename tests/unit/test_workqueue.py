@@ -25,8 +25,8 @@ class Work:
         self.delays: list[float | None] = []
         self._under_way: dict[str, asyncio.Future[None]] = {}
 
-    def open(self) -> None:
-        self.queue.open(self._work, self._failed)
+    def start(self) -> None:
+        self.queue.start(self._work, self._failed)
 
     async def _work(self, key: str) -> None:
         assert key not in self._under_way, "two tasks work on one key"
@@ -64,20 +64,20 @@ async def tasks() -> AsyncIterator[Tasks]:
 async def late(tasks: Tasks) -> Work:
     """What fails is not tried again within a test, unless something makes it due."""
     work = Work(tasks, LATE)
-    work.open()
+    work.start()
     return work
 
 
 FAILURE = StackdError("not now")
 
 
-async def test_what_is_added_before_the_queue_is_open_waits(tasks: Tasks) -> None:
+async def test_what_is_added_before_the_queue_is_started_waits(tasks: Tasks) -> None:
     work = Work(tasks, SOON)
     for key in ("b", "a", "b"):
         work.queue.add(key)
     work.queue.add("later", delay=3600)
     assert (work.begun, len(work.queue), "a" in work.queue, "later" in work.queue) == ([], 2, True, False)
-    work.open()
+    work.start()
     await work.until_begun("b", "a")
     assert (work.queue.at_work("a"), work.queue.at_work("later")) == (True, False)
     work.queue.add("later", delay=0.01)
@@ -97,7 +97,7 @@ async def test_what_is_being_worked_on_comes_again_after_that(late: Work) -> Non
 
 async def test_failures_delay_the_next_try_until_a_success(tasks: Tasks) -> None:
     work = Work(tasks, RetryPolicy(first=0.01, longest=0.04))
-    work.open()
+    work.start()
     work.queue.add("a")
     for _ in range(4):
         await work.end("a", FAILURE)
@@ -139,7 +139,7 @@ async def test_what_has_failed_is_due_at_once_when_the_cause_is_over(late: Work)
 
 async def test_a_key_is_given_up_after_the_last_try(tasks: Tasks) -> None:
     work = Work(tasks, RetryPolicy(first=0.01, longest=0.01, most=2))
-    work.open()
+    work.start()
     work.queue.add("a")
     for _ in range(2):
         await work.end("a", FAILURE)
@@ -157,10 +157,10 @@ async def test_slots_go_to_what_has_not_failed_then_by_priority_then_in_order() 
     slots, order = Slots(1, lambda priority: 1), list[str]()
 
     async def work(name: str, priority: int, *, failed: bool = False) -> None:
-        async with slots.one(priority, failed=failed):
+        async with slots.acquired(priority, failed=failed):
             order.append(name)
 
-    async with slots.one(0) as waited:
+    async with slots.acquired(0) as waited:
         waiting = [
             asyncio.create_task(work(name, priority, failed=failed))
             for name, priority, failed in (("hopeless", 0, True), ("low", 2, False), ("b", 1, False), ("c", 1, False))
@@ -179,10 +179,10 @@ async def test_what_has_waited_for_long_takes_turns_with_what_comes_first(monkey
     slots, order = Slots(1, lambda priority: 0 if priority == 2 else 1), list[str]()
 
     async def work(name: str, priority: int, *, failed: bool = False) -> None:
-        async with slots.one(priority, failed=failed):
+        async with slots.acquired(priority, failed=failed):
             order.append(name)
 
-    async with slots.one(0):
+    async with slots.acquired(0):
         waiting = [asyncio.create_task(work("expiry", 2)), asyncio.create_task(work("failed", 0, failed=True))]
         waiting += [asyncio.create_task(work(f"client-{number}", 0)) for number in range(4)]
         await asyncio.sleep(0)
@@ -194,11 +194,11 @@ async def test_what_has_waited_for_long_takes_turns_with_what_comes_first(monkey
 
 async def test_work_of_one_priority_leaves_slots_to_the_others() -> None:
     slots = Slots(3, lambda priority: 1 if priority else 3)
-    async with slots.one(1), slots.one(0):
-        second = asyncio.create_task(slots.one(1).__aenter__())
+    async with slots.acquired(1), slots.acquired(0):
+        second = asyncio.create_task(slots.acquired(1).__aenter__())
         await asyncio.sleep(0)
         assert not second.done()
-        async with slots.one(0) as waited:
+        async with slots.acquired(0) as waited:
             assert not waited
     assert await second
 

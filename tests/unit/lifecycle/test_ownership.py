@@ -125,14 +125,14 @@ def test_only_a_renewal_is_a_sign_of_life() -> None:
 
 
 def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:
-    over = ownership.taken(THEIRS, ME, duration=29.5, now=7_000_000)
+    over = ownership.acquired(THEIRS, ME, duration=29.5, now=7_000_000)
     assert (over.holder, over.transitions, over.acquired_at, over.renewed_at) == ("vm2/f2", 4, 7_000_000, 7_000_000)
     assert (over.file_id, over.lock_id, over.epoch, over.sequence, over.takeover) == ("f2", "l2", 4, 100, "")
     assert (over.version, over.uid, over.duration) == (THEIRS.version, THEIRS.uid, 30)
-    again = ownership.taken(replace(MINE, epoch=3), ME, duration=30, now=7_000_000)
+    again = ownership.acquired(replace(MINE, epoch=3), ME, duration=30, now=7_000_000)
     assert (again.transitions, again.acquired_at, again.epoch) == (3, 1000, 4)
-    assert ownership.taken(RETURNED, ME, duration=30, now=7_000_000).transitions == 4
-    first = ownership.taken(None, ME, duration=30, now=7_000_000)
+    assert ownership.acquired(RETURNED, ME, duration=30, now=7_000_000).transitions == 4
+    first = ownership.acquired(None, ME, duration=30, now=7_000_000)
     assert (first.transitions, first.acquired_at, first.version) == (0, 7_000_000, "")
 
 
@@ -144,7 +144,7 @@ def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:
     ],
 )  # fmt: skip
 def test_who_restarts_still_steps_back_for_whoever_has_asked_for_it(before: Lease, asked: bool) -> None:
-    lease = ownership.taken(before, ME, duration=30, now=7_000_000)
+    lease = ownership.acquired(before, ME, duration=30, now=7_000_000)
     assert (ownership.is_ours(ME, lease), ownership.is_asked_for(ME, lease)) == (True, asked)
 
 
@@ -154,5 +154,5 @@ def test_each_renewal_has_a_time_of_its_own_whatever_the_clock_says() -> None:
         later = ownership.renewed(lease, ME, now=now)
         assert (later.renewed_at, later.sequence, later.takeover) == (5_001_000, 100, "vm3/l3")
     assert ownership.renewed(lease, ME, now=9_000_000).renewed_at == 9_000_000
-    assert ownership.taken(THEIRS, ME, duration=30, now=0).renewed_at == 5_001_000
+    assert ownership.acquired(THEIRS, ME, duration=30, now=0).renewed_at == 5_001_000
     assert ownership.INTERVAL + 2 * ownership.RETRY < ownership.USABLE < 1, "it stops before others may begin"

@@ -90,13 +90,13 @@ def test_none_that_is_not_in_order_is_given(row: Stack, seen: Any, leads: Any, n
 def test_no_two_take_the_same() -> None:
     pools, rows = Pools(), numbered(1, 2, 3)
     pools.load(rows)
-    assert [pools.take("now") for _ in range(4)] == [*rows, None]
-    pools.put_back(row.stack_id for row in rows[1:])
-    assert [pools.take("now"), pools.take("now"), pools.take("now")] == [rows[1], rows[2], None]
-    pools.put_back(row.stack_id for row in rows)
+    assert [pools.pick("now") for _ in range(4)] == [*rows, None]
+    pools.release(row.stack_id for row in rows[1:])
+    assert [pools.pick("now"), pools.pick("now"), pools.pick("now")] == [rows[1], rows[2], None]
+    pools.release(row.stack_id for row in rows)
     changed = waits(rows[0].stack_id, status_message="it was put right")
     pools.row_changed(rows[0], changed)
-    assert pools.take("now") == changed, "what changes keeps its place"
+    assert pools.pick("now") == changed, "what changes keeps its place"
 
 
 def test_where_none_runs_the_oldest_is_taken_that_comes_to_run_unless_the_pool_fails() -> None:
@@ -107,10 +107,10 @@ def test_where_none_runs_the_oldest_is_taken_that_comes_to_run_unless_the_pool_f
     others = [*numbered(0, status=creating, digest="old"), *numbered(5, status=creating, accepted=False)]
     others += [*numbered(6, digest="old"), *numbered(7, digest=None)]
     pools.load([young, old, runs, *stuck, *others])
-    assert [pools.take("now") for _ in range(4)] == [runs, old, young, None]
-    pools.put_back([old.stack_id])
+    assert [pools.pick("now") for _ in range(4)] == [runs, old, young, None]
+    pools.release([old.stack_id])
     pools.of("web-1").failed("why", 0.0)
-    assert pools.take("now") is None
+    assert pools.pick("now") is None
 
 
 def test_what_was_given_or_ended_or_changed_while_it_was_taken_is_not_taken_again() -> None:
@@ -118,12 +118,12 @@ def test_what_was_given_or_ended_or_changed_while_it_was_taken_is_not_taken_agai
     rows = numbered(1, 2, 3)
     pools.load(rows)
     for _ in rows:
-        pools.take("now")
+        pools.pick("now")
     pools.row_changed(rows[0], stack(stack_id=rows[0].stack_id, digest="now"))
     pools.row_changed(rows[1], None)
     pools.row_changed(rows[2], waits(rows[2].stack_id, status=StackStatus.FAILED))
-    pools.put_back(row.stack_id for row in rows)
-    assert pools.take("now") is None
+    pools.release(row.stack_id for row in rows)
+    assert pools.pick("now") is None
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_pool_that_fails_is_tried_again_later_each_time() -> None:
         pauses.append(pool.not_before)
     assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
     assert pauses[-1] == pauses[-2] == 300.0
-    pool.settle(NOW, "now")
+    pool.forget_failures(NOW, "now")
     assert (pool.failures, pool.reason, pool.not_before) == (0, "", 0.0), "the template has changed"
 
 
@@ -188,7 +188,7 @@ def test_one_that_is_not_ready_is_replaced_unless_it_soon_is_again() -> None:
     pools.load([lost, *ready])
     figures = pools.figures(web())
     assert (figures.ready, figures.starting, figures.failing) == (2, 0, 1)
-    assert [pools.take("now") for _ in range(3)] == [*ready, None]
+    assert [pools.pick("now") for _ in range(3)] == [*ready, None]
     pool = pools.of("web-1")
     assert decide_template(pool, web(), NOW + PROVEN - 1) == Work(again=1e-9), "it may be ready again in a moment"
     assert decide_template(pool, web(), NOW + PROVEN) == Work(missing=1, failing=[lost], failed="NotReady")
@@ -207,7 +207,7 @@ def test_one_that_is_not_ready_is_replaced_unless_it_soon_is_again() -> None:
 def test_after_a_crash_one_has_to_run_for_a_while(runs: Stack, after: int, proven: bool) -> None:
     """A program may start, be ready, and exit a second later: being ready proves nothing then."""
     pool = replace(pool_of(runs), digest="now", crashed_at=NOW, failures=1, reason="why")
-    pool.settle(NOW + after, "now")
+    pool.forget_failures(NOW + after, "now")
     assert (pool.failures, pool.reason, pool.crashed_at) == ((0, "", 0) if proven else (1, "why", NOW))
 
 

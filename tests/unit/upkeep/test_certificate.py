@@ -111,11 +111,11 @@ async def test_only_the_new_pair_is_served_as_soon_as_both_files_have_changed_wh
     new_cert, new_key = self_signed(tmp_path, "two", kind=after)
     both = trusting(cert, new_cert)
     os.replace(new_cert, cert)
-    certificate.renew()
+    certificate.reload_changed()
     assert (await served(certificate, both))[2] == "one"
     assert "do not belong together" in caplog.text
     os.replace(new_key, key)
-    certificate.renew()
+    certificate.reload_changed()
     assert (await served(certificate, both))[2] == "two"
     assert "loaded again" in caplog.text
     assert certificate.context is not old, "what is secured with the old one goes on"

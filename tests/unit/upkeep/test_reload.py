@@ -64,13 +64,13 @@ async def test_a_key_rotated_during_a_reload_is_in_force(tmp_path: Path, monkeyp
     read = asyncio.Event()
     async with with_key_file(tmp_path) as (at, file):
 
-        async def look_again() -> bool:  # the reload has read the old file
+        async def reload_credentials() -> bool:  # the reload has read the old file
             file.write_text(NEW_KEY)
             await asyncio.sleep(0.2)
             read.set()
             return False
 
-        monkeypatch.setattr(at.daemon.context.cluster, "look_again", look_again)
+        monkeypatch.setattr(at.daemon.context.cluster, "reload_credentials", reload_credentials)
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.wait_for(read.wait(), 5.0)
         await asyncio.sleep(0.2)
