@@ -145,7 +145,7 @@ uninstall_stackd() {
     "${completions[@]/#/$destdir$prefix/share/}"
   if on_this_machine; then systemctl daemon-reload; fi
   echo "uninstalled; kept: ${destdir}/etc/stackd, ${destdir}/var/lib/stackd and the user stackd"
-  echo "nothing in the cluster was changed; docs/operate.md, \"Leaving\", says how to remove what is there"
+  echo "nothing in the cluster was changed; docs/upgrade.md says how to remove what is there"
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then # not if a test sources this file for its functions
