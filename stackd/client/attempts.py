@@ -4,9 +4,9 @@ After a lost answer, only ``repeatable`` requests are sent again. A request that
 may always be sent again. Each error has a ``player_message``, what a platform can show to a player.
 
 ClientError
-├── Unreachable      no answer of stackd's came; ``sent``: stackd may have carried out the request
+├── Unreachable      no answer of stackd's came; ``sent``: stackd may have carried out the request; ``timed_out``
 ├── BadAnswer        the answer is not stackd's
-├── ApiError         stackd refused, in its own words: ``status``, ``code``, ``sentence``, ``reasons``, ``fields``
+├── ApiError         stackd refused: ``status``, ``code``, ``sentence``, ``reasons``, ``fields``, ``request_id``
 │   ├── KeyRefused   401, 403
 │   ├── NotFound     404
 │   ├── Conflict     409  ``stack_id`` names the stack that is in the way, if there is one
@@ -18,6 +18,7 @@ ClientError
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from stackd.contract import NOTHING, EventName, Job, Stack
 from stackd.errors import StackdError
 
 T = TypeVar("T")
+log = logging.getLogger("stackd.client")
 TOO_MANY, UNAVAILABLE = 429, 503
 OF_PROXIES = (502, 504)
 SECONDS = 60.0
@@ -51,9 +53,10 @@ class Unreachable(ClientError):
 
     player_message = NO_ANSWER
 
-    def __init__(self, sentence: str, *, sent: bool) -> None:
+    def __init__(self, sentence: str, *, sent: bool, timed_out: bool = False) -> None:
         super().__init__(sentence)
         self.sent = sent
+        self.timed_out = timed_out
 
 
 class BadAnswer(ClientError):
@@ -63,11 +66,14 @@ class BadAnswer(ClientError):
 
 
 class ApiError(ClientError):
-    """stackd refused the request."""
+    """stackd refused the request. ``request_id`` finds the request in stackd's log."""
 
-    def __init__(self, status: int, sentence: str, fields: Mapping[str, Any], retry_after: float = 0.0) -> None:
+    def __init__(
+        self, status: int, sentence: str, fields: Mapping[str, Any], retry_after: float = 0.0, request_id: str = ""
+    ) -> None:
         super().__init__(sentence)
         self.status = status
+        self.request_id = request_id
         self.fields = fields
         self.code = fields.get("code") or ""
         self.detail = fields.get("detail") or ""
@@ -167,7 +173,8 @@ class Response:
         fields = self._refusal
         if fields is None:
             raise self._not_stackd()
-        raise KINDS.get(self.status, ApiError)(self.status, fields["error"], fields, self.retry_after)
+        kind, request_id = KINDS.get(self.status, ApiError), self.headers.get("x-request-id", "")
+        raise kind(self.status, fields["error"], fields, self.retry_after, request_id)
 
     @property
     def of_proxy(self) -> bool:
@@ -273,12 +280,14 @@ def _attempts(request: Request, retries: Retries) -> Steps[Response]:
         except Unreachable as error:
             if last or (error.sent and not request.repeatable):
                 raise
-            uncertain = uncertain or error.sent
+            uncertain, why = uncertain or error.sent, error.sentence
         else:
-            asked = response.retry_after
+            asked, why = response.retry_after, f"HTTP {response.status}"
             if last or not _again(request, response, retries):
-                return replace(response, uncertain=uncertain or response.uncertain)
-        yield Pause(seconds=retries.pause(attempt, asked))
+                return replace(response, uncertain=uncertain)
+        pause = retries.pause(attempt, asked)
+        log.debug("%s %s: %s; sent again in %.1f s", request.method, request.path, why, pause)
+        yield Pause(seconds=pause)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -294,6 +303,8 @@ def _again(request: Request, response: Response, retries: Retries) -> bool:
 
 QUIET_SECONDS = 60.0
 """A stream sends something at least every 15 s; after this long without any data it is dead."""
+
+LONGEST_LINE = 16 << 20
 
 AGAIN_SECONDS = 1.0
 """After so long a stream that has ended is opened again."""
@@ -358,17 +369,22 @@ class EventReader:
     query: tuple[tuple[str, str], ...]
     last: str = ""
     failures: int = 0
+    _begun: bytes = b""
     _lines: list[bytes] = field(default_factory=list)
 
-    def line(self, line: bytes) -> Event | None:
-        """The event that this line completes, or None."""
-        if text := line.rstrip(b"\r\n"):
-            self._lines.append(text)
-            return None
-        event, self._lines = _event(self._lines), []
-        if event is not None and event.id:
-            self.last, self.failures = event.id, 0
-        return event
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that are complete with these bytes."""
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        if len(self._begun) > LONGEST_LINE:
+            raise BadAnswer(f"the stream has a line of more than {LONGEST_LINE >> 20} MiB")
+        for line in lines:
+            if text := line.rstrip(b"\r"):
+                self._lines.append(text)
+                continue
+            event, self._lines = _event(self._lines), []
+            if event is not None:
+                self.last, self.failures = event.id or self.last, 0 if event.id else self.failures
+                yield event
 
     def pause(self, error: Unreachable | Busy | None, retries: Retries) -> float:
         """For how many seconds to wait before the stream is opened again; without an ``error`` it has ended. Raises the error
@@ -384,7 +400,7 @@ class EventReader:
 
     def request(self) -> Request:
         """The request that opens the stream after the last event. An incomplete event of the last connection is dropped."""
-        self._lines = []
+        self._begun, self._lines = b"", []
         headers = {"Last-Event-ID": self.last} if self.last else {}
         return Request(method="GET", path="/events", query=self.query, headers=headers, seconds=QUIET_SECONDS)
 

@@ -1,20 +1,19 @@
-"""``Client`` for ordinary code, over ``http.client``, and ``AsyncClient`` for asyncio, over aiohttp.
+"""``Client`` for ordinary code and ``AsyncClient`` for asyncio: two thin shells over the steps of ``operations``.
 
-Owns: the connections. Both run the steps of ``operations``, from one table. aiohttp is loaded with the first request.
+Owns: the connections, which are httpx2's. No type of httpx2 is part of the interface; it is loaded with the first request.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import http.client
 import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 from urllib.parse import SplitResult, urlencode, urlsplit
-from weakref import WeakSet
 
 from stackd.client import operations
 from stackd.client.attempts import (
@@ -35,17 +34,19 @@ from stackd.client.attempts import (
 )
 from stackd.client.operations import Filters
 from stackd.files import can_be_sent
+from stackd.version import VERSION
 
 if TYPE_CHECKING:
     import ssl
 
-    import aiohttp
+    import httpx2
 
 P = ParamSpec("P")
 T = TypeVar("T")
 HANDSHAKE_SECONDS = 5.0
-LONGEST_LINE = 16 << 20
 PORTS = {"http": 80, "https": 443}
+OK = 200
+CONNECTED = "connection.connect_tcp.complete"
 
 
 class Operation(Generic[P, T]):
@@ -83,48 +84,79 @@ class Operations:
         ssl_context: ssl.SSLContext | None = None,
         check_peer: Callable[[], None] | None = None,
         timeout: float | None = None,
+        user_agent: str = "",
     ) -> None:
         """``timeout``: the longest that one request may take, in seconds; by default it depends on the operation. The time
         for which ``wait`` asks stackd to wait does not count.
 
         ``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request.
+        ``user_agent`` names your program, such as ``"platform/2.1"``.
 
-        Raises ValueError for a wrong address, or a key that no header can carry.
+        Raises ValueError for a wrong address, or a key or name that no header can carry.
         """
         self._address = _address_of(url)
         if not can_be_sent(key):
             raise ValueError("the API key has characters that no header can carry; copy it again")
+        if not (user_agent.isascii() and user_agent.isprintable()):
+            raise ValueError("user_agent has characters that no header can carry; use letters, digits and spaces")
         self.url = url.rstrip("/")
         self._key = key
         self._retries = retries or Retries()
         self._ssl = ssl_context
         self._check_peer = check_peer
         self._timeout = timeout
+        self._user_agent = user_agent
         self._answered = False
-        self._kept = threading.local()
-        """``Client``'s open connection, one for each thread."""
+        self._lock = threading.Lock()
+
+    _trace: Callable[[str, Any], Any]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
-    def _encoded(self, request: Request) -> tuple[bytes | None, dict[str, str]]:
-        """The body and all headers of a request."""
-        headers = {**({"X-API-KEY": self._key} if self._key else {}), **request.headers}
-        if request.body is None:
-            return None, headers
-        if isinstance(request.body, bytes):
-            return request.body, {**headers, "Content-Type": "application/yaml"}
-        return json.dumps(request.body).encode(), {**headers, "Content-Type": "application/json"}
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        """A request, as httpx2 is called with it."""
+        headers = {"User-Agent": f"{self._user_agent} stackd/{VERSION}".lstrip()} | ({"X-API-KEY": self._key} if self._key else {})
+        body = request.body
+        if body is not None:
+            headers["Content-Type"] = "application/yaml" if isinstance(body, bytes) else "application/json"
+        return {
+            "method": request.method,
+            "url": self.url + request.path + (f"?{urlencode(request.query)}" if request.query else ""),
+            "content": body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
+            "headers": {**headers, **request.headers},
+            "timeout": request.seconds,
+            "extensions": {} if self._check_peer is None else {"trace": self._trace},
+        }
 
-    def _lost(self, error: Exception, *, sent: bool) -> Unreachable:
-        timed_out = isinstance(error, TimeoutError)
-        return Unreachable(
-            f"{self.url} did not answer in time" if timed_out else f"{self.url} cannot be reached: {error}", sent=sent
-        )
+    def _options(self) -> dict[str, Any]:
+        """What httpx2's client is made with. It asks no proxy of the environment, which would read the key."""
+        import ssl
+
+        import httpx2
+
+        verify = self._ssl or (self._address.scheme == "https" and ssl.create_default_context())
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+        return {"verify": verify, "trust_env": False, "limits": limits}
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        """Raise Unreachable if no whole answer comes."""
+        import httpx2
+
+        unsent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+        try:
+            yield
+        except (TimeoutError, httpx2.TimeoutException) as error:
+            sentence = f"{self.url} did not answer in time"
+            raise Unreachable(sentence, sent=not isinstance(error, unsent), timed_out=True) from error
+        except httpx2.RequestError as error:
+            sentence = f"{self.url} cannot be reached: {error or type(error).__name__}"
+            raise Unreachable(sentence, sent=not isinstance(error, unsent)) from error
 
     def _explained(self, error: ClientError) -> ClientError:
         """The error, or that the server speaks TLS: it closes the connection on which HTTP is spoken to it."""
-        closed = isinstance(error, Unreachable) and error.sent and not isinstance(error.__cause__, TimeoutError)
+        closed = isinstance(error, Unreachable) and error.sent and not error.timed_out
         if closed and not self._answered and self._address.scheme == "http" and _speaks_tls(self._address):
             return BadAnswer(f"{self.url} speaks TLS: the address must begin with https://")
         return error
@@ -186,10 +218,10 @@ def _address_of(url: str) -> SplitResult:
         raise ValueError(f"the address must begin with http:// or https:// and have a host and no query, not {url!r}")
     try:
         host.encode("idna")
-        http.client.HTTPConnection(host, address.port or PORTS[address.scheme])
-        if not address.path.isascii() or not address.path.isprintable() or " " in url:
-            raise ValueError("its path has other characters than those of an address")
-    except (ValueError, http.client.InvalidURL) as error:
+        _ = address.port
+        if not address.path.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("it has other characters than those of an address")
+    except ValueError as error:
         raise ValueError(f"the address {url!r} is wrong: {error}") from error
     return address
 
@@ -210,8 +242,14 @@ def _speaks_tls(address: SplitResult) -> bool:
     return True
 
 
+def _response(answer: httpx2.Response) -> Response:
+    return Response(status=answer.status_code, headers=dict(answer.headers), body=answer.content)
+
+
 class Client(Operations):
     """The operations for ordinary code. Several threads may use one client."""
+
+    _http: httpx2.Client | None = None
 
     @property
     def has_key(self) -> bool:
@@ -227,6 +265,7 @@ class Client(Operations):
             ssl_context=self._ssl,
             check_peer=self._check_peer,
             timeout=self._timeout,
+            user_agent=self._user_agent,
         )
 
     def __enter__(self) -> Self:
@@ -236,11 +275,11 @@ class Client(Operations):
         self.close()
 
     def close(self) -> None:
-        """Close this thread's connection; the next operation opens a new one."""
-        kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
-        if kept is not None:
-            kept.close()
-            self._kept.connection = None
+        """Close all connections; the next operation opens a new one."""
+        with self._lock:
+            if self._http is not None:
+                self._http.close()
+            self._http = None
 
     def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
@@ -280,86 +319,41 @@ class Client(Operations):
             time.sleep(reader.pause(error, self._retries))
 
     def _events(self, reader: EventReader) -> Iterator[Event]:
-        request = reader.request()
-        connection = self._connection(request.seconds)
-        try:
-            answer = self._sent(connection, request)
-            if answer.status != http.client.OK:
+        with self._losing(), self._connections().stream(**self._arguments(reader.request())) as answer:
+            if answer.status_code != OK:
+                answer.read()
                 _response(answer).check()
-            while line := answer.readline(LONGEST_LINE):
-                if (event := reader.line(line)) is not None:
-                    yield event
-        except (OSError, http.client.HTTPException) as error:
-            raise self._lost(error, sent=True) from error
-        finally:
-            connection.close()
+            for data in answer.iter_bytes():
+                yield from reader.feed(data)
 
     def _exchange(self, request: Request | Pause) -> Reply:
-        """Send one request, or wait. The kept connection may be closed by now, so only repeatable requests use it."""
         if isinstance(request, Pause):
             time.sleep(request.seconds)
             return None
-        kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
-        if kept is None or kept.sock is None or not request.repeatable:
-            self.close()
-            return self._round_trip(self._connection(request.seconds), request)
-        kept.sock.settimeout(request.seconds)
-        try:
-            return self._round_trip(kept, request)
-        except Unreachable as error:
-            if isinstance(error.__cause__, TimeoutError):
-                raise
-        return replace(self._round_trip(self._connection(request.seconds), request), uncertain=True)
+        with self._losing():
+            return _response(self._connections().request(**self._arguments(request)))
 
-    def _round_trip(self, connection: http.client.HTTPConnection, request: Request) -> Response:
-        self._kept.connection = None
-        try:
-            answer = self._sent(connection, request)
-            response = _response(answer)
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise self._lost(error, sent=True) from error
-        except BaseException:
-            connection.close()
-            raise
-        if answer.will_close:
-            connection.close()
-        else:
-            self._kept.connection = connection
-        return response
+    def _connections(self) -> httpx2.Client:
+        with self._lock:
+            if self._http is None:
+                import httpx2
 
-    def _sent(self, connection: http.client.HTTPConnection, request: Request) -> http.client.HTTPResponse:
-        if connection.sock is None:
+                self._http = httpx2.Client(**self._options())
+            return self._http
+
+    def _trace(self, what: str, about: Any) -> None:
+        if what == CONNECTED and self._check_peer is not None:
             try:
-                connection.connect()
-            except OSError as error:
-                connection.close()
-                raise self._lost(error, sent=False) from error
-            if self._check_peer is not None:
                 self._check_peer()
-        path = self._address.path.rstrip("/") + request.path
-        if request.query:
-            path += "?" + urlencode(request.query)
-        body, headers = self._encoded(request)
-        connection.request(request.method, path, body=body, headers=headers)
-        return connection.getresponse()
-
-    def _connection(self, seconds: float) -> http.client.HTTPConnection:
-        host, port = self._address.hostname or "", self._address.port or PORTS[self._address.scheme]
-        if self._address.scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=seconds, context=self._ssl)
-        return http.client.HTTPConnection(host, port, timeout=seconds)
-
-
-def _response(answer: http.client.HTTPResponse) -> Response:
-    headers = {name.lower(): value for name, value in answer.getheaders()}
-    return Response(status=answer.status, headers=headers, body=answer.read())
+            except BaseException:
+                about["return_value"].close()
+                raise
 
 
 class AsyncClient(Operations):
     """The operations for asyncio; ``async with`` keeps connections from one operation to the next."""
 
-    _session: aiohttp.ClientSession | None = None
+    _http: httpx2.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -368,15 +362,13 @@ class AsyncClient(Operations):
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close all connections; the next operation opens a new one."""
+        before, self._http = self._http, None
+        if before is not None:
+            await before.aclose()
 
     async def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
-        import asyncio
-
         steps, reply = with_retries(steps, self._retries, self._timeout), None
         while True:
             try:
@@ -393,8 +385,6 @@ class AsyncClient(Operations):
         self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]
     ) -> AsyncIterator[Event]:
         """As ``Client.events``."""
-        import asyncio
-
         reader = EventReader(operations.selection_query(fields, filters), last=after)
         while True:
             error: Unreachable | Busy | None = None
@@ -410,76 +400,34 @@ class AsyncClient(Operations):
             await asyncio.sleep(reader.pause(error, self._retries))
 
     async def _events(self, reader: EventReader) -> AsyncIterator[Event]:
-        import aiohttp
-
-        request = reader.request()
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=request.seconds, sock_read=request.seconds)
-        try:
-            async with self._request(request, timeout) as answer:
-                if answer.status != http.client.OK:
-                    (await _read(answer)).check()
-                async for line in answer.content:
-                    if (event := reader.line(line)) is not None:
+        with self._losing():
+            async with self._connections().stream(**self._arguments(reader.request())) as answer:
+                if answer.status_code != OK:
+                    await answer.aread()
+                    _response(answer).check()
+                async for data in answer.aiter_bytes():
+                    for event in reader.feed(data):
                         yield event
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._lost(error, sent=True) from error
 
     async def _exchange(self, request: Request | Pause) -> Reply:
-        import asyncio
-
-        import aiohttp
-
         if isinstance(request, Pause):
             await asyncio.sleep(request.seconds)
             return None
-        try:
-            async with self._request(request, aiohttp.ClientTimeout(total=request.seconds)) as answer:
-                return await _read(answer)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._lost(error, sent=not isinstance(error, aiohttp.ClientConnectorError)) from error
+        with self._losing():
+            async with asyncio.timeout(request.seconds):
+                return _response(await self._connections().request(**self._arguments(request)))
 
-    def _request(self, request: Request, timeout: aiohttp.ClientTimeout) -> Any:
-        import aiohttp
+    def _connections(self) -> httpx2.AsyncClient:
+        if self._http is None:
+            import httpx2
 
-        if self._session is None:
-            own = connector(self._check_peer, ssl=self._ssl if self._ssl is not None else True, limit=0)
-            self._session = aiohttp.ClientSession(connector=own, read_bufsize=LONGEST_LINE)
-            # Only ``with_retries`` sends requests again. If aiohttp silently sent a DELETE twice, the answer would be
-            # that there is no such stack.
-            self._session._retry_connection = False  # noqa: SLF001 - there is no other way to say so
-        body, headers = self._encoded(request)
-        return self._session.request(
-            request.method,
-            self.url + request.path,
-            data=body,
-            params=list(request.query),
-            headers=headers,
-            timeout=timeout,
-            allow_redirects=False,
-        )
+            self._http = httpx2.AsyncClient(**self._options())
+        return self._http
 
-
-def connector(check_peer: Callable[[], None] | None, **options: Any) -> aiohttp.TCPConnector:
-    """A connector of aiohttp that calls ``check_peer`` with each new connection, before anything is sent over it."""
-    import aiohttp
-
-    checked: WeakSet[Any] = WeakSet()
-
-    class Connector(aiohttp.TCPConnector):
-        async def connect(self, *args: Any, **kwargs: Any) -> Any:
-            connection = await super().connect(*args, **kwargs)
-            if check_peer is not None and connection.protocol not in checked:
-                try:
-                    check_peer()
-                except BaseException:
-                    connection.close()
-                    raise
-                checked.add(connection.protocol)
-            return connection
-
-    return Connector(**options)
-
-
-async def _read(answer: aiohttp.ClientResponse) -> Response:
-    headers = {name.lower(): value for name, value in answer.headers.items()}
-    return Response(status=answer.status, headers=headers, body=await answer.read())
+    async def _trace(self, what: str, about: Any) -> None:
+        if what == CONNECTED and self._check_peer is not None:
+            try:
+                self._check_peer()
+            except BaseException:
+                await about["return_value"].aclose()
+                raise

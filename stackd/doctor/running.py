@@ -170,7 +170,7 @@ async def _state(at: LocalDaemon, *, expected: bool) -> Finding:
             return fail(ABOUT, f"a brake is on: {error.sentence}", advice)
         return fail(ABOUT, f"it is not ready: {error.sentence}")
     except Unreachable as error:
-        if error.sent and not isinstance(error.__cause__, TimeoutError):
+        if error.sent and not error.timed_out:
             return other
         text = f"nothing answers at {at.url}"
         if expected:

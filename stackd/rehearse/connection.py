@@ -72,9 +72,8 @@ class Connection:
             try:
                 response = await self._client.run(_once(request))
             except Unreachable as error:
-                timed_out = isinstance(error.__cause__, TimeoutError)
                 lost = "the connection was cut" if error.sent else "no connection"
-                return no_answer(f"no answer within {seconds:g} s" if timed_out else lost)
+                return no_answer(f"no answer within {seconds:g} s" if error.timed_out else lost)
         came = time.monotonic()
         try:
             content = orjson.loads(response.body)
