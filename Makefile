@@ -82,7 +82,7 @@ reference: $(VENV)/.dev  ## write the generated pages again: docs/errors.md and 
 
 lock: $(VENV)/.dev  ## write requirements.lock again, after a change of pyproject.toml or constraints.txt
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' | \
-	  $(BIN)/uv pip compile pyproject.toml - --constraints constraints.txt --universal --python-version 3.11 --quiet \
+	  $(BIN)/uv pip compile pyproject.toml - --extra server --constraints constraints.txt --universal --python-version 3.11 --quiet \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
 
 venv: $(VENV)/.dev  ## make .venv with everything, pinned
@@ -100,12 +100,12 @@ $(VENV)/.python:
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "installing the pinned packages" >&2
 	@$(PIP_INSTALL) --constraint constraints.txt setuptools
-	@$(PIP_INSTALL) --constraint constraints.txt --no-build-isolation --editable .
+	@$(PIP_INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[server]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "installing the pinned packages for tests and checks" >&2
-	@$(PIP_INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[test,dev]'
+	@$(PIP_INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[server,test,dev]'
 	@touch $@
 
 $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json

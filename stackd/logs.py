@@ -18,16 +18,16 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import orjson
 
 from stackd.config import LogSection
-from stackd.printable import printable, printable_json
+from stackd.printable import is_journal, printable, printable_json
 
 log = logging.getLogger("stackd")
 _CALLERS = logging._srcfile  # noqa: SLF001  documented under this name
@@ -219,16 +219,6 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
 SOCKET: Final = "/run/systemd/journal/socket"
 IDENTIFIER: Final = "stackd"
 SEND_BUFFER: Final = 8 << 20
-
-
-def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
-    """Whether the stream leads to the journal, as the service manager says in ``JOURNAL_STREAM``."""
-    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
-    try:
-        stat = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return (device, inode) == (str(stat.st_dev), str(stat.st_ino))
 
 
 def priority(level: int) -> int:

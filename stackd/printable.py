@@ -6,8 +6,9 @@ shown as Python escapes: ``\\x1b``, ``\\n``, ``\\u202e``. Text from containers, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+import os
+from collections.abc import Mapping, Sequence
+from typing import Final, TextIO
 
 _CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0))
 _SEPARATORS: Final = (0x2028, 0x2029)
@@ -33,3 +34,13 @@ def some_of(items: Sequence[str], most: int, separator: str = ", ") -> str:
     """The first ``most`` items in one line, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return separator.join(items[:most]) + more
+
+
+def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
+    """Whether the stream leads to the journal, as the service manager says in ``JOURNAL_STREAM``."""
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        stat = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return (device, inode) == (str(stat.st_dev), str(stat.st_ino))

@@ -77,16 +77,16 @@ install_stackd() {
 install_packages() {
   local pip=("$1" -m pip --quiet --disable-pip-version-check --no-input)
   local install=("${pip[@]}" install --no-compile)
+  missing() { complain "requirements.lock lacks what this version needs"; }
   "${install[@]}" --require-hashes --only-binary :all: --no-deps --requirement requirements.lock
   if [[ -n $wheel ]]; then
-    "${install[@]}" --no-index --no-deps "$wheel"
+    "${install[@]}" --no-index "$wheel[server]" || missing
   else
     # built from a copy, so that root leaves nothing behind in the checkout; links become the files that they point to
     cp -rL pyproject.toml README.md LICENSE stackd "$2/"
     deb/version.sh "$2" >/dev/null
-    "${install[@]}" --no-index --no-deps --no-build-isolation "$2"
+    "${install[@]}" --no-index --no-build-isolation "$2[server]" || missing
   fi
-  "${pip[@]}" check >/dev/null || complain "requirements.lock lacks what this version needs: $("${pip[@]}" check)"
 }
 
 install_files() {

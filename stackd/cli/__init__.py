@@ -26,7 +26,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from stackd.printable import printable
+from stackd.printable import is_journal, printable
 from stackd.version import VERSION
 
 FAILED = 1
@@ -161,6 +161,11 @@ def main(arguments: list[str] | None = None) -> None:
     except (StackdError, OSError) as error:
         _complain(str(error))
         sys.exit(FAILED)
+    except ModuleNotFoundError as error:
+        if (error.name or "stackd").partition(".")[0] == "stackd":
+            raise
+        _complain(f'{error.name} is not installed, which this command needs: pip install "stackd[server]"')
+        sys.exit(FAILED)
     finally:
         if (logging := sys.modules.get("logging")) is not None:
             logging.shutdown()
@@ -169,8 +174,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _complain(sentence: str) -> None:
     """Write an error to standard error; ``<3>`` tells the journal that it is an error."""
     import os
-
-    from stackd.logs import is_journal
 
     in_journal = is_journal(os.environ, sys.stderr)
     sentence = printable(sentence)

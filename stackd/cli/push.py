@@ -105,7 +105,7 @@ def _ask(names: list[str]) -> None:
 
 
 def _source(folder: Path) -> Source:
-    from stackd.templates.read import mistake_in_name, template_files
+    from stackd.template_files import mistake_in_name, template_files
 
     source = Source()
     for path in template_files(folder, source.mistakes):
@@ -143,7 +143,7 @@ def _read(source: Source, path: Path) -> str:
 def _changes(client: Client, source: Source, *, prune: bool) -> Changes:
     from stackd.client import ApiError as Refused
     from stackd.client import Conflict, KeyRefused
-    from stackd.templates.template import version_of
+    from stackd.template_files import version_of
 
     changes, there = Changes(), {one.name: one for one in client.templates()}
     for name, text in source.texts.items():

@@ -75,7 +75,7 @@ class Operation(Generic[P, T]):
 class Operations:
     """stackd at an address, with an API key."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, which read better at a call than an object of options
         self,
         url: str,
         key: str,
@@ -116,7 +116,9 @@ class Operations:
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """A request, as httpx2 is called with it."""
-        headers = {"User-Agent": f"{self._user_agent} stackd/{VERSION}".lstrip()} | ({"X-API-KEY": self._key} if self._key else {})
+        headers = {"User-Agent": f"{self._user_agent} stackd/{VERSION}".lstrip()}
+        if self._key:
+            headers["X-API-KEY"] = self._key
         body = request.body
         if body is not None:
             headers["Content-Type"] = "application/yaml" if isinstance(body, bytes) else "application/json"

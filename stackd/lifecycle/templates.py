@@ -34,9 +34,9 @@ from stackd.kube.wire import CONFIG_MAPS
 from stackd.lifecycle.context import Context
 from stackd.model import CLUSTER, AuditKind, DeleteReason, Principal, Stack, StoredTemplate
 from stackd.store.templates import stored_in
+from stackd.template_files import version_of
 from stackd.templates import NO_TEMPLATES, Reader, Template, TemplateSet, in_force, read_templates
 from stackd.templates.sources import why_over_budget
-from stackd.templates.template import version_of
 
 log = logging.getLogger(__name__)
 

@@ -21,12 +21,13 @@ from stackd.config import Config, PolicySection, policy_of
 from stackd.config.load import explain
 from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, InvalidTemplate, Reason
 from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, StoredTemplate, TargetPort
-from stackd.names import LABEL_FORM, did_you_mean, is_label, prefix_from
+from stackd.names import did_you_mean, prefix_from
 from stackd.podspec import Policy, by_line, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.checks import by_path
 from stackd.podspec.reasons import MAX_REASONS, MAY_BE_MORE, ROOT, Enough, below
 from stackd.podspec.yaml_text import Document, parse
+from stackd.template_files import template_files, version_of
 from stackd.templates import readers, sharing
 from stackd.templates.markdown import elements
 from stackd.templates.template import (
@@ -42,13 +43,11 @@ from stackd.templates.template import (
     digest_of,
     mistakes_in_values,
     parse_egress,
-    version_of,
     why_too_much,
 )
 from stackd.units import parse_duration
 
 V = TypeVar("V")
-SUFFIX: Final = ".yaml"
 LONGEST_FILE: Final = 1 << 20
 LONGEST_MISTAKE: Final = 1024  # a sentence may quote a value
 NO_MAPPING: Final = "a template is expected: a mapping with target_port and pod"
@@ -109,33 +108,6 @@ def parse_template(stored: StoredTemplate, config: Config) -> Template:
     if template is None:
         raise InvalidTemplate(by_line(draft.mistakes))
     return template
-
-
-def template_files(folder: Path, mistakes: list[str]) -> list[Path]:
-    """The files that are templates, in the order of their names; ignores hidden files and those of other kinds."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        mistakes.append(f"templates.directory: {folder} cannot be read: {error.strerror}")
-        return []
-    paths = []
-    for path in entries:
-        if path.name.startswith(".") or path.suffix not in (SUFFIX, ".yml"):
-            continue
-        if mistake := mistake_in_name(path):
-            mistakes.append(mistake)
-        else:
-            paths.append(path)
-    return paths
-
-
-def mistake_in_name(path: Path) -> str | None:
-    """What is wrong with the name of a template's file."""
-    if path.suffix != SUFFIX:
-        return f"{path}: a template's file ends in {SUFFIX}; rename it to {path.stem}{SUFFIX}"
-    if not is_label(path.stem):
-        return f'{path}: "{path.stem}" is not the name of a template; {LABEL_FORM} are expected before {SUFFIX}'
-    return None
 
 
 def _in_file(path: Path, mistake: Reason) -> str:

@@ -218,11 +218,6 @@ class TemplateSet(Mapping[str, Template]):
 NO_TEMPLATES = TemplateSet()
 
 
-def version_of(text: bytes) -> str:
-    """What identifies a template's text."""
-    return hashlib.sha256(text).hexdigest()[:16]
-
-
 def digest_of(
     name: str,
     manifest: Mapping[str, Any],

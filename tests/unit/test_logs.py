@@ -18,6 +18,7 @@ from stackd import logs
 from stackd.config import LogSection
 from stackd.kube.wire import KubeRequest, KubeResponse
 from stackd.model import NO_OFFER, STACKD, EventKind, SanitizedSpec, StoredTemplate
+from stackd.printable import is_journal
 from stackd.store.changes import Renewed, Start
 from stackd.web.idempotency import StoredResponse
 from tests.kube.samples import STACK
@@ -184,9 +185,9 @@ def test_what_the_journal_does_not_accept_goes_to_standard_error_with_its_priori
 def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
     with (tmp_path / "stream").open("w") as stream:
         stat = os.fstat(stream.fileno())
-        assert logs.is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, stream)
-        assert not logs.is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"}, stream)
-        assert not logs.is_journal({}, stream)
+        assert is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, stream)
+        assert not is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"}, stream)
+        assert not is_journal({}, stream)
 
 
 def test_what_holds_a_flag_does_not_show_it_in_a_log_line_or_a_trace() -> None:
