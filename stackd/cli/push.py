@@ -179,22 +179,21 @@ def _mistakes(file: str, error: ApiError) -> Iterator[str]:
 
 
 def _fields(text: str) -> Any:
-    from stackd.errors import InvalidPodSpec
-    from stackd.podspec.yaml_text import read
+    """What is in a template's text; stackd itself says what is wrong with it."""
+    import yaml
 
     try:
-        return read(text)
-    except InvalidPodSpec:
+        fields = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
     """The paths of the fields that differ."""
-    from stackd.podspec.reasons import below
-
     if isinstance(before, dict) and isinstance(after, dict):
         for key in {**before, **after}:
-            here = below(path, key)
+            here = f"{path}.{key}" if path else str(key)
             if key in before and key in after:
                 yield from _differences(before[key], after[key], here)
             else:

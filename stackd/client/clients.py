@@ -5,7 +5,6 @@ Owns: the connections, which are httpx2's. No type of httpx2 is part of the inte
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import threading
@@ -153,7 +152,7 @@ class Operations:
             sentence = f"{self.url} did not answer in time"
             raise Unreachable(sentence, sent=not isinstance(error, unsent), timed_out=True) from error
         except httpx2.RequestError as error:
-            sentence = f"{self.url} cannot be reached: {error or type(error).__name__}"
+            sentence = f"{self.url} cannot be reached: {_root(error)}"
             raise Unreachable(sentence, sent=not isinstance(error, unsent)) from error
 
     def _explained(self, error: ClientError) -> ClientError:
@@ -226,6 +225,15 @@ def _address_of(url: str) -> SplitResult:
     except ValueError as error:
         raise ValueError(f"the address {url!r} is wrong: {error}") from error
     return address
+
+
+def _root(error: BaseException) -> str:
+    """What the operating system or the protocol says, below the libraries' own sentences."""
+    while inner := [*filter(lambda one: isinstance(one, BaseException), (error.__cause__, *error.args))]:
+        error = inner[0]
+    if isinstance(error, BaseExceptionGroup):
+        return _root(error.exceptions[0])
+    return str(error) or type(error).__name__
 
 
 def _speaks_tls(address: SplitResult) -> bool:
@@ -371,6 +379,8 @@ class AsyncClient(Operations):
 
     async def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
+        import asyncio
+
         steps, reply = with_retries(steps, self._retries, self._timeout), None
         while True:
             try:
@@ -387,6 +397,8 @@ class AsyncClient(Operations):
         self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]
     ) -> AsyncIterator[Event]:
         """As ``Client.events``."""
+        import asyncio
+
         reader = EventReader(operations.selection_query(fields, filters), last=after)
         while True:
             error: Unreachable | Busy | None = None
@@ -412,6 +424,8 @@ class AsyncClient(Operations):
                         yield event
 
     async def _exchange(self, request: Request | Pause) -> Reply:
+        import asyncio
+
         if isinstance(request, Pause):
             await asyncio.sleep(request.seconds)
             return None

@@ -64,7 +64,8 @@ def test_the_lock_holds_only_what_is_needed_with_its_hashes() -> None:
         assert hashes
         assert all(re.fullmatch("sha256:[0-9a-f]{64}", each) for each in hashes), name
     assert not re.search("://|--index", LOCK)
-    wanted, needed = [*PROJECT["dependencies"], *PYPROJECT["build-system"]["requires"]], set[str]()
+    daemon = PROJECT["optional-dependencies"]["server"]
+    wanted, needed = [*PROJECT["dependencies"], *daemon, *PYPROJECT["build-system"]["requires"]], set[str]()
     while wanted:
         requirement = Requirement(wanted.pop())
         name = canonicalize_name(requirement.name)

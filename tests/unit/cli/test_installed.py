@@ -259,3 +259,29 @@ async def test_ids_are_completed_with_nothing_heavy(shell: Shell, installed: boo
     out, heavy = await completed("stackd stacks show stack-", **given)
     assert heavy == ""
     assert stack_id in out
+
+
+CLIENT_ALONE = """
+import sys
+sys.modules |= dict.fromkeys({daemon!r})
+from stackd.cli import main
+main(sys.argv[1:])
+"""
+
+
+async def test_a_command_of_the_daemon_says_what_to_install_and_one_of_the_client_needs_nothing_else(
+    shell: Shell,
+) -> None:
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["server"]
+    names = [requirement.partition(">")[0].replace("-", "_") for requirement in extra]
+    program = CLIENT_ALONE.format(daemon=["markdown_it" if name == "markdown_it_py" else name for name in names])
+    for command in ("serve", "demo", "check", "doctor", "rehearse -n 1 --burst --template x"):
+        _, err = await loaded(*command.split(), program=program)
+        assert 'pip install "stackd[server]"' in err, command
+    folder = shell.home / "pushed"
+    folder.mkdir()
+    (folder / "web-1.yaml").write_text(PLAIN)
+    given = {"HOME": str(shell.home), "STACKD_URL": shell.at.url, "STACKD_API_KEY": KEY}
+    for words in ("stats", "capacity", "templates", "stacks list", "owner", "activity", f"push {folder}", "key --help"):
+        _, err = await loaded(*words.split(), program=program, **given)
+        assert err in ("", "there are no stacks"), words

@@ -24,6 +24,7 @@ from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User
 from stackd.embedded.resources import ALL, EVENTS, LEASES, VERSION, Json
 from stackd.embedded.store import Key
 from stackd.kube.credentials import ClusterTarget
+from stackd.kube.labels import SPARE
 from tests.harness import fast_cluster
 from tests.kube.samples import kubeconfig
 from tests.ports import free_port
@@ -113,12 +114,14 @@ async def test_it_leads_from_a_configuration_to_a_first_stack(site: Site) -> Non
 
 
 def objects(site: Site) -> dict[tuple[str, Key], Json]:
-    """What is in the cluster, without what it writes by itself: events, Leases, versions and statuses."""
+    """What is in the cluster, without events, Leases, versions, statuses, and spare Services, of which stackd makes more."""
     kinds = (one for one in ALL if one not in (EVENTS, LEASES))
     found = {(kind.plural, key): one.obj for kind in kinds for key, one in site.cluster.store.of(kind).records.items()}
     without: Json = {"status": None}
     return {
-        name: one | without | {"metadata": one["metadata"] | {"resourceVersion": None}} for name, one in found.items()
+        name: one | without | {"metadata": one["metadata"] | {"resourceVersion": None}}
+        for name, one in found.items()
+        if SPARE not in one["metadata"].get("labels", {})
     }
 
 
