@@ -10,7 +10,8 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -46,6 +47,9 @@ HANDSHAKE_SECONDS = 5.0
 PORTS = {"http": 80, "https": 443}
 OK = 200
 CONNECTED = "connection.connect_tcp.complete"
+
+# httpx2's pool looks at all of its connections for each request: with a thousand of them, that is two milliseconds of CPU.
+MOST_IN_A_POOL = 32
 
 
 class Operation(Generic[P, T]):
@@ -136,9 +140,10 @@ class Operations:
 
         import httpx2
 
-        verify = self._ssl or (self._address.scheme == "https" and ssl.create_default_context())
+        if self._ssl is None and self._address.scheme == "https":
+            self._ssl = ssl.create_default_context()
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-        return {"verify": verify, "trust_env": False, "limits": limits}
+        return {"verify": self._ssl or False, "trust_env": False, "limits": limits}
 
     @contextmanager
     def _losing(self) -> Iterator[None]:
@@ -360,10 +365,18 @@ class Client(Operations):
                 raise
 
 
+@dataclass(slots=True)
+class _Pool:
+    """Some connections of an ``AsyncClient``, and how many requests are under way on them."""
+
+    http: httpx2.AsyncClient
+    busy: int = 0
+
+
 class AsyncClient(Operations):
     """The operations for asyncio; ``async with`` keeps connections from one operation to the next."""
 
-    _http: httpx2.AsyncClient | None = None
+    _pools: tuple[_Pool, ...] = ()
 
     async def __aenter__(self) -> Self:
         return self
@@ -373,9 +386,9 @@ class AsyncClient(Operations):
 
     async def close(self) -> None:
         """Close all connections; the next operation opens a new one."""
-        before, self._http = self._http, None
-        if before is not None:
-            await before.aclose()
+        before, self._pools = self._pools, ()
+        for pool in before:
+            await pool.http.aclose()
 
     async def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
@@ -415,7 +428,7 @@ class AsyncClient(Operations):
 
     async def _events(self, reader: EventReader) -> AsyncIterator[Event]:
         with self._losing():
-            async with self._connections().stream(**self._arguments(reader.request())) as answer:
+            async with self._connections() as http, http.stream(**self._arguments(reader.request())) as answer:
                 if answer.status_code != OK:
                     await answer.aread()
                     _response(answer).check()
@@ -430,15 +443,27 @@ class AsyncClient(Operations):
             await asyncio.sleep(request.seconds)
             return None
         with self._losing():
-            async with asyncio.timeout(request.seconds):
-                return _response(await self._connections().request(**self._arguments(request)))
+            async with self._connections() as http, asyncio.timeout(request.seconds):
+                return _response(await http.request(**self._arguments(request)))
 
-    def _connections(self) -> httpx2.AsyncClient:
-        if self._http is None:
+    @asynccontextmanager
+    async def _connections(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """The first pool with a free place, for one request. One that is idle is closed when half of another is free."""
+        pool = next((one for one in self._pools if one.busy < MOST_IN_A_POOL), None)
+        if pool is None:
             import httpx2
 
-            self._http = httpx2.AsyncClient(**self._options())
-        return self._http
+            pool = _Pool(httpx2.AsyncClient(**self._options()))
+            self._pools += (pool,)
+        pool.busy += 1
+        try:
+            yield pool.http
+        finally:
+            pool.busy -= 1
+            others = [one for one in self._pools if one is not pool]
+            if not pool.busy and any(one.busy < MOST_IN_A_POOL // 2 for one in others):
+                self._pools = tuple(others)
+                await pool.http.aclose()
 
     async def _trace(self, what: str, about: Any) -> None:
         if what == CONNECTED and self._check_peer is not None:
