@@ -80,6 +80,10 @@ class ErrorCode(enum.StrEnum):
     )
     NO_TEMPLATE = "no_template", 409, "The stack was not created from a template, so it cannot be renewed.", NO
     TEMPLATE_GONE = "template_gone", 409, "There is no such template any more.", NO
+    TEMPLATE_CLOSED = (
+        *("template_closed", 409, "The template's `opens` is not reached, or its `closes` is; `error` has the time."),
+        *("once it is open", "{hours}"),
+    )
     TEMPLATE_PORTS_CHANGED = "template_ports_changed", 409, "The template has other ports by now than the stack.", NO
     TOO_LONG_A_LIFE = "too_long_a_life", 409, "The stack would live longer than `stacks.max_ttl`.", FIX, "{extensible}"
     STACK_CREATING = "stack_creating", 409, "The stack is still being created.", "after its create", MOMENT

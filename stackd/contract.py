@@ -788,6 +788,13 @@ class Template(Body, frozen=True, kw_only=True):
     description: Annotated[str, doc("Markdown for players. A tenant may have written it.")] = ""
     show: Annotated[tuple[str, ...], doc("The names of generated variables that a player may see.")] = ()
     extend: Annotated[Extensions | None, doc("How a player may extend its stacks; null where they may not.")] = None
+    opens: Annotated[
+        datetime | None, doc("Before that, no stack of it can be created; null: there is no such time.")
+    ] = None
+    closes: Annotated[
+        datetime | None, doc("Then its stacks end, and no other can be created; null: there is no such time.")
+    ] = None
+    notice: Annotated[str, doc("How long before that players are told.", DURATION)] = ""
     names: Annotated[tuple[str, ...], doc("The names by which its containers find each other.")] = ()
     env: Annotated[Mapping[str, Variable], doc("The variables that a create may set, by name.")] = NOTHING
     source: Annotated[str, doc("Where its text is from.", {"enum": get_args(TemplateSource)})] = "file"

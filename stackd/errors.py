@@ -225,6 +225,17 @@ class TooLongALife(Conflict):
         )
 
 
+class TemplateClosed(Conflict):
+    """It is not the time for stacks of the template; ``when`` is the time, with its zone, at which it opens, or has closed."""
+
+    code = ErrorCode.TEMPLATE_CLOSED
+
+    def __init__(self, name: str, when: str, *, closed: bool) -> None:
+        word = "closed" if closed else "opens"
+        super().__init__(f"the template {name} {word} at {when}")
+        self.hours = f"This {word} at {when}."
+
+
 class IdempotencyKeyReused(StackdError):
     """The Idempotency-Key was used with another body before."""
 

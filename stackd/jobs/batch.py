@@ -189,7 +189,9 @@ async def extend_chunk(context: Context, job_id: str) -> bool:
     if not ids:
         return True
     context.fence.require()
-    await context.store.jobs.begin_items(job_id, ids, longest=context.longest_life)
+    await context.store.jobs.begin_items(
+        job_id, ids, longest=context.longest_life, closes=context.settings.templates.closes
+    )
     crash_point("batch.begun")
     await asyncio.sleep(EXTEND_PAUSE_SECONDS)
     return False
@@ -203,7 +205,9 @@ async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
     else:
         starting = filter(None, map(context.store.assigned.get, ids if job.action in STARTS else ()))
         starts = {stack.stack_id: await _start(context, job, stack) for stack in starting}
-        begun = await context.store.jobs.begin_items(job.job_id, ids, longest=context.longest_life, starts=starts)
+        begun = await context.store.jobs.begin_items(
+            job.job_id, ids, longest=context.longest_life, closes=context.settings.templates.closes, starts=starts
+        )
     crash_point("batch.begun")
     await _work_on(context, job, begun)
 

@@ -93,7 +93,8 @@ class CreateRequest:
     def stack(self, context: Context, stack_id: str, ports: tuple[PortMapping, ...] = ()) -> Stack:
         """The stack that is requested, with a new life and generated values."""
         config, now, template = context.config.stacks, context.wall_clock.now(), self.template
-        ttl = config.ttl if self.ttl is None else self.ttl
+        ends = now + round((config.ttl if self.ttl is None else self.ttl) * NANOSECONDS)
+        closes = template.hours.closes if template is not None else 0
         return Stack(
             stack_id=stack_id,
             namespace=config.namespace,
@@ -102,7 +103,7 @@ class CreateRequest:
             status=StackStatus.CREATING,
             created_at=now,
             updated_at=now,
-            ttl_expires_at=now + round(ttl * NANOSECONDS),
+            ttl_expires_at=min(ends, closes) if closes else ends,
             requested_cpu_milli=self.spec.requested_cpu_milli,
             requested_memory_bytes=self.spec.requested_memory_bytes,
             labels=MappingProxyType(dict(self.labels)),

@@ -76,7 +76,10 @@ def decide_template(pool: Pool, template: Template | None, now: int, seen: Seen 
     for row in pool.proofs():
         work.is_over(now, row.updated_at, PROVEN_SECONDS)
     if template is not None and template.shared and not pool.shared and not pool.making:
-        work.missing += 1
+        work.missing += template.hours.is_open(now)
+    if template is not None:
+        changes = (at - now for at in (template.hours.opens, template.hours.closes) if at > now)
+        work.again = min(work.again, *(left / NANOSECONDS for left in changes), math.inf)
     return work
 
 
@@ -87,6 +90,8 @@ def _of_pool(work: Work, pool: Pool, template: Template | None, now: int, seen: 
     """A stack of an outdated template counts as present until its delete is intended, so a pool is replaced bit by bit; one
     that is not ready counts for PROVEN_SECONDS, since it may soon be ready again."""
     digest, wanted = (template.digest, template.pool) if template is not None else (None, 0)
+    if template is not None and template.hours.is_over(now):
+        wanted = 0
     outdated, good = list[Stack](), list[Stack]()
     for row in pool.waits.values():
         if not row.accepted or row.deleting_since is not None:
@@ -116,7 +121,7 @@ def may_begin(fill: float, making: int) -> int:
 
 
 def _of_shared(work: Work, pool: Pool, template: Template | None, row: Stack, now: int, seen: Seen) -> None:
-    if not seen.missing and (template is None or not template.shared or not fits(row, template)):
+    if not seen.missing and (template is None or not _wants_shared(template, now) or not fits(row, template)):
         work.failing.append(row)
         return
     left = (row.ttl_expires_at - now - seen.longest_life // 2) / NANOSECONDS
@@ -136,6 +141,10 @@ def _of_shared(work: Work, pool: Pool, template: Template | None, row: Stack, no
         reason = row.status_reason
     if reason and seen.paused <= 0:
         work.restarts.append((row, reason))
+
+
+def _wants_shared(template: Template, now: int) -> bool:
+    return template.shared and template.hours.is_open(now)
 
 
 def fits(row: Stack, template: Template) -> bool:

@@ -46,7 +46,8 @@ class PoolFigures:
 
 @dataclass(slots=True, kw_only=True)
 class Pool:
-    """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` of the template in force.
+    """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` of the template in force,
+    and when it ``closes`` (nanoseconds; 0: never).
 
     ``waits`` are its rows, the latest to become ready behind the others; ``shared`` its shared stacks: one, and those that
     are being deleted. ``making`` counts creates under way, whose rows
@@ -65,6 +66,7 @@ class Pool:
     reason: str = ""
     not_before: float = 0.0
     digest: str = ""
+    closes: int = 0
 
     def failed(self, why: str, now: float, *, longest: float = LONGEST_PAUSE) -> None:
         """Record a failure; each one delays the next try longer."""

@@ -52,6 +52,10 @@ class Refill:
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store."""
+        if after is not None and after.template and not after.unassigned:
+            closes = self._context.settings.templates.closes.get(after.template, 0)
+            if 0 < closes < after.ttl_expires_at and after.deleting_since is None:  # its create began with another text
+                self.queue.add(after.template, delay=GATHER_SECONDS)
         row = before if before is not None and before.unassigned else after or before
         if row is not None and (row.unassigned or row.shared):
             self.queue.add(row.template or "", delay=GATHER_SECONDS)
@@ -89,6 +93,8 @@ class Refill:
             pool.reason = "the template is missing"
             log.warning("the template %s is missing; its pool and its shared stack stay as they are", name)
         pool.forget_failures(now, template.digest if template is not None else pool.digest)
+        if template is not None:
+            await self._close(pool, template)
         work = decide_template(pool, template, now, self._seen(pool, template, missing=missing))
         if work.failed:
             pool.crashed_at = now
@@ -118,6 +124,18 @@ class Refill:
             paused=pool.not_before - context.clock.monotonic(),
             missing=missing,
         )
+
+    async def _close(self, pool: Pool, template: Template) -> None:
+        """Have the template's stacks end when it closes, also those that are older than its `closes`, or that another owner
+        has extended."""
+        context, closes, before = self._context, template.hours.closes, pool.closes
+        pool.closes = closes
+        if closes:
+            rows = (row for row in context.store.assigned.ordered() if row.template == template.name and not row.shared)
+            ids = [row.stack_id for row in rows if row.ttl_expires_at > closes or row.ttl_expires_at == before < closes]
+            if ids:
+                await context.store.stacks.close(ids, closes=closes, before=before, longest=context.longest_life)
+                context.loop.wake(ids)
 
     # ---- what was decided
 

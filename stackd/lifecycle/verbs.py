@@ -243,7 +243,10 @@ async def extend(
     """
     context.fence.require()
     if claim is None or claim.stack_id is None:
-        extension = Extension(add=round(seconds * NANOSECONDS), longest=context.longest_life, by=by, times=times)
+        row = context.store.stacks.get(stack_id)
+        closes = context.settings.templates.closes.get(row.template or "", 0) if row is not None else 0
+        add = round(seconds * NANOSECONDS)
+        extension = Extension(add=add, longest=context.longest_life, closes=closes, by=by, times=times)
         writing = context.store.stacks.extend(stack_id, extension, claim=claim)
         stack = await context.tasks.run(f"extend {stack_id}", writing)
         crash_point("extend.extended")

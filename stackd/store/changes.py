@@ -49,7 +49,8 @@ _RESERVED = ("requested_cpu_milli", "requested_memory_bytes")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """Add ``add`` to the time to live, up to ``longest`` since the creation; both in nanoseconds.
+    """Add ``add`` to the time to live, up to ``longest`` since the creation, and not beyond the time at which its template
+    ``closes`` (0: never); all in nanoseconds.
 
     ``reason`` is the timeline's, here and for a ``Start``: ``BY_JOB``, or empty. ``times``: a player asks for it, who may do so
     that often.
@@ -58,6 +59,7 @@ class Extension:
     add: int
     longest: int
     by: Principal
+    closes: int = 0
     reason: str = ""
     times: int | None = None
 
@@ -221,15 +223,15 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
     if extension.times is not None and before.extensions >= extension.times:
         raise TooLongALife(f"{stack_id} was extended {before.extensions} times, as often as its template allows", "")
     ends = before.ttl_expires_at + extension.add
-    most = min(before.created_at, tx.now) + extension.longest - before.ttl_expires_at
+    latest = min(before.created_at, tx.now) + extension.longest
+    why = f"it may live {format_duration(extension.longest / 1e9)} in all (stacks.max_ttl)"
+    if 0 < extension.closes < latest:
+        latest, why = extension.closes, f"its template closes at {from_nanoseconds(extension.closes)}"
+    most = latest - before.ttl_expires_at
     if extension.add > most:
         possible = format_duration(most // 10**9) if most >= NANOSECONDS else ""
         rest = f"so at most {possible} more" if possible else "so it cannot be extended further"
-        raise TooLongALife(
-            f"{stack_id} cannot be extended that far: it may live {format_duration(extension.longest / 1e9)} in all"
-            f" (stacks.max_ttl), {rest}",
-            possible,
-        )
+        raise TooLongALife(f"{stack_id} cannot be extended that far: {why}, {rest}", possible)
     message = f"until {from_nanoseconds(ends)}"
     history.note(tx, stack_id, EventKind.EXTENDED, reason=extension.reason, message=message, by=extension.by)
     if claim is not None:
@@ -305,6 +307,21 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
     events = [one for one in seen.events if one.reason != reservations.PORT_REPLACED]
     history.add(tx, [(seen.stack_id, line) for line in (*events, *history.between(before, after, tx.now))])
     return rows.save_one(tx, after)
+
+
+def close(tx: Transaction, ids: Collection[str], *, closes: int, before: int, longest: int) -> list[Stack]:
+    """Have none of these stacks end later than its template ``closes``. Those that would have ended when it closed ``before``
+    (0: never) end when it closes now, but within ``longest`` of their creation. In nanoseconds. Returns the changed ones."""
+    changed = []
+    for stack in rows.find_all(tx, ids).values():
+        ends = min(stack.ttl_expires_at, closes)
+        if stack.ttl_expires_at == before < closes:
+            ends = min(closes, max(before, stack.created_at + longest))
+        if stack.deleting_since is None and ends != stack.ttl_expires_at:
+            changed.append(rows.touched(tx, stack, ttl_expires_at=ends))
+            message = f"its template closes; it ends at {from_nanoseconds(ends)}"
+            history.note(tx, stack.stack_id, EventKind.WARNING, reason="TemplateCloses", message=message)
+    return rows.save(tx, changed) if changed else []
 
 
 def keep(tx: Transaction, stack_id: str, until: int) -> Stack:

@@ -124,6 +124,7 @@ Starts = Mapping[str, Start | StackdError]
 """For each id that is to start, how it does, or why it cannot."""
 
 NO_STARTS: Starts = {}
+NEVER: Mapping[str, int] = {}
 
 
 def load(connection: sqlite3.Connection) -> list[Job]:
@@ -270,11 +271,17 @@ def _item(index: int, stack_id: str, state: str, error: str | None, code: str | 
 
 
 def begin_items(
-    tx: Transaction, job_id: str, ids: Sequence[str], *, longest: int = 0, starts: Starts = NO_STARTS
+    tx: Transaction,
+    job_id: str,
+    ids: Sequence[str],
+    *,
+    longest: int = 0,
+    closes: Mapping[str, int] = NEVER,
+    starts: Starts = NO_STARTS,
 ) -> list[Stack]:
     """Write what the job intends for the stacks of these ids, and return those that remain to be worked on. What it deletes is
-    only begun: that a stack is to be deleted is written when it is its turn. A job that extends needs the ``longest`` life in
-    nanoseconds, one that starts or restarts needs ``starts``.
+    only begun: that a stack is to be deleted is written when it is its turn. A job that extends needs the ``longest`` life and
+    when each template ``closes``, in nanoseconds, one that starts or restarts needs ``starts``.
 
     Ids without a stack, and those that the action cannot be applied to, get their outcome at once. Raises ``JobNotFound``.
     """
@@ -292,7 +299,7 @@ def begin_items(
         elif state == "started":  # since before a restart
             work.append(stack)
         else:
-            changed, result = _intend(tx, job, stack, longest, starts)
+            changed, result = _intend(tx, job, stack, longest, closes.get(stack.template or "", 0), starts)
             if changed is not None:
                 work.append(changed)
             if result is None:
@@ -308,7 +315,7 @@ def begin_items(
 
 
 def _intend(
-    tx: Transaction, job: Job, stack: Stack, longest: int, starts: Starts
+    tx: Transaction, job: Job, stack: Stack, longest: int, closes: int, starts: Starts
 ) -> tuple[Stack | None, ItemResult | None]:
     """Write the intent for one pending stack; returns it if there is work to do, and the outcome if it is known."""
     done = ItemResult(stack_id=stack.stack_id, outcome=Outcome.DONE)
@@ -318,7 +325,7 @@ def _intend(
         return None, done
     try:
         if job.action is JobAction.EXTEND:
-            extension = Extension(add=job.ttl, longest=longest, by=job.by, reason=BY_JOB)
+            extension = Extension(add=job.ttl, longest=longest, closes=closes, by=job.by, reason=BY_JOB)
             return changes.extend(tx, stack.stack_id, extension), None
         if job.action is JobAction.STOP:
             return changes.stop(tx, stack.stack_id, job.by, BY_JOB), None

@@ -66,6 +66,7 @@ class Stacks(View[Stack], Table):
     adopt = operation(adoption.adopt, grows=True)
     update = operation(adoption.update, grows=True)
     keep = operation(changes.keep)
+    close = operation(changes.close)
     serve = operation(changes.serve)
     pod_specs = operation(rows.pod_specs, writes=False)
     _observe = operation(changes.observe, relaxed=True)

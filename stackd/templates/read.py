@@ -31,6 +31,7 @@ from stackd.template_files import template_files, version_of
 from stackd.templates import readers, sharing
 from stackd.templates.markdown import elements
 from stackd.templates.template import (
+    ALWAYS,
     EXPECTED,
     MOST_VALUES,
     NO_TEMPLATES,
@@ -38,6 +39,7 @@ from stackd.templates.template import (
     SITE_EGRESS,
     Check,
     Egress,
+    Hours,
     Template,
     TemplateSet,
     digest_of,
@@ -58,7 +60,8 @@ COMPOSE: Final = (
 )
 REQUIRED: Final = ("target_port", "pod")
 FIELDS: Final = (
-    "title", "category", "description", "target_port", "route_prefix", "ttl", "extend", "labels", "pool", "prepull",
+    "title", "category", "description", "target_port", "route_prefix", "ttl", "opens", "closes", "notice", "extend", "labels",
+    "pool", "prepull",
     "shared", "check", "values", "show", "env", "names", "policy", "network", "pod",
 )  # fmt: skip
 TENANT_FIELDS: Final = frozenset(
@@ -69,6 +72,9 @@ TENANT_FIELDS: Final = frozenset(
         "target_port",
         "route_prefix",
         "ttl",
+        "opens",
+        "closes",
+        "notice",
         "extend",
         "labels",
         "pool",
@@ -183,6 +189,7 @@ class _Draft:
             description=description,
             about=elements(description),
             show=self._read(fields, "show", readers.shown_values(patterns), NO_NAMES),
+            hours=self._hours(fields),
             extend=self._read(fields, "extend", readers.extend(longest), None),
             names=names,
             env=self._env(fields.get("env"), spec, patterns),
@@ -211,6 +218,14 @@ class _Draft:
             hostnames=sharing.places(fields["target_port"], sharing.HOSTNAME),
             check=check,
         )
+
+    def _hours(self, fields: Mapping[str, Any]) -> Hours:
+        try:
+            return readers.hours(fields)
+        except ValueError as error:
+            name, _, text = str(error).partition(": ")
+            self.mistake(name, text)
+            return ALWAYS
 
     def _check(self, value: object, policy: Policy) -> Check | None:
         try:

@@ -11,20 +11,25 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
+from stackd.clock import DAY_SECONDS, NANOSECONDS
 from stackd.names import LONGEST_PREFIX, SUBDOMAIN_FORM, is_env_name, is_label, is_subdomain, require_unreserved
 from stackd.podspec.checks import by_path, keeps_running
 from stackd.podspec.reasons import below
 from stackd.podspec.sanitize import parse_labels
-from stackd.templates.template import Extensions
-from stackd.units import parse_duration
+from stackd.templates.template import NOTICE_SECONDS, Extensions, Hours
+from stackd.units import format_duration, parse_duration
 
 LARGEST_POOL: Final = 10_000
 LONGEST_TITLE: Final = 120
+LONGEST_NOTICE: Final = DAY_SECONDS
+EARLIEST_YEAR: Final = 2000  # what is before that is a slip of the pen
 LONGEST_CATEGORY: Final = 120
 LONGEST_DESCRIPTION: Final = 8 * 1024
 MOST_NAMES: Final = 32
@@ -100,10 +105,7 @@ def extend(longest: float) -> Callable[[object], Extensions]:
     def read(value: object) -> Extensions:
         if not isinstance(value, dict) or value.keys() != {"by", "times"}:
             raise ValueError("{by: 30m, times: 2} is expected: how much longer, and how often")
-        try:
-            seconds = parse_duration(value["by"]) if isinstance(value["by"], str) else 0.0
-        except (ValueError, OverflowError):
-            seconds = 0.0
+        seconds = _seconds(value["by"])
         if not 0 < seconds <= longest:
             raise ValueError(f'by: a duration such as "30m" is expected, at most {longest:g} s (stacks.max_ttl)')
         if type(value["times"]) is not int or not 1 <= value["times"] <= MOST_TIMES:
@@ -111,6 +113,43 @@ def extend(longest: float) -> Callable[[object], Extensions]:
         return Extensions(by=seconds, times=value["times"])
 
     return read
+
+
+def hours(fields: Mapping[str, Any]) -> Hours:
+    """``opens``, ``closes`` and ``notice``; all of them may be missing."""
+    times = {name: _moment(name, fields[name]) for name in ("opens", "closes") if name in fields}
+    opens, closes = times.get("opens", 0), times.get("closes", 0)
+    if opens and closes and opens >= closes:
+        raise ValueError("closes: a time after opens is expected")
+    if "notice" not in fields:
+        notice = NOTICE_SECONDS
+    elif not closes:
+        raise ValueError("notice: there is no closes of which it could tell")
+    else:
+        notice = _seconds(fields["notice"])
+        if not 0 <= notice <= LONGEST_NOTICE:
+            raise ValueError(f'notice: a duration such as "10m" is expected, at most {format_duration(LONGEST_NOTICE)}')
+    texts = str(fields.get("opens", "")), str(fields.get("closes", ""))
+    return Hours(opens=opens, closes=closes, notice=notice, texts=texts)
+
+
+def _seconds(value: object) -> float:
+    """A duration; -1 if it is none."""
+    try:
+        return parse_duration(value) if isinstance(value, str) else -1.0
+    except (ValueError, OverflowError):
+        return -1.0
+
+
+def _moment(name: str, value: object) -> int:
+    """A time with its zone, in nanoseconds."""
+    with suppress(ValueError, OverflowError):
+        at = datetime.fromisoformat(value if isinstance(value, str) else "")
+        if at.tzinfo is not None and at.year >= EARLIEST_YEAR:
+            return int(at.timestamp()) * NANOSECONDS
+    raise ValueError(
+        f"{name}: a time with its zone is expected, such as 2026-03-01T18:00:00+01:00 or 2026-03-01T17:00:00Z"
+    )
 
 
 def shown_values(patterns: Mapping[str, object]) -> Callable[[object], tuple[str, ...]]:

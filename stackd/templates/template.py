@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 
 from stackd.contract import TemplateSource, TemplateTrouble
+from stackd.errors import TemplateClosed
 from stackd.model import NO_LABELS, NO_VALUES, Offer, RoutedTarget, SanitizedSpec, StoredTemplate, TargetPort
 from stackd.names import is_env_name
 from stackd.podspec import Policy
@@ -58,6 +59,7 @@ class Egress:
 
 
 SITE_EGRESS: Final = Egress()
+NOTICE_SECONDS: Final = 600.0
 
 
 def parse_egress(value: Any) -> Egress:
@@ -84,6 +86,31 @@ class Extensions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hours:
+    """When stacks can be created: from ``opens`` until ``closes`` (nanoseconds; 0: at any time), which ends them. Players are
+    told so ``notice`` seconds before. ``texts`` are the two times as they were written, with their zones."""
+
+    opens: int = 0
+    closes: int = 0
+    notice: float = NOTICE_SECONDS
+    texts: tuple[str, str] = ("", "")
+
+    def is_over(self, now: int) -> bool:
+        """Whether it has closed."""
+        return bool(self.closes) and now >= self.closes
+
+    def is_open(self, now: int) -> bool:
+        """Whether stacks can be created."""
+        return now >= self.opens and not self.is_over(now)
+
+    def require_open(self, name: str, now: int) -> None:
+        """Raises TemplateClosed."""
+        if not self.is_open(now):
+            closed = self.is_over(now)
+            raise TemplateClosed(name, self.texts[closed], closed=closed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """A program that says whether a stack works, by its exit code: ``spec`` is its pod within ``policy``, without the
     variables that say where the stack is. ``every`` and ``timeout`` in seconds; a shared stack gets another pod after so
@@ -96,6 +123,9 @@ class Check:
     failures: int
     spec: SanitizedSpec
     policy: Policy
+
+
+ALWAYS: Final = Hours()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +156,7 @@ class Template:
     ``node_ports``, ``hostnames``
                          the node ports and the first parts of the names of the shared stack, by container port
     ``check``            how to find out whether one of its stacks works
+    ``hours``            when its stacks can be created, and when they end
     """
 
     name: str
@@ -157,6 +188,7 @@ class Template:
     node_ports: Mapping[int, int] = field(default_factory=dict)
     hostnames: Mapping[int, str] = field(default_factory=dict)
     check: Check | None = None
+    hours: Hours = ALWAYS
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -191,6 +223,8 @@ class TemplateSet(Mapping[str, Template]):
     def __init__(self, templates: Iterable[Template] = (), problems: Iterable[TemplateProblem] = ()) -> None:
         self.problems = tuple(problems)
         self._by_name = {one.name: one for one in sorted(templates, key=lambda one: one.name)}
+        self.closes = {one.name: one.hours.closes for one in self._by_name.values() if one.hours.closes}
+        """When each that closes does, in nanoseconds."""
         self._by_spec = {
             (one.spec.text, one.target_ports): one
             for one in reversed(self._by_name.values())

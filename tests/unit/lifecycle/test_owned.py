@@ -14,6 +14,7 @@ from stackd.lifecycle.pools import PROVEN_SECONDS, Pool
 from stackd.model import Desired, PortMapping, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
 from stackd.templates import Template
+from stackd.templates.template import Hours
 from tests.unit.lifecycle.situations import NAME, NOW, stack
 
 LIFE = 3600 * NANOSECONDS
@@ -69,6 +70,7 @@ LATE = replace(LOST, updated_at=NOW - round(PATIENCE_SECONDS * NANOSECONDS))
         (shared(), {"gone": True, "missing": True}, []),
         (ENDED, {"gone": True, "missing": True}, ["restart: Error"]),
         (shared(), {"of": template(shared=False)}, ["delete"]),
+        (shared(), {"of": template(hours=Hours(closes=NOW))}, ["delete"]),
         (shared(), {"of": template(node_ports={80: 31002})}, ["delete"]),
         # not after a failure, not while it is stopped, and not while it is being started
         (ENDED, {"paused": 4.0}, []),
@@ -89,6 +91,8 @@ def test_there_is_one() -> None:
     assert words(decide_template(Pool(), template(), NOW)) == ["make"]
     assert words(decide_template(Pool(making=1), template(), NOW)) == []
     assert words(decide_template(Pool(), template(shared=False), NOW)) == []
+    assert words(decide_template(Pool(), template(hours=Hours(opens=NOW + 1)), NOW)) == []
+    assert words(decide_template(Pool(), template(hours=Hours(opens=NOW, closes=NOW + 1)), NOW)) == ["make"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,8 @@ def test_there_is_one() -> None:
         (decided(LOST), PATIENCE_SECONDS),
         (decided(ENDED, paused=4.0), 4.0),
         (decide_template(Pool(), template(), NOW), math.inf),
+        (decide_template(Pool(), template(hours=Hours(opens=NOW + 3 * NANOSECONDS)), NOW), 3.0),
+        (decided(shared(), of=template(hours=Hours(closes=NOW + 3 * NANOSECONDS))), 3.0),
         (decide_template(Pool(shared={NAME: shared(updated_at=NOW)}, failures=1), None, NOW), PROVEN_SECONDS),
     ],
 )
