@@ -794,7 +794,7 @@ class Template(Body, frozen=True, kw_only=True):
     closes: Annotated[
         datetime | None, doc("Then its stacks end, and no other can be created; null: there is no such time.")
     ] = None
-    notice: Annotated[str, doc("How long before that players are told.", DURATION)] = ""
+    notice: Annotated[str | None, doc("How long before that players are told; null where it does not close.")] = None
     names: Annotated[tuple[str, ...], doc("The names by which its containers find each other.")] = ()
     env: Annotated[Mapping[str, Variable], doc("The variables that a create may set, by name.")] = NOTHING
     source: Annotated[str, doc("Where its text is from.", {"enum": get_args(TemplateSource)})] = "file"

@@ -202,7 +202,7 @@ def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
         extend=None if allowed is None else contract.Extensions(by=format_duration(allowed.by), times=allowed.times),
         opens=time_of(template.hours.opens) if template.hours.opens else None,
         closes=time_of(template.hours.closes) if template.hours.closes else None,
-        notice=format_duration(template.hours.notice) if template.hours.closes else "",
+        notice=format_duration(template.hours.notice) if template.hours.closes else None,
         names=template.names,
         env={name: contract.Variable(pattern=pattern) for name, pattern in template.env.items()},
         source=template.source,
