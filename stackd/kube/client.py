@@ -220,7 +220,7 @@ class Cluster:
         """The ValidatingAdmissionPolicy that guards what stackd writes, and its binding, as JSON; None where there is none."""
         name = labels.admission_policy_name(self.instance, self.namespace_name)
         kinds = (wire.POLICIES, wire.BINDINGS)
-        policy, binding = [await self.get_or_none(KubeRequest(verb="get", resource=one, name=name)) for one in kinds]
+        policy, binding = [await self.get_or_none(KubeRequest(verb="get", resource=kind, name=name)) for kind in kinds]
         return policy, binding
 
     async def list_nodes(self) -> list[NodeState]:

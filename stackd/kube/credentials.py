@@ -374,11 +374,11 @@ class Access:
         """Stop using ``session``, and close it once no request uses it: its idle connections may be dead, or of others."""
         if session is self._session:
             self._session = None
-        unused = [one for one, users in self._users.items() if not users and one is not self._session]
-        for one in unused:
-            del self._users[one]
-        for one in unused:
-            await one.close()
+        unused = [session for session, users in self._users.items() if not users and session is not self._session]
+        for session in unused:
+            del self._users[session]
+        for session in unused:
+            await session.close()
 
     async def close(self) -> None:
         """Close all connections. A reader that is still on one of them would wait forever."""
@@ -470,9 +470,11 @@ class Access:
         saved = None
         with suppress(OSError, ValueError):
             saved = read_token(Path(self.token_file).read_text(encoding="ascii")) if self.token_file else None
-        candidates = [one for one in (own, before, saved) if one and one.owner == own.owner and one.ends > time.time()]
-        others = [one for one in candidates if refused is None or one.text != refused.text]
-        self.use(max(others or candidates, key=lambda one: one.ends, default=own))
+        candidates = [
+            token for token in (own, before, saved) if token and token.owner == own.owner and token.ends > time.time()
+        ]
+        others = [token for token in candidates if refused is None or token.text != refused.text]
+        self.use(max(others or candidates, key=lambda token: token.ends, default=own))
 
 
 def watched_socket(address: AddrInfo) -> socket.socket:

@@ -144,8 +144,8 @@ class Leases:
         """Yields the Lease now and after each change, without end; None when there is none."""
         call = self._cluster.on("list", LEASES, params={"fieldSelector": f"metadata.name={self.name}"})
         async with aclosing(endless(self._cluster, call, read_lease, self.health)) as news:
-            async for one in news:
-                leases = one if isinstance(one, list) else [one[0]]
+            async for event in news:
+                leases = event if isinstance(event, list) else [event[0]]
                 mine = next((lease for lease in leases if lease.raw["metadata"]["name"] == self.name), None)
-                if isinstance(one, list) or mine is not None:
-                    yield None if isinstance(one, tuple) and one[1] else mine
+                if isinstance(event, list) or mine is not None:
+                    yield None if isinstance(event, tuple) and event[1] else mine

@@ -114,7 +114,9 @@ class Mirror:
         self.services: Mapping[str, ServiceState] = self._tables[ServiceState, "services"]
         self.nodes: Mapping[str, NodeState] = self._tables[NodeState, "nodes"]
         self.templates: Mapping[str, TemplateMap] = self._tables[TemplateMap, CONFIG_MAPS]
-        self.routes: Mapping[str, Mapping[str, RouteState]] = {one: self._tables[RouteState, one] for one in RESOURCES}
+        self.routes: Mapping[str, Mapping[str, RouteState]] = {
+            resource: self._tables[RouteState, resource] for resource in RESOURCES
+        }
         self.health_by_kind: Mapping[str, WatchHealth] = {
             kind: WatchHealth(kind, clock, contact.tried.set, self._restored) for kind in ("pods", "services", "nodes")
         }
@@ -249,10 +251,10 @@ class Mirror:
 
     def lose(self, error: StackdError) -> None:
         """Kubernetes does not answer: mark all watches as disconnected, even if their connections look open."""
-        for one in (*self.health_by_kind.values(), self.extra_health[CONFIG_MAPS]):
-            one.lost(error)
-        for one in (*self.health_by_kind.values(), *self.extra_health.values()):
-            one.reconnect()
+        for health in (*self.health_by_kind.values(), self.extra_health[CONFIG_MAPS]):
+            health.lost(error)
+        for health in (*self.health_by_kind.values(), *self.extra_health.values()):
+            health.reconnect()
 
     def list_again(self) -> None:
         """Begin to read all lists again, with new watches; the copy is not synced until they are read. Nothing before
@@ -291,15 +293,15 @@ class Mirror:
         nodes = KubeRequest(verb="list", resource="nodes")
         listing = nodes if kind == "nodes" else self._cluster.on("list", kind, params=wanted or self._cluster.ours())
         async with aclosing(endless(self._cluster, listing, _READERS[kind], health)) as news:
-            async for one in news:
-                if isinstance(one, list):
-                    self._replace(kind, [*one, *self._newer_than_list(kind, health)])
+            async for event in news:
+                if isinstance(event, list):
+                    self._replace(kind, [*event, *self._newer_than_list(kind, health)])
                     self._listed[kind].set()
-                    if all(self._listed[one].is_set() for one in self.health_by_kind):
+                    if all(self._listed[kind].is_set() for kind in self.health_by_kind):
                         self._synced.set()
                     self._tell(Relisted(kind=kind))
                 else:
-                    state, gone = one
+                    state, gone = event
                     if gone or not self._is_ours(state):
                         self.gone(state, own=False)
                     else:

@@ -212,8 +212,8 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         disruption=intern(disruption.get("reason", "")) if disruption.get("status") == "True" else "",
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
         containers=(
-            *(_container(one, init=True) for one in status.get("initContainerStatuses") or ()),
-            *(_container(one, init=False) for one in status.get("containerStatuses") or ()),
+            *(_container(container, init=True) for container in status.get("initContainerStatuses") or ()),
+            *(_container(container, init=False) for container in status.get("containerStatuses") or ()),
         ),
         generation=ours.generation,
         annotated=labels.GENERATION in ours.annotations,

@@ -70,7 +70,7 @@ def lets_through(
         peers = [peer for _, peers in _rules(policy, direction) for peer in peers or everything]
         blocks = [peer["ipBlock"] for peer in peers if peer.get("ipBlock")]
         if reached := [
-            text for text in networks if any(_is_partly_in(ip_network(text, strict=False), one) for one in blocks)
+            text for text in networks if any(_is_partly_in(ip_network(text, strict=False), block) for block in blocks)
         ]:
             yield policy["metadata"]["name"], reached
 
@@ -79,7 +79,7 @@ def _is_partly_in(network: Network, block: Mapping[str, Any]) -> bool:
     """Whether a part of the network is in the block, but in none of its exceptions."""
     allowed = ip_network(block["cidr"], strict=False)
     parts = [network] if _within(network, allowed) else [allowed] if _within(allowed, network) else []
-    for hole in (ip_network(one, strict=False) for one in block.get("except") or ()):
+    for hole in (ip_network(network, strict=False) for network in block.get("except") or ()):
         kept: list[Network] = []
         for part in parts:
             if _within(hole, part) and hole != part:
@@ -112,7 +112,9 @@ def _labels_of_all(instance: str) -> dict[str, str | None]:
 def _selects(selector: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:
     wanted = (selector.get("matchLabels") or {}).items()
     expressions = selector.get("matchExpressions") or ()
-    return all(ours.get(key) == value for key, value in wanted) and all(_is_true(one, ours) for one in expressions)
+    return all(ours.get(key) == value for key, value in wanted) and all(
+        _is_true(expression, ours) for expression in expressions
+    )
 
 
 def _is_true(expression: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:

@@ -79,8 +79,8 @@ def in_cluster(namespace: str, instance: str) -> tuple[Right, ...]:
         _right("nodes", "list watch", "where stacks run, and under which address"),
         _right(NAMESPACES, "get", why, CLUSTER_IDENTITY, namespace),
         *(
-            _right(one, "get", "the doctor says whether the admission policy is in force", guard)
-            for one in (POLICIES, BINDINGS)
+            _right(resource, "get", "the doctor says whether the admission policy is in force", guard)
+            for resource in (POLICIES, BINDINGS)
         ),
     )
 
@@ -104,7 +104,7 @@ def on_stacks(namespace: str, routes: Iterable[str] = ()) -> list[AccessReview]:
 def allows(rule: Mapping[str, Any], ask: AccessReview) -> bool:
     """Whether a ResourceRule of a rules review allows this on all objects; ``*`` matches anything."""
     wanted = {"verbs": ask.verb, "apiGroups": KINDS[ask.resource].group, "resources": ask.resource}
-    listed = all({one, "*"} & set(rule.get(key) or ()) for key, one in wanted.items())
+    listed = all({item, "*"} & set(rule.get(key) or ()) for key, item in wanted.items())
     return listed and not rule.get("resourceNames")
 
 

@@ -177,7 +177,11 @@ def _outcome(raw: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
     """What the Gateway says of the route as it is now; it may be served by several controllers, which all have a say."""
     (parent, *_), generation = spec.get("parentRefs") or (_NONE,), raw["metadata"].get("generation", 0)
     named = [
-        {one["type"]: one for one in entry.get("conditions") or () if one.get("observedGeneration", 0) >= generation}
+        {
+            condition["type"]: condition
+            for condition in entry.get("conditions") or ()
+            if condition.get("observedGeneration", 0) >= generation
+        }
         for entry in (raw.get("status") or _NONE).get("parents") or ()
         if all(entry["parentRef"].get(key) == parent.get(key) for key in ("namespace", "name", "sectionName"))
     ]

@@ -166,8 +166,8 @@ async def endless(
         retry_after, began, events, health.open_seconds = 0, contact.now(), health.events, 0.0
         try:
             async with aclosing(_once(cluster, listing, parse, health)) as news:
-                async for one in news:
-                    yield one
+                async for event in news:
+                    yield event
         except VersionExpired as exc:
             log.info("watch of %s: listing again: %s", kind, exc)
             health.version, health.expired = "", health.version or health.expired

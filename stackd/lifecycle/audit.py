@@ -117,7 +117,7 @@ class Audit:
             log.warning("the audit does not know the keys that were in force before: %s", error)
             return
         if before is not None and before != now:
-            new, gone = [one for one in now if one not in before], [one for one in before if one not in now]
+            new, gone = [key for key in now if key not in before], [key for key in before if key not in now]
             parts = [f"{what}: {', '.join(names)}" for what, names in (("new", new), ("gone", gone)) if names]
             self.note(AuditKind.KEYS, "; ".join(parts))
 

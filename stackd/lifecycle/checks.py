@@ -173,7 +173,7 @@ def has_ended(pod: PodState) -> PodState | None:
 
 
 def _exit_code(pod: PodState) -> int:
-    return next((one.exit_code for one in pod.containers if one.exit_code is not None), 0)
+    return next((container.exit_code for container in pod.containers if container.exit_code is not None), 0)
 
 
 async def _last_lines(context: Context, name: str) -> str:

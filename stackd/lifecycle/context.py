@@ -170,7 +170,9 @@ class Settings:
         if templates is not None:
             if config.templates.directory == before.templates.directory:  # else nobody has removed anything from it
                 gone = (
-                    one.name for one in self.templates.values() if one.source == "file" and one.name not in templates
+                    template.name
+                    for template in self.templates.values()
+                    if template.source == "file" and template.name not in templates
                 )
                 self.removed.update(gone)
             self.removed.difference_update(templates)

@@ -233,12 +233,12 @@ def _creations(objects: Objects, seen: Seen) -> Iterator[Change]:
     if (service := objects.service) is not None:
         verb, uid = (Verb.CREATE, None) if seen.service is None else (Verb.UPDATE, seen.service.uid)
         yield Change(verb=verb, resource=SERVICES, name=service.name, uid=uid, wanted=service)
-    for one in objects.named:
-        yield Change(verb=Verb.CREATE, resource=one.resource, name=one.name, wanted=one)
+    for route in objects.named:
+        yield Change(verb=Verb.CREATE, resource=route.resource, name=route.name, wanted=route)
 
 
 def _are_ready(named: Iterable[WantedRoute], seen: Seen) -> bool:
-    states = [seen.named.get((one.resource, one.name)) for one in named]
+    states = [seen.named.get((route.resource, route.name)) for route in named]
     return all(state is not None and state.ready for state in states)
 
 
@@ -254,7 +254,7 @@ def _deletion(stack: Stack, seen: Seen) -> Decision:
     something holds up (a finalizer, say) keeps neither the Service nor the node ports."""
     why = f"its delete was requested ({stack.delete_reason})"
     first = [*_pod_removals(stack, seen), *_name_removals(stack, seen)]
-    if fresh := [one for one in first if not one.retried]:
+    if fresh := [change for change in first if not change.retried]:
         return _apply(why, *fresh)
     service = SERVICES, stack.service_name
     if service not in seen.gone:
@@ -298,7 +298,7 @@ def _known_uid(stack_id: str, of_row: str | None, seen: PodState | ServiceState 
 
 def _ended(stack: Stack, objects: Objects, seen: Seen) -> Decision:
     """Its Service stays, because it carries the record, and holds no node port; its own pod is left to the cluster."""
-    removals = [_removal(one, seen) for one in seen.named.values() if one is not None]
+    removals = [_removal(route, seen) for route in seen.named.values() if route is not None]
     if stack.ports_held:  # also of kinds that are not watched now
         removals = list(_name_removals(stack, seen))
     if seen.pod is not None and stack.pod_uid not in (None, seen.pod.uid):
@@ -385,8 +385,8 @@ def _start(stack: Stack, objects: Objects, seen: Seen) -> Decision:
         change = replace(_removal(pod, seen), foreign=not ours)
         return _apply("an earlier pod has the name of its new one", change)
     if seen.crowded and seen.earlier:
-        return _apply("there is no quota for two of its pods", *(_removal(one, seen) for one in seen.earlier))
-    creations = (Change(verb=Verb.CREATE, resource=PODS, name=one.name, wanted=one) for one in objects.pods)
+        return _apply("there is no quota for two of its pods", *(_removal(pod, seen) for pod in seen.earlier))
+    creations = (Change(verb=Verb.CREATE, resource=PODS, name=pod.name, wanted=pod) for pod in objects.pods)
     return Decision(kind=Kind.APPLY, why="its new pod is not there yet", changes=tuple(creations))
 
 
@@ -414,7 +414,7 @@ def _replacement(stack: Stack, own: PodState | None, seen: Seen, now: int | None
     if lingers and seen.earlier:
         again = min(again, LINGER_NANOSECONDS - since, LONGEST_LINGER - age)
     removals = [
-        _removal(one, seen) for one in seen.earlier if crowded or not is_alive(one) or not (one is served or lingers)
+        _removal(pod, seen) for pod in seen.earlier if crowded or not is_alive(pod) or not (pod is served or lingers)
     ]
     if removals:
         return _apply("its new pod serves", *removals)
@@ -423,7 +423,7 @@ def _replacement(stack: Stack, own: PodState | None, seen: Seen, now: int | None
 
 def _served(stack: Stack, seen: Seen) -> PodState | None:
     """The earlier pod that the Service selects, unless it has ended or its node is gone."""
-    pod = next((one for one in seen.earlier if one.generation == stack.serving and is_alive(one)), None)
+    pod = next((pod for pod in seen.earlier if pod.generation == stack.serving and is_alive(pod)), None)
     return None if pod is not None and pod.node_name and pod.node_name not in seen.nodes else pod
 
 
@@ -472,10 +472,10 @@ def orphans(
     routes: Iterable[RouteState] = (),
 ) -> list[Orphan]:
     """The objects that belong to none of ``rows``."""
-    found = [Orphan(resource=SERVICES, seen=one) for one in services.values()]
-    found += [Orphan(resource=PODS, seen=one) for one in pods.values()]
-    found += [Orphan(resource=one.resource, seen=one) for one in routes]
-    return [one for one in found if one.stack_id not in rows]
+    found = [Orphan(resource=SERVICES, seen=service) for service in services.values()]
+    found += [Orphan(resource=PODS, seen=pod) for pod in pods.values()]
+    found += [Orphan(resource=route.resource, seen=route) for route in routes]
+    return [orphan for orphan in found if orphan.stack_id not in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -531,7 +531,7 @@ def of_orphans(found: Sequence[Orphan], around: Surroundings) -> ReconcilePlan:
     waiting = (orphan for orphan in found if orphan.stack_id not in around.busy)
     actions = [action for orphan in waiting if (action := _of_orphan(orphan, served, around)) is not None]
     unknown = [action for action in actions if action.decision.kind is Kind.ADOPT and action.orphan]
-    return ReconcilePlan(actions=tuple(one for one in actions if one not in unknown), unknown=tuple(unknown))
+    return ReconcilePlan(actions=tuple(action for action in actions if action not in unknown), unknown=tuple(unknown))
 
 
 def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> Action | None:

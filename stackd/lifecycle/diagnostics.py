@@ -160,7 +160,8 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
             away = error
     if stack_id in context.diagnostics.captures:
         await asyncio.wait([context.diagnostics.captures[stack_id]])
-    kept = [one for one in await context.store.timeline.kept_logs(stack_id) if container in ("", one.container)]
+    logs = await context.store.timeline.kept_logs(stack_id)
+    kept = [kept for kept in logs if container in ("", kept.container)]
     if kept:
         return "".join(kept[0].text.splitlines(keepends=True)[-tail:])
     if away is not None:

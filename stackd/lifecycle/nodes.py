@@ -41,7 +41,7 @@ def selected(config: Config, nodes: Iterable[NodeState]) -> list[NodeState]:
 
 def cordoned(config: Config, nodes: Collection[NodeState]) -> frozenset[str]:
     """The names of those that take no new stacks; none if no other node does."""
-    return frozenset(one.name for one in nodes if one.unschedulable) if eligible(config, nodes) else frozenset()
+    return frozenset(node.name for node in nodes if node.unschedulable) if eligible(config, nodes) else frozenset()
 
 
 def eligible(config: Config, nodes: Iterable[NodeState]) -> list[NodeState]:
@@ -60,7 +60,7 @@ def address(config: Config, node: NodeState, families: Sequence[str] = ()) -> st
         return stacks.public_ips[node.name]
     wanted = families if stacks.address_family == "auto" else (_FAMILIES[stacks.address_family],)
     for kind in stacks.address_types:
-        having = [text for one, text in node.addresses if one == kind]
+        having = [text for of, text in node.addresses if of == kind]
         for family in wanted or ("",):
             for text in having:
                 if family in ("", (of := _family(text))) or not of:
@@ -204,7 +204,7 @@ def most_storage(limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
         for name, item in _of_containers(limit_ranges)
         if EPHEMERAL_STORAGE in (item.get("max") or {})
     ]
-    return min(limits, key=lambda one: one.limit_bytes, default=Storage())
+    return min(limits, key=lambda storage: storage.limit_bytes, default=Storage())
 
 
 def default_storage(most: str, limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:

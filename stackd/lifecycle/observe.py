@@ -130,10 +130,10 @@ def _repaired(context: Context, stack: Stack, pod: PodState | None) -> tuple[str
 
 def _refused_by_gateway(context: Context, stack: Stack, named: Sequence[WantedRoute]) -> tuple[str, str]:
     """What keeps the stack from being reached at its names: the Gateway's reason and message; empty if nothing does."""
-    if stack.ports_held and len(stack.routed) > sum(one.resource != BACKENDS for one in named):
+    if stack.ports_held and len(stack.routed) > sum(route.resource != BACKENDS for route in named):
         return "RouteNotConfigured", "there is no listener for its name in the configuration any more ([routes])"
-    for one in named:
-        seen = context.mirror.routes[one.resource].get(one.name) if context.mirror.knows(one.resource) else None
+    for route in named:
+        seen = context.mirror.routes[route.resource].get(route.name) if context.mirror.knows(route.resource) else None
         if seen is not None and not seen.ready:
             gateway = context.config.routes.gateway
             return seen.reason or "RoutePending", seen.message or f"the Gateway {gateway} has not accepted it yet"

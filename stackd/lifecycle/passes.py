@@ -57,7 +57,7 @@ class Reconciler:
         context = self._context
         rows, mirror, held = context.store.stacks, context.mirror, frozenset(context.gate.brake.held)
         found = orphans(rows.ids(), mirror.pods, mirror.services, mirror.all_routes())
-        removed = await rows.removed_among({one.stack_id for one in found}) if found else frozenset()
+        removed = await rows.removed_among({orphan.stack_id for orphan in found}) if found else frozenset()
         if blocked := context.gate.why_no_pass():
             return ReconcilePlan(blocked=blocked, held=held)
         before = context.gate.ownership.predecessor
@@ -70,7 +70,7 @@ class Reconciler:
             incomplete=context.store.incomplete,
             succeeded_at=before.renewed_at if before is not None else None,
         )
-        plan = of_orphans([one for one in found if one.stack_id not in rows], around)
+        plan = of_orphans([orphan for orphan in found if orphan.stack_id not in rows], around)
         return replace(plan, actions=(*self._of_rows(), *plan.actions), held=held)
 
     def _of_rows(self) -> Iterator[Action]:
@@ -101,7 +101,9 @@ class Reconciler:
             plan = await self._pass()
         if plan.blocked:
             raise Held(_not_now(plan.blocked, len(confirmed)), BLOCKED_RETRY_SECONDS)
-        agreed = [one.orphan for one in plan.unknown if one.orphan is not None and one.orphan.seen.uid in listed]
+        agreed = [
+            action.orphan for action in plan.unknown if action.orphan is not None and action.orphan.seen.uid in listed
+        ]
         for orphan in agreed:
             log.warning("%s: removed, as the operator confirmed", orphan, extra={"stack_id": orphan.stack_id})
             context.loop.removable.add(orphan.seen.uid)
@@ -127,15 +129,14 @@ class Reconciler:
         if plan.blocked:
             log.debug("reconciliation is waiting: %s", plan.blocked)
             return plan
-        if context.store.incomplete and adopted and all(one.decision.kind is not Kind.ADOPT for one in plan.actions):
+        to_adopt = any(action.decision.kind is Kind.ADOPT for action in plan.actions)
+        if context.store.incomplete and adopted and not to_adopt:
             await context.store.end_adoption()
         before, self.unknown = _uids(self.unknown), plan.unknown
-        for one in plan.unknown:
-            if not _uids([one]) <= before:
-                extra = {"stack_id": one.stack_id}
-                log.warning(
-                    "%s belongs to no known stack and is left alone: %s", one.orphan, one.decision.why, extra=extra
-                )
+        for action in plan.unknown:
+            if not _uids([action]) <= before:
+                text, extra = "%s belongs to no known stack and is left alone: %s", {"stack_id": action.stack_id}
+                log.warning(text, action.orphan, action.decision.why, extra=extra)
         await self._apply(plan)
         self.passes += 1
         return replace(plan, held=frozenset(context.gate.brake.held))
@@ -162,9 +163,9 @@ class Reconciler:
 
     async def _apply(self, plan: ReconcilePlan) -> None:
         context = self._context
-        braked = [one for one in plan.actions if one.decision.brake and one.orphan is not None]
-        rowless = {one.stack_id: f"{one.decision.action}: {one.decision.why}" for one in braked}
-        still = rowless.keys() | {one.stack_id for one in plan.actions if one.decision.kind in MAY_BE_HELD}
+        braked = [action for action in plan.actions if action.decision.brake and action.orphan is not None]
+        rowless = {action.stack_id: f"{action.decision.action}: {action.decision.why}" for action in braked}
+        still = rowless.keys() | {action.stack_id for action in plan.actions if action.decision.kind in MAY_BE_HELD}
         context.gate.brake.forget(context.gate.brake.held.keys() - still)
         among = context.store.stacks.ids() | rowless.keys()
         held = context.gate.brake.hold_back(rowless, among, context.config.reconcile.max_delete_share)
@@ -179,7 +180,7 @@ class Reconciler:
 
 
 def _uids(actions: Iterable[Action]) -> set[str]:
-    return {one.orphan.seen.uid for one in actions if one.orphan is not None}
+    return {action.orphan.seen.uid for action in actions if action.orphan is not None}
 
 
 def _not_now(blocked: str, confirmed: int) -> str:

@@ -146,9 +146,11 @@ async def _remove_without_row(context: Context, stack_id: str) -> bool:
     """Delete what is left of a stack that the file has removed, as a create that took effect late; and what a pass or the
     operator wants removed."""
     mirror, removable = context.mirror, context.loop.removable
-    services = (one for one in mirror.services.values() if stack_id in (one.name, stack_of(one.resource, one.name)))
-    pods = (one for one in mirror.pods.values() if stack_of(PODS, one.name) == stack_id)
-    routes = (one for one in mirror.all_routes() if one.stack_id == stack_id)
+    services = (
+        seen for seen in mirror.services.values() if stack_id in (seen.name, stack_of(seen.resource, seen.name))
+    )
+    pods = (pod for pod in mirror.pods.values() if stack_of(PODS, pod.name) == stack_id)
+    routes = (route for route in mirror.all_routes() if route.stack_id == stack_id)
     found: tuple[PodState | ServiceState | RouteState, ...] = (*pods, *routes, *services)
     if not found or context.gate.why_no_pass():
         return False
@@ -156,13 +158,13 @@ async def _remove_without_row(context: Context, stack_id: str) -> bool:
     await context.gate.right_cluster()
     if stack_id in context.store.stacks:
         return True  # it was adopted meanwhile
-    for one in found:
-        if was_removed or one.uid in removable:
-            await context.cluster.delete(one.resource, one.name, one.uid)
-            mirror.gone(one)
+    for state in found:
+        if was_removed or state.uid in removable:
+            await context.cluster.delete(state.resource, state.name, state.uid)
+            mirror.gone(state)
             crash_point("orphan.removed")
-            removable.discard(one.uid)
-            stack_log(log, stack_id).info("%s removed, which no row knows", one.name)
+            removable.discard(state.uid)
+            stack_log(log, stack_id).info("%s removed, which no row knows", state.name)
     return False
 
 

@@ -70,7 +70,9 @@ class Refill:
         context, templates = self._context, self._context.settings.templates
         context.gate.admit()
         await context.gate.right_cluster()
-        await context.store.ports.fix(frozenset(port for one in templates.values() for port in one.node_ports.values()))
+        await context.store.ports.fix(
+            frozenset(port for template in templates.values() for port in template.node_ports.values())
+        )
         if context.settings.may_be_outdated(name):
             return
         again = await self._maintain(name, templates.get(name))
@@ -119,7 +121,7 @@ class Refill:
         results = (context.checks.of_stack.get(stack_id) for stack_id in pool.shared)
         return Seen(
             cordoned=cordoned(context.config, context.mirror.nodes.values()),
-            unhealthy=[one.stack_id for one in results if one is not None and one.failures >= most],
+            unhealthy=[result.stack_id for result in results if result is not None and result.failures >= most],
             longest_life=context.longest_life,
             paused=pool.not_before - context.clock.monotonic(),
             missing=missing,
@@ -171,7 +173,7 @@ class Refill:
             return math.inf
         if self._context.loop.creates_wait:  # clients wait for a slot
             return CROWDED_SECONDS
-        making = sum(one.making for one in self._context.pools.by_name.values())
+        making = sum(other.making for other in self._context.pools.by_name.values())
         others = making - pool.making
         fill = min(1.0, sum(map(is_ready, pool.waits.values())) / template.pool) if template.pool else 1.0
         most = min(work.missing, may_begin(fill, making))

@@ -104,7 +104,7 @@ async def refresh(context: Context, *, by: Principal | None = None) -> None:
             if not is_first:
                 context.audit.note(AuditKind.TEMPLATE, word, by=who)
     if seen is not None:
-        await _keep(context, templates, {one.name: one for one in kept})
+        await _keep(context, templates, {text.name: text for text in kept})
 
 
 async def read(
@@ -135,9 +135,9 @@ def _seen(context: Context) -> dict[str, StoredTemplate | str] | None:
     if context.gate.view_is_unverified or not context.mirror.knows(CONFIG_MAPS):
         return None
     there = sorted(
-        context.mirror.templates.values(), key=lambda one: not one.mistake
+        context.mirror.templates.values(), key=lambda found: not found.mistake
     )  # a ConfigMap of a wrong name gives way
-    return {one.template: _found(context, one) for one in there}
+    return {found.template: _found(context, found) for found in there}
 
 
 def _found(context: Context, there: TemplateMap) -> StoredTemplate | str:
@@ -188,7 +188,7 @@ def is_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> bool:
         return True
     if kept.source == "cluster" or not kept.tenant:
         return False
-    return kept.by.id == key.principal.id or kept.by.id not in {one.principal.id for one in config.auth.keys}
+    return kept.by.id == key.principal.id or kept.by.id not in {key.principal.id for key in config.auth.keys}
 
 
 def require_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> None:

@@ -100,7 +100,7 @@ async def end(context: Context, stack: Stack, decision: Decision) -> bool:
     snapshot, derived = derive(context, stack, None)
     seen = observation(stack, snapshot, derived)
     if decision.brake:
-        gone = [one.stack_id for one in context.store.stacks.ordered() if _is_missing(context, one)]
+        gone = [row.stack_id for row in context.store.stacks.ordered() if _is_missing(context, row)]
         if not _may_end(context, stack, f"end: {derived.message}", gone):
             seen = replace(seen, ended=False)
     return (await write(context, stack, seen)).ended

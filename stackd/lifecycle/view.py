@@ -64,8 +64,8 @@ def current_pod(context: Context, stack: Stack) -> PodState | None:
 def earlier_pods(context: Context, stack: Stack) -> tuple[PodState, ...]:
     """The other pods of a shared stack, the latest first."""
     pods = context.mirror.pods.values()
-    others = [one for one in pods if one.stack_id == stack.stack_id and one.name != stack.pod_name]
-    return tuple(sorted(others, key=lambda one: -one.generation))
+    others = [pod for pod in pods if pod.stack_id == stack.stack_id and pod.name != stack.pod_name]
+    return tuple(sorted(others, key=lambda pod: -pod.generation))
 
 
 def is_explained(context: Context, stack: Stack) -> bool:

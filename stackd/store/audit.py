@@ -38,8 +38,8 @@ FIND = (
 
 def keep(tx: Transaction, entries: Sequence[AuditEntry]) -> None:
     """Write the entries, and delete the oldest of their kinds."""
-    tx.many(INSERT, [ENTRIES.values(one) for one in entries])
-    for kind in {one.kind for one in entries}:
+    tx.many(INSERT, [ENTRIES.values(entry) for entry in entries])
+    for kind in {entry.kind for entry in entries}:
         tx.run(TRIM, {"kind": kind, "kept": KEPT_OF_A_KIND})
 
 

@@ -112,7 +112,7 @@ def accept(
     )
     rows.save_one(tx, stack)
     if not before.accepted:
-        at = min([tx.now, *(one.at for one in seen.events)])
+        at = min([tx.now, *(event.at for event in seen.events)])
         lines = [TimelineEvent(kind=EventKind.SCHEDULED, at=at, message=f"on {stack.node_id}", by=CLUSTER)]
         if not before.unassigned:
             why = claim.reason if claim is not None else ""
@@ -130,17 +130,18 @@ def observe(tx: Transaction, seen: Sequence[Observation]) -> list[Stack]:
     ``updated_at`` changes if status, reason, message, node, address or requests changed. Rows that are gone or being
     deleted are skipped. For an ended stack, only observations of the ended pod are written.
     """
-    stacks = rows.find_all(tx, (one.stack_id for one in seen))
+    stacks = rows.find_all(tx, (observation.stack_id for observation in seen))
     changed: dict[str, Stack] = {}
     lines: list[tuple[str, TimelineEvent]] = []
-    for one in seen:
-        before = stacks.get(one.stack_id)
-        if before is None or not differs(before, one):
+    for observation in seen:
+        before = stacks.get(observation.stack_id)
+        if before is None or not differs(before, observation):
             continue
-        after = _observed(tx, before, one)
-        lines += [(one.stack_id, line) for line in (*one.events, *history.between(before, after, tx.now))]
+        after = _observed(tx, before, observation)
+        events = (*observation.events, *history.between(before, after, tx.now))
+        lines += [(observation.stack_id, event) for event in events]
         if after != before:
-            stacks[one.stack_id] = changed[one.stack_id] = after
+            stacks[observation.stack_id] = changed[observation.stack_id] = after
     history.add(tx, lines)
     return rows.save(tx, list(changed.values())) if changed else []
 
@@ -182,7 +183,7 @@ def _observed(tx: Transaction, before: Stack, seen: Observation) -> Stack:
 def mark_expired(tx: Transaction, ids: Collection[str]) -> list[Stack]:
     """Write the intent to delete those of ``ids`` that have expired by their current rows."""
     stacks = rows.find_all(tx, ids).items()
-    expired = {name: one for name, one in stacks if one.ttl_expires_at <= tx.now and not (one.unassigned or one.shared)}
+    expired = {name: row for name, row in stacks if row.ttl_expires_at <= tx.now and not (row.unassigned or row.shared)}
     return rows.mark_all_deleting(tx, expired, DeleteReason.EXPIRED, STACKD)
 
 
@@ -289,7 +290,7 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
         pod_uid=None,
         desired=Desired.RUNNING,
         generation=before.generation + 1,
-        **({} if wanted.renewed is None else {one.name: getattr(wanted.renewed, one.name) for one in fields(Renewed)}),
+        **({} if wanted.renewed is None else {of.name: getattr(wanted.renewed, of.name) for of in fields(Renewed)}),
     )
     if after.pod_spec != before.pod_spec:
         tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (after.pod_spec, stack_id))
@@ -304,7 +305,7 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
         raise StackNotFound(seen.stack_id)
     after = replace(_observed(tx, before, seen), pod_uid=pod_uid, service_uid=service_uid)
     # The timeline has the line about a port since it was replaced.
-    events = [one for one in seen.events if one.reason != reservations.PORT_REPLACED]
+    events = [event for event in seen.events if event.reason != reservations.PORT_REPLACED]
     history.add(tx, [(seen.stack_id, line) for line in (*events, *history.between(before, after, tx.now))])
     return rows.save_one(tx, after)
 

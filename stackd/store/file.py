@@ -89,11 +89,11 @@ def follow_links(path: Path) -> Path:
 
     A new file in the place of the link would hide the real one (on a volume that is not mounted, for example).
     """
-    for one in (path, *path.parents):
-        if one.is_symlink() and not one.exists():
-            what = f"the state file {path} is" if one == path else f"{one}, above the state file {path.name}, is"
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            what = f"the state file {path} is" if place == path else f"{place}, above the state file {path.name}, is"
             raise StoreError(
-                f"{what} a link to {os.readlink(one)}, which is not there: mount what it is on, or remove the link"
+                f"{what} a link to {os.readlink(place)}, which is not there: mount what it is on, or remove the link"
             )
     return Path(os.path.realpath(path))
 

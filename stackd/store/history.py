@@ -103,9 +103,12 @@ def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]], *, essentia
     """
     if not lines or (tx.tight and not essential):
         return
-    rows = [(stack_id, one.at, one.kind, one.reason, one.message, str(one.by), one.count) for stack_id, one in lines]
+    rows = [
+        (stack_id, event.at, event.kind, event.reason, event.message, str(event.by), event.count)
+        for stack_id, event in lines
+    ]
     tx.run(INSERT_LINES, (json_text(rows),))
-    noisy = {stack_id for stack_id, one in lines if one.kind in _REPEATING}
+    noisy = {stack_id for stack_id, event in lines if event.kind in _REPEATING}
     if noisy:
         tx.run(TRIM_TIMELINES, (id_array(noisy), LINES_PER_STACK))
 
@@ -159,7 +162,7 @@ def kept_logs(tx: Transaction, stack_id: str) -> list[KeptLog]:
 def keep_diagnostics(tx: Transaction, stack_id: str, events: Sequence[TimelineEvent], logs: Sequence[KeptLog]) -> None:
     """Keep the cluster's events about a stack and its containers' last log lines. No effect if the stack is gone."""
     if tx.row("SELECT 1 FROM stacks WHERE stack_id = ?", (stack_id,)) is not None:
-        add(tx, [(stack_id, one) for one in events])
+        add(tx, [(stack_id, event) for event in events])
         _keep_logs(tx, stack_id, logs)
 
 

@@ -60,7 +60,7 @@ ITEMS_PER_KEY, JOB_COST = 100_000, 10
 
 
 def _outcome(stored: dict[str, Any]) -> JobOutcome:
-    reasons = (OutcomeReason(**one | {"stack_ids": tuple(one["stack_ids"])}) for one in stored.pop("reasons"))
+    reasons = (OutcomeReason(**reason | {"stack_ids": tuple(reason["stack_ids"])}) for reason in stored.pop("reasons"))
     return JobOutcome(**stored, reasons=tuple(reasons))
 
 
@@ -172,7 +172,7 @@ def create(
     if request.each:
         items, values = (
             "SELECT ?, key, key, 'pending', value FROM json_each(?)",
-            json_text([_wanted(one) for one in request.each]),
+            json_text([_wanted(item) for item in request.each]),
         )
     else:
         items, values = "SELECT ?, key, value, 'pending', NULL FROM json_each(?)", id_array(known)
@@ -186,7 +186,7 @@ def chosen(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[in
     """How many ids a job of this request would have now, and those of them that belong to clients' stacks. The ids of stacks
     that it is to create are their indexes in the request."""
     if request.action is JobAction.CREATE:
-        return len(request.each), [str(one.index) for one in request.each]
+        return len(request.each), [str(item.index) for item in request.each]
     if request.labels:
         all_ = {**request.labels, **request.among}
         # What is being created or deleted can only be deleted.
@@ -198,7 +198,7 @@ def chosen(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[in
 def _in_common(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[str | None, Mapping[str, str]]:
     """The template and the labels that all the stacks of a new job have."""
     if request.each:
-        found = [(request.template, one.labels.items()) for one in request.each]
+        found = [(request.template, item.labels.items()) for item in request.each]
     else:
         rows_ = tx.rows(f"SELECT template, labels FROM stacks WHERE stack_id IN {IDS}", (id_array(ids),))
         found = [(template, labels_from(labels).items()) for template, labels in rows_]
@@ -239,7 +239,7 @@ def begin_creates(tx: Transaction, job_id: str, limit: int) -> list[WantedStack]
     job = _find(tx, job_id)
     wanted = [_read_wanted(*row) for row in tx.rows(OPEN_CREATES, (job_id, limit))]
     begin = f"UPDATE job_items SET state = 'started' WHERE job_id = ? AND state = 'pending' AND stack_id IN {IDS}"
-    if tx.run(begin, (job_id, id_array(str(one.index) for one in wanted))):
+    if tx.run(begin, (job_id, id_array(str(item.index) for item in wanted))):
         _write_outcomes(tx, job, [])
     return wanted
 

@@ -68,7 +68,7 @@ class NodePorts:
 
     def set_aside(self, port: int) -> None:
         """Do not hand out ``port`` for a while, whoever holds it now."""
-        kept = {one: until for one, until in self._aside.items() if one in self.aside()}
+        kept = {port: until for port, until in self._aside.items() if port in self.aside()}
         self._aside = kept | {port: self._monotonic() + QUARANTINE_SECONDS}
         self.to_try = []
 

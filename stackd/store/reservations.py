@@ -221,7 +221,7 @@ def check_quotas(tx: Transaction, quotas: Iterable[LabelQuota], template: str | 
     for quota in quotas:
         name, value = next(iter(quota.labels.items()))
         holders = [
-            one for one in _living(tx, name, value, quota.labels, quota.others) if quota.template in (None, one[2])
+            row for row in _living(tx, name, value, quota.labels, quota.others) if quota.template in (None, row[2])
         ]
         if len(holders) < quota.most:
             continue

@@ -222,7 +222,7 @@ def remove(tx: Transaction, ids: Collection[str]) -> int:
         return 0
     drop_unanswered(tx, array)
     known = {stack_id: labels for stack_id, labels, _, accepted, unassigned in gone if accepted and not unassigned}
-    removed = [(one[0], tx.now, known.get(one[0], "{}")) for one in gone]
+    removed = [(row[0], tx.now, known.get(row[0], "{}")) for row in gone]
     tx.many("INSERT OR IGNORE INTO removed_stacks VALUES (?, ?, ?)", removed)
     if any(labels != "{}" for labels in known.values()):
         tx.run(history.INSERT_REMOVED_LABELS, (id_array(known),))

@@ -77,7 +77,7 @@ class Stacks(View[Stack], Table):
         Observations do not wait for the disk: those lost in a power failure are read from the cluster again.
         """
         if not self._pending():  # no operation is pending, so the view is what the file holds
-            seen = [one for one in seen if (row := self.get(one.stack_id)) and changes.differs(row, one)]
+            seen = [news for news in seen if (row := self.get(news.stack_id)) and changes.differs(row, news)]
         return await self._observe(seen) if seen else []
 
     def waits_in_pool(self, stack_id: str) -> bool:
@@ -285,5 +285,5 @@ class Store(Table):
         self.jobs.publish(tx.jobs)
         if tx.revoked is not None:
             self.links.publish(tx.revoked)
-        self.assigned.publish((name, None if one is None or one.unassigned else one) for name, one in tx.stacks)
+        self.assigned.publish((name, None if row is None or row.unassigned else row) for name, row in tx.stacks)
         self.stacks.publish(tx.stacks)

@@ -50,7 +50,7 @@ class Templates(Table):
 
     def __init__(self, templates: list[StoredTemplate], submit: Submit) -> None:
         super().__init__(submit)
-        self._by_name = {one.name: one for one in templates}
+        self._by_name = {template.name: template for template in templates}
 
     _save = operation(save, grows=True)
     _remove = operation(remove)

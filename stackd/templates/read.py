@@ -101,7 +101,7 @@ def read_templates(config: Config) -> TemplateSet:
         draft = _Draft(name=path.stem, config=config, base=base)
         template = draft.template(_text(path, draft))
         templates += [] if template is None else [template]
-        mistakes += [_in_file(path, one) for one in by_line(draft.mistakes)]
+        mistakes += [_in_file(path, mistake) for mistake in by_line(draft.mistakes)]
     if mistakes:
         raise ConfigError(mistakes)
     return TemplateSet(templates)

@@ -89,7 +89,7 @@ def check(value: Any, policy: Policy) -> Check:
     image, command = value.get("image"), value.get("command") or []
     if not isinstance(image, str) or not image:
         raise ValueError("image: the image of the program that checks is expected")
-    if not isinstance(command, list) or not all(isinstance(one, str) for one in command):
+    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         raise ValueError('command: a list of texts is expected, such as ["python3", "/solve.py"]')
     failures = value.get("failures", 3)
     if type(failures) is not int or not 1 <= failures <= MOST_FAILURES:

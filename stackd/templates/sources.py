@@ -49,7 +49,7 @@ class Reader:
 
     def forget_but(self, texts: Iterable[StoredTemplate]) -> None:
         """Forget all texts but these."""
-        keys = {(one.name, one.text, one.tenant, one.source) for one in texts}
+        keys = {(text.name, text.text, text.tenant, text.source) for text in texts}
         self._read = {key: found for key, found in self._read.items() if key in keys}
 
     def _parsed(self, stored: StoredTemplate) -> Template:
@@ -72,7 +72,7 @@ def in_force(
     seen (None), those that were kept.
     """
     how = reader.config.templates.from_cluster
-    last_good = {one.name: right for one in kept if (right := _with_rights(one, how)) is not None}
+    last_good = {text.name: right for text in kept if (right := _with_rights(text, how)) is not None}
     accepted: list[Template] = []
     problems = []
     for name in sorted({*last_good, *(last_good if seen is None else seen)}):
@@ -95,7 +95,9 @@ def in_force(
                 by = "" if isinstance(text, str) else f" (by {text.by.name})"
                 problems.append(_problem(name, kind, _WRONG[kind].format(name=name, by=by, why=why)))
             accepted += [] if template is None else [template]
-    reader.forget_but([*last_good.values(), *(one for one in (seen or NO_TEXTS).values() if not isinstance(one, str))])
+    reader.forget_but(
+        [*last_good.values(), *(text for text in (seen or NO_TEXTS).values() if not isinstance(text, str))]
+    )
     return TemplateSet([*files.values(), *accepted], problems)
 
 
@@ -108,9 +110,9 @@ def _with_rights(stored: StoredTemplate, how: str) -> StoredTemplate | None:
 
 def why_over_budget(stored: StoredTemplate, others: Iterable[StoredTemplate], limits: LimitsSection) -> str | None:
     """Why the tenant's template cannot be there beside the ``others``, of which those of its owner count."""
-    own = [one for one in others if one.tenant and one.by.id == stored.by.id and one.name != stored.name]
-    size = sum(len(one.text.encode()) for one in (*own, stored))
-    pool = sum(one.pool for one in (*own, stored))
+    own = [text for text in others if text.tenant and text.by.id == stored.by.id and text.name != stored.name]
+    size = sum(len(text.text.encode()) for text in (*own, stored))
+    pool = sum(text.pool for text in (*own, stored))
     if not stored.tenant:
         return None
     if len(own) >= limits.templates_per_key:
@@ -147,7 +149,7 @@ def _read(text: StoredTemplate | str, reader: Reader, accepted: list[Template]) 
         return None, str(error)
     assert template.stored is not None
     if text.source == "cluster":
-        others = [one.stored for one in accepted if one.stored is not None]
+        others = [text.stored for text in accepted if text.stored is not None]
         if why := why_over_budget(template.stored, others, reader.config.limits):
             return None, why
     return template, ""

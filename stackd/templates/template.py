@@ -68,10 +68,10 @@ def parse_egress(value: Any) -> Egress:
         return Egress(kind=value)
     if not isinstance(value, list) or not value or len(value) > MOST_NETWORKS:
         raise ValueError(f"{EXPECTED}, of at most {MOST_NETWORKS}")
-    if not all(isinstance(one, str) for one in value):
+    if not all(isinstance(item, str) for item in value):
         raise ValueError(EXPECTED)
     try:
-        listed = tuple(sorted({str(ip_network(one)) for one in value}))
+        listed = tuple(sorted({str(ip_network(item)) for item in value}))
     except ValueError as error:
         raise ValueError(f"{error}; {EXPECTED}") from None
     return Egress(kind=f"only-{hashlib.sha256(' '.join(listed).encode()).hexdigest()[:12]}", networks=listed)
@@ -222,13 +222,13 @@ class TemplateSet(Mapping[str, Template]):
 
     def __init__(self, templates: Iterable[Template] = (), problems: Iterable[TemplateProblem] = ()) -> None:
         self.problems = tuple(problems)
-        self._by_name = {one.name: one for one in sorted(templates, key=lambda one: one.name)}
-        self.closes = {one.name: one.hours.closes for one in self._by_name.values() if one.hours.closes}
+        self._by_name = {template.name: template for template in sorted(templates, key=lambda template: template.name)}
+        self.closes = {name: template.hours.closes for name, template in self._by_name.items() if template.hours.closes}
         """When each that closes does, in nanoseconds."""
         self._by_spec = {
-            (one.spec.text, one.target_ports): one
-            for one in reversed(self._by_name.values())
-            if one.pool and one.interchangeable
+            (template.spec.text, template.target_ports): template
+            for template in reversed(self._by_name.values())
+            if template.pool and template.interchangeable
         }
 
     def __getitem__(self, name: str) -> Template:
@@ -242,7 +242,7 @@ class TemplateSet(Mapping[str, Template]):
 
     def of_files(self) -> TemplateSet:
         """Those of files."""
-        return TemplateSet(one for one in self.values() if one.source == "file")
+        return TemplateSet(template for template in self.values() if template.source == "file")
 
     def pooled_as(self, spec: SanitizedSpec, target_ports: tuple[TargetPort, ...]) -> Template | None:
         """The template whose pool can serve a create with this pod spec; the first by name if there are several."""
@@ -281,7 +281,9 @@ def why_too_much(patterns: Mapping[str, str], containers: int = 1) -> str | None
         return f"they would be {size} bytes; {MOST_BYTES} at most in all"
     if size * containers > MOST_BYTES_OF_A_POD:
         return f"they would be {size} bytes in each of {containers} containers; {MOST_BYTES_OF_A_POD} at most in all of these"
-    parts = sum(len(_BRACKETS.findall(one)) + len(RANDOM.findall(_BRACKETS.sub(" ", one))) for one in patterns.values())
+    parts = sum(
+        len(_BRACKETS.findall(item)) + len(RANDOM.findall(_BRACKETS.sub(" ", item))) for item in patterns.values()
+    )
     return f"{parts} generated parts; {MOST_PARTS} at most in all" if parts > MOST_PARTS else None
 
 
