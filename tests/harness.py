@@ -28,6 +28,7 @@ from stackd.embedded import EmbeddedCluster, EmbeddedOptions, resources
 from stackd.embedded.faults import Counts, Faults
 from stackd.embedded.store import ObjectChange
 from stackd.keys import ApiKey, digest
+from stackd.kube import guards
 from stackd.lifecycle.loop import CREATES_AT_ONCE, Priority
 from stackd.lifecycle.templates import read_again
 from stackd.store.transaction import Counters
@@ -256,7 +257,7 @@ class Client:
             return "" if reply.status == 200 else "; ".join(reply.json.get("reasons", [reply.json["error"]]))
 
         reason = await until(why, lambda seen: words in seen)
-        assert await self.metric("stackd_ready") == 0
+        await self.until_metric("stackd_ready", 0)
         return reason
 
     async def finished_job(self, job_id: str) -> dict[str, Any]:
@@ -393,6 +394,15 @@ class Harness(Client):
         """Set the time limits of requests to the cluster: ``timeout``, ``attempt_timeout``."""
         cluster = self.daemon.context.cluster
         cluster.target = dataclasses.replace(cluster.target, **seconds)  # type: ignore[arg-type]
+
+    async def until_away(self) -> None:
+        """Return once the daemon knows that Kubernetes does not answer; it learns so sooner than by its own limits."""
+        cluster = self.daemon.context.cluster
+        target = cluster.target
+        self.give_kubernetes(attempt_timeout=0.5)
+        with mock.patch.multiple(guards, QUIET_SECONDS=0.0, FAILING_SECONDS=0.0):
+            await self.until_unready("has not answered")
+        cluster.target = target
 
     @contextmanager
     def stopping(self) -> Iterator[None]:

@@ -115,12 +115,15 @@ class Faults:
         self._running.set()
         self._turns_taken_until = 0.0
         self._refusal: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+        """Ends what waits because of a fault."""
         self.past: dict[str, tuple[Collection, int]] = {}
         """The lists at the last `remember`, with their revision."""
         self.unauthorized_tokens: set[str | None] = set()
 
     async def stop(self) -> None:
-        """Cancel the timer of a temporary `refuse`."""
+        """Cancel the timer of a temporary `refuse`, and end what waits."""
+        self._over.set()
         if self._refusal is not None:
             self._refusal.cancel()
             await asyncio.gather(self._refusal, return_exceptions=True)
@@ -136,6 +139,7 @@ class Faults:
     def clear(self) -> None:
         """End all faults, pauses, delayed starts, expired tokens and half-open watches."""
         self._active.clear()
+        self._end_waits()
         self.unauthorized_tokens.clear()
         self._turns_taken_until = 0.0
         self.resume()
@@ -145,8 +149,21 @@ class Faults:
     def end(self, action: str) -> None:
         """End the faults of this action; for `mute`, also end half-open watches."""
         self._active = [one for one in self._active if one.fault.action != action]
+        if action in ("hang", "latency"):
+            self._end_waits()
         if action == "mute":
             self._cluster.server.thaw_watches()
+
+    def _end_waits(self) -> None:
+        self._over.set()
+        self._over = asyncio.Event()
+
+    async def wait(self, seconds: float | None) -> None:
+        """Return after so many seconds, if any, or as soon as the fault is ended."""
+        over = self._over
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await over.wait()
 
     def seed(self, number: int) -> None:
         """Seed the random numbers, to make faults repeatable from now on."""

@@ -220,13 +220,13 @@ class ApiServer:
         """Apply the faults that come before the work; returns whether to cut the connection instead of the work."""
         for fault in faults:
             if fault.action == "latency":
-                await asyncio.sleep(fault.seconds)
+                await self._faults.wait(fault.seconds)
             elif fault.action == "turns":
                 await self._faults.turn(fault.seconds)
             elif fault.action == "status":
                 raise injected(fault.code, fault.seconds)
             elif fault.action == "hang":
-                await self._stopping.wait()
+                await self._faults.wait(None)
                 return True
             elif fault.action == "late":
                 asyncio.get_running_loop().call_later(fault.seconds, self._do_later, call)

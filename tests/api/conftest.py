@@ -30,6 +30,7 @@ async def vm(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Ma
     async with EmbeddedCluster(fast_cluster(**(kubernetes.kwargs if kubernetes else {}))) as cluster:
         machine = Machine(folder=tmp_path, cluster=cluster, options=stackd.kwargs if stackd else {})
         yield machine
+        cluster.faults.clear()  # a stop waits for what hangs
         await machine.stop()
 
 
@@ -43,5 +44,6 @@ async def vms(tmp_path: Path) -> AsyncIterator[Machines]:
     async with EmbeddedCluster(fast_cluster()) as cluster:
         machines = Machines(cluster=cluster, folder=tmp_path)
         yield machines
+        cluster.faults.clear()
         for machine in machines.each.values():
             await machine.stop()

@@ -211,7 +211,7 @@ async def test_the_file_has_what_was_answered_503_and_is_done_later(tmp_path: Pa
         await at.until_listed(2)
         await eventually(lambda: len(lines(file)) == 5)
         await at.faults.refuse()
-        await at.until_unready("Kubernetes")
+        await at.until_away()
         await at.refused(503, "", "/stacks", seed())
         await at.faults.listen()
         await at.until_ready()

@@ -137,7 +137,7 @@ async def test_an_extension_counts_as_done_once_the_cluster_has_it(at: Harness) 
 async def test_no_stack_expires_that_a_job_extends_while_kubernetes_is_away(at: Harness) -> None:
     ids = [(await at.create())["stack_id"] for _ in range(3)]
     at.faults.pause()
-    await at.until_unready("has not answered")
+    await at.until_away()
     job = await submit(at, "extend", ttl="30m", stack_ids=ids)
     for stack_id in ids:
         await until(partial(at.stack, stack_id), lambda seen: life(seen) == 7200 + 1800)
@@ -149,8 +149,9 @@ async def test_no_stack_expires_that_a_job_extends_while_kubernetes_is_away(at: 
         assert await noted_end(at, stack_id) == (await at.stack(stack_id))["ttl_expires_at"]
 
 
-@pytest.mark.parametrize("action", ["start", "stop", "restart", "delete"])
-@pytest.mark.parametrize("outage", ["silent", "refused", "failing"])
+@pytest.mark.parametrize(
+    ("action", "outage"), [("start", "silent"), ("stop", "refused"), ("restart", "failing"), ("delete", "silent")]
+)
 async def test_a_job_waits_for_kubernetes(at: Harness, action: str, outage: str) -> None:
     ids = [await at.running() for _ in range(20)]
     at.reload("batch_delete", concurrency=4)
@@ -165,7 +166,7 @@ async def test_a_job_waits_for_kubernetes(at: Harness, action: str, outage: str)
         await at.faults.refuse()
     else:
         at.faults.add_fault(action="status", code=503)
-    await at.until_unready("has not answered")
+    await at.until_away()
     assert not (await at.get(f"/stacks/batch/{job.json['job_id']}"))["failed"]
     at.faults.clear()
     if outage == "refused":
@@ -278,7 +279,7 @@ async def test_a_stop_in_the_middle_of_a_job_loses_and_fails_nothing(vm: Machine
     await in_the_middle(at, job)
     if cluster == "absent":
         at.faults.pause()
-        await at.until_unready("has not answered")
+        await at.until_away()
     await vm.stop()
     at.faults.clear()
     at.faults.resume()
@@ -286,7 +287,7 @@ async def test_a_stop_in_the_middle_of_a_job_loses_and_fails_nothing(vm: Machine
     await all_once(at, action, await finished(at, job))
 
 
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("action", ["delete", "restart", "create"])
 async def test_a_takeover_in_the_middle_of_a_job_loses_and_fails_nothing(vms: Machines, action: str) -> None:
     """Its owner has the job, and goes on with it when the stacks are its own again."""
     templates = folder_with(vms.folder, web_1=PLAIN)

@@ -106,7 +106,7 @@ async def test_what_cannot_be_created_says_why_and_the_rest_is_created(vm: Machi
 async def test_a_job_waits_for_kubernetes_and_fails_what_it_refuses(vm: Machine) -> None:
     at = await start(vm, web_1=PLAIN)
     at.faults.pause()
-    await at.until_unready("has not answered")
+    await at.until_away()
     reply = await submit(at, SIXTEEN)
     assert not (await at.get(f"/stacks/batch/{reply.json['job_id']}"))["failed"]
     at.faults.resume()
@@ -120,7 +120,7 @@ async def test_a_job_waits_for_kubernetes_and_fails_what_it_refuses(vm: Machine)
 async def test_a_template_that_is_gone_fails_what_is_left(vm: Machine) -> None:
     at = await start(vm, web_1=PLAIN, db=PLAIN)
     at.faults.pause()
-    await at.until_unready("has not answered")
+    await at.until_away()
     reply = await submit(at, SIXTEEN[:2])
     take_away(vm.folder, "web-1")
     await at.reload_templates()

@@ -193,7 +193,7 @@ async def old_list(at: Harness) -> AsyncIterator[None]:
     at.faults.add_fault(action="reply", code=410, body=EXPIRED, verb="watch", resource="pods", count=1)
     at.faults.add_fault(action="stale", verb="list", resource="pods", count=1)
     at.faults.drop_watches()
-    await at.until_metric("stackd_mirror_relists_total", relists + 1, kind="pods")
+    await at.until_at_least("stackd_mirror_relists_total", relists + 1, kind="pods")
 
 
 @pytest.mark.parametrize("seen_by", ["answers", "watch"])
@@ -233,6 +233,7 @@ async def test_a_silent_api_server_and_its_return_show(
     at: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
+    at.give_kubernetes(attempt_timeout=1.0)
     caplog.set_level(logging.INFO)
     at.faults.pause()
     await at.until_unready("Kubernetes has not answered for ")
@@ -313,7 +314,7 @@ async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, mon
     at = await vm.start()
     stack_id = (await at.create())["stack_id"]
     await at.faults.refuse()
-    await at.until_unready("Kubernetes")
+    await at.until_away()
     await at.refused(503, "", f"/stacks/{stack_id}", method="DELETE")
     await at.until_metric("stackd_kubernetes_answers", 0)
     await at.faults.listen()

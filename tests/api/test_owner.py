@@ -134,7 +134,7 @@ async def test_a_takeover_keeps_what_a_job_has_just_extended(vms: Machines) -> N
         await one.running()
     before = {stack["stack_id"]: stack["ttl_expires_at"] for stack in await one.stacks()}
     two = await standby(vms, lease="30s")
-    one.faults.add_fault(action="turns", verb="patch", resource="services", seconds=0.3)
+    one.faults.add_fault(action="turns", verb="patch", resource="services", seconds=0.15)
     await one.post("/stacks/batch", {"action": "extend", "ttl": "30m", "stack_ids": list(before)}, 202)
 
     def extended(stacks: list[dict[str, Any]]) -> bool:

@@ -139,6 +139,7 @@ async def test_restarts_that_wait_for_their_turn_keep_no_create_waiting(at: Harn
 async def test_what_is_being_deleted_cannot_be_started(at: Harness) -> None:
     stack_id = await at.running()
     await at.patch("pods", stack_id, {"metadata": {"finalizers": ["example.com/hold"]}})
+    at.give_kubernetes(timeout=0.5)
     assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 503
     for action in ("start", "restart", "stop"):
         await at.refused(409, "is being deleted", f"/stacks/{stack_id}/{action}")

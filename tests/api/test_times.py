@@ -374,7 +374,7 @@ async def test_creates_leave_room_to_expiries_that_are_late(at: Harness, monkeyp
     monkeypatch.setattr("stackd.workqueue.LATE_SECONDS", 0.2)
     at.give_kubernetes(timeout=60, attempt_timeout=60)
     at.faults.add_fault(action="hang", verb="delete", resource="pods")
-    await asyncio.gather(*(at.create(ttl="5s") for _ in range(SLOTS + 1)))
+    await asyncio.gather(*(at.create(ttl="2s") for _ in range(SLOTS + 1)))
     await eventually(lambda: at.daemon.context.loop.is_late)
     at.faults.add_fault(action="hang", verb="create", resource="pods")
     creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(2 * FEW_CREATES_AT_ONCE)]

@@ -452,12 +452,7 @@ SCENES = {
     "share no more": Scene(act=share_no_more, deaths=("pool.delete_marked:1",) * 2, shared=True),
     "check": Scene(
         act=check,
-        deaths=(
-            "template_pod.created:1",
-            "template_pod.removed:1",
-            "template_pod.created:2",
-            *twice("template_pod.removed"),
-        ),
+        deaths=("template_pod.created:1", "template_pod.removed:1", "template_pod.removed:2"),
         shared=True,
     ),
     "write a template": Scene(
