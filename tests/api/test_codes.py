@@ -7,28 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stackd import errors
 from stackd.codes import ErrorCode, of_status
-from tests.document import DESCRIBED
 from tests.harness import Harness, harness, seed
 from tests.templates import WEB, folder_with
 
 ROOT = Path(__file__).parents[2]
-OLDER: dict[type[errors.StackdError], str] = {
-    errors.NoNodePort: "no_node_port",
-    errors.NoRoom: "no_room",
-    errors.QuotaExceeded: "quota_exceeded",
-    errors.LabelLimitReached: "label_limit_reached",
-    errors.InvalidPodSpec: "invalid_pod_spec",
-    errors.LimitRangeViolation: "limit_range_violation",
-    errors.Conflict: "conflict",
-    errors.ClusterUnavailable: "cluster_unavailable",
-}
-"""The outcomes of creates that the metrics had before there were codes."""
-
-
-def test_an_error_has_the_code_that_the_metrics_have() -> None:
-    assert {kind: kind.code for kind in OLDER} == OLDER
 
 
 def test_each_code_is_the_code_of_an_error_and_of_its_status() -> None:
@@ -39,20 +22,6 @@ def test_each_code_is_the_code_of_an_error_and_of_its_status() -> None:
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", code)
         assert 400 <= code.status < 600
         assert of_status(code.status).status == code.status
-
-
-def test_the_document_lists_the_codes_and_says_that_there_may_be_more() -> None:
-    schema = DESCRIBED["components"]["schemas"]["ErrorCode"]
-    assert schema["enum"] == list(ErrorCode)
-    assert "Later versions may have more values" in schema["description"]
-    for name in ("Error", "JobError"):
-        fields = DESCRIBED["components"]["schemas"][name]
-        assert (list(fields["properties"])[:3].count("code"), "code" in fields["required"]) == (1, True)
-
-
-def test_the_document_promises_no_more_statuses_because_1_x_keeps_them() -> None:
-    for name in ("StackStatus", "JobStatus"):
-        assert "Later versions" not in DESCRIBED["components"]["schemas"][name]["description"]
 
 
 def test_the_page_of_the_errors_has_each_code_with_its_status() -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from pathlib import Path
 
 import pytest
 
 from stackd.web.bodies import RENDER_AT_ONCE
-from stackd.web.pages import guides, rendered
 from tests.harness import Harness, seed
 
-ROOT = Path(__file__).parents[2]
 PAGES = (
     "/docs/integrate", "/dashboard", "/docs", "/static/dashboard/main.js", "/static/shared/base.css", "/favicon.ico",
     "/static/play/box.js", "/static/play/de.json",
@@ -90,34 +86,3 @@ async def test_bookmarks_lead_to_the_pages_without_a_key(at: Harness) -> None:
         followed = await at.call("GET", path, key=None)
         assert followed.headers["Content-Type"] == "text/html; charset=utf-8"
         assert followed.text == (await at.call("GET", page, key=None)).text
-
-
-async def test_every_page_of_the_docs_is_a_guide_and_in_the_menu_of_the_others(at: Harness) -> None:
-    names = {page.stem for page in (ROOT / "docs").glob("*.md")}
-    assert guides() == names
-    for page in ("/docs", "/docs/security"):
-        text = (await at.call("GET", page, key=None)).text
-        assert {*re.findall(r'<a href="/docs/([\w-]+)"', text.partition('id="contents"')[0])} >= names, page
-
-
-async def test_links_and_pictures_of_a_guide_lead_to_what_stackd_serves(at: Harness) -> None:
-    for name in sorted(guides()):
-        text = (await at.call("GET", f"/docs/{name}", key=None)).text
-        for path, anchor in re.findall(r'(?:href|src)="(/(?:docs|static)[^"#]*)(?:#([^"]*))?"', text):
-            async with at.session.get(at.url + path) as answer:
-                assert (answer.status, answer.content_type == "image/png") == (200, path.endswith(".png")), (name, path)
-                assert not anchor or f'id="{anchor}"' in await answer.text(), (name, path, anchor)
-
-
-async def test_guides_are_pages_whose_text_is_in_the_package(at: Harness) -> None:
-    for name in guides():
-        page = await at.call("GET", f"/docs/{name}", key=None)
-        assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-        assert page.text.count("<h1>") + page.text.count("<h1 ") == 1
-        assert "{{" not in page.text
-        text = await at.call("GET", f"/static/guide/{name}.md", key=None)
-        assert (text.status, text.headers["Content-Type"]) == (200, "text/markdown; charset=utf-8")
-        assert text.text == (ROOT / "docs" / f"{name}.md").read_text()
-    for path in ("/docs/none", "/docs/integrate.md", "/docs/..%2fintegrate"):
-        assert (await at.call("GET", path, key=None)).status in (401, 404), path
-    assert rendered.cache_info().misses == len(guides()), "each is rendered once"
