@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import tempfile
+import textwrap
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -278,14 +279,15 @@ def _outcomes(one: Operation) -> list[str]:
 
 
 def _text(described: Mapping[str, Any]) -> list[str]:
-    """The summary and the description, with an empty line before its list."""
+    """The summary and the description; an empty line before a list."""
     summary = described["summary"]
-    text = f"{summary if summary.endswith('?') else f'{summary}.'} {described['description'].strip()}".strip()
-    lines: list[str] = []
-    for line in text.splitlines():
-        lines += [""] if line.startswith("- ") and lines[-1] and not lines[-1].startswith(("- ", "  ")) else []
-        lines.append(line)
-    return lines
+    text = f"{summary if summary.endswith('?') else f'{summary}.'} {described['description'].strip()}"
+    prose, *items = re.split(r"\n+(?=- )", text.strip())
+    return [
+        *textwrap.wrap(" ".join(prose.split()), WIDTH + 8, break_on_hyphens=False),
+        *([""] if items else []),
+        *items,
+    ]
 
 
 def _parameter(one: Mapping[str, Any]) -> str:
