@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from stackd.cli import stackd
-from stackd.codes import ErrorCode
+from stackd.codes import ORGANISERS, ErrorCode
 from stackd.config.sections import SECTIONS
 from stackd.config.settings import settings
 from stackd.version import VERSION
@@ -47,7 +47,7 @@ ENVIRONMENT = {
 ERRORS = """\
 # Errors
 
-Every error is `{"error": "<sentence>", "code": "<code>"}`. `error` is for people and may be reworded. `code` is for programs: its
+Every error is `{{"error": "<sentence>", "code": "<code>"}}`. `error` is for people and may be reworded. `code` is for programs: its
 meaning never changes, but a later version may have more codes. Treat an unknown one by the status of the answer. Each failure in
 a batch job's `errors` has a `code`, too.
 
@@ -60,10 +60,9 @@ a batch job's `errors` has a `code`, too.
 
 ## What players may read
 
-Show a player `player_message`, and nothing else of an error: `error` and `detail` name configuration keys, ids and machines. An
-error has it if waiting helps, or something that the player does. Without it, the platform or its operator has to act: log
-`error`, and show a sentence of your own, such as "Something is wrong with this challenge. Tell the organisers." An exception of
-`stackd.client` has a sentence in any case, also for an answer that did not come.
+Show a player `player_message`, and nothing else of an error: `error` and `detail` name configuration keys, ids and machines.
+Every error has it, and so has every exception of `stackd.client`, also for an answer that did not come. Where the table has none,
+nothing that a player does helps, and it is "{organisers}" Log `error` then: the platform or its operator has to act.
 
 ## All codes
 
@@ -77,11 +76,11 @@ def errors_page() -> str:
     rows = ["| code | status | meaning | repeat? | `player_message` |", "|---|---|---|---|---|"]
     for code in ErrorCode:
         shown = {"{extensible}": "This instance can be extended by … at most.", "{retry_after}": "…"}
-        players = code.players
+        players = "" if code.players == ORGANISERS else code.players
         for hole, text in shown.items():
             players = players.replace(hole, text)
         rows.append(f"| `{code}` | {code.status} | {code.about} | {code.repeat} | {players} |")
-    return ERRORS + "\n".join(rows) + "\n"
+    return ERRORS.format(organisers=ORGANISERS) + "\n".join(rows) + "\n"
 
 
 def page() -> str:

@@ -13,24 +13,28 @@ NO: Final = "no"
 FIX: Final = "no, change the request"
 WAIT: Final = "after `Retry-After`"
 
+ORGANISERS: Final = "This does not work as it is set up. Please tell the organisers."
 ROOM: Final = "There is no room for another instance right now. Try again in a few minutes, or ask the organisers."
 LATER: Final = "This is not possible right now. Try again in a few minutes, or ask the organisers."
 ENDED: Final = "Your instance has ended. Start a new one."
 NEW_LINK: Final = "This link does not work any more. Ask for a new one."
 MOMENT: Final = "Your instance is busy. Try again in a moment."
+NEW_ONE: Final = "Your instance cannot do this any more. Stop it and start a new one."
+SHARED: Final = "Everybody shares this instance. It is kept running, and nobody has to start it."
+RELOAD: Final = "Your session has expired. Reload the page."
+NOTHING_THERE: Final = "This is not there, or no longer. Reload the page, or ask the organisers."
+BUSY: Final = "Too much is asked for right now. Try again in {retry_after} s."
 
 
 class ErrorCode(enum.StrEnum):
-    """The code of an error. ``players`` is empty if neither waiting nor anything that a player does can help; ``{…}`` in it
-    is an attribute of the exception.
-    """
+    """The code of an error. ``players`` is what a player may read; ``{…}`` in it is an attribute of the exception."""
 
     status: int
     about: str
     repeat: str
     players: str
 
-    def __new__(cls, code: str, status: int, about: str, repeat: str, players: str = "") -> ErrorCode:
+    def __new__(cls, code: str, status: int, about: str, repeat: str, players: str = ORGANISERS) -> ErrorCode:
         """A text with the columns of the table."""
         member = str.__new__(cls, code)
         member._value_ = code
@@ -45,9 +49,15 @@ class ErrorCode(enum.StrEnum):
     LIMIT_RANGE_VIOLATION = "limit_range_violation", 400, "The namespace's LimitRange refuses the pod.", FIX
     LABELS_REQUIRED = "labels_required", 400, "A label of `limits.required_labels` is missing.", FIX
     TEMPLATE_NOT_FOUND = "template_not_found", 400, "The key may use no template of this name.", FIX
-    SIGN_IN_FAILED = "sign_in_failed", 400, "The issuer of `auth.oidc` refuses, or the sign-in was begun elsewhere.", NO
+    SIGN_IN_FAILED = (
+        *("sign_in_failed", 400, "The issuer of `auth.oidc` refuses, or the sign-in was begun elsewhere."),
+        *(NO, "You could not be signed in. Try again, or tell the organisers."),
+    )
     INVALID_ENV = "invalid_env", 400, "The template has no such variable, or the value does not match its pattern.", FIX
-    UNAUTHENTICATED = "unauthenticated", 401, "The API key is missing or wrong.", NO
+    UNAUTHENTICATED = (
+        *("unauthenticated", 401, "The API key is missing or wrong."),
+        *(NO, "You are not let in. If you have a link, open it again; else tell the organisers."),
+    )
     LINK_INVALID = "link_invalid", 401, "The link of a player is not complete, or not one of this stackd.", NO, NEW_LINK
     LINK_EXPIRED = "link_expired", 401, "The link of a player has expired.", NO, NEW_LINK
     LINK_REVOKED = "link_revoked", 401, "The link of a player was revoked.", NO, NEW_LINK
@@ -57,18 +67,39 @@ class ErrorCode(enum.StrEnum):
     )
     PERMISSION_DENIED = "permission_denied", 403, "The scope of the API key does not cover the request.", NO
     TEMPLATES_ONLY = "templates_only", 403, "The key may name a template, but send no pod spec.", FIX
-    SHARED_STACK = "shared_stack", 403, "stackd keeps the stack for everybody: only an admin's key may change it.", NO
-    CROSS_SITE = "cross_site", 403, "Of `/play`: another site's page sent this, or it lacks the header `X-Play`.", NO
-    WORK_WRONG = "work_wrong", 403, "Of `/play`: the proof of work is wrong, late or used.", "with a new challenge"
+    SHARED_STACK = (
+        *("shared_stack", 403, "stackd keeps the stack for everybody: only an admin's key may change it."),
+        *(NO, SHARED),
+    )
+    CROSS_SITE = (
+        *("cross_site", 403, "Of `/play`: another site's page sent this, or it lacks the header `X-Play`."),
+        *(NO, RELOAD),
+    )
+    WORK_WRONG = (
+        *("work_wrong", 403, "Of `/play`: the proof of work is wrong, late or used."),
+        *("with a new challenge", "Your browser could not solve the puzzle that keeps robots away. Reload the page."),
+    )
     STACK_NOT_FOUND = "stack_not_found", 404, "There is no such stack; it may have expired.", NO, ENDED
-    JOB_NOT_FOUND = "job_not_found", 404, "There is no such job, or no longer (`batch_delete.keep_jobs`).", NO
-    NO_SUCH_TEMPLATE = "no_such_template", 404, "There is no such template, or the key may not use it.", NO
-    LINK_NOT_FOUND = "link_not_found", 404, "There is no such link, or it has expired.", NO
-    LOG_NOT_FOUND = "log_not_found", 404, "The pod is gone, and stackd kept no log of it.", NO
-    NOT_FOUND = "not_found", 404, "There is no such route, page or file.", NO
-    METHOD_NOT_ALLOWED = "method_not_allowed", 405, "The path has no such method; `Allow` lists those that it has.", NO
-    REQUEST_TIMEOUT = "request_timeout", 408, "The request did not arrive within `limits.slow_client_timeout`.", "yes"
-    CONFLICT = "conflict", 409, "The state of the stack or of the cluster does not allow it.", NO
+    JOB_NOT_FOUND = (
+        *("job_not_found", 404, "There is no such job, or no longer (`batch_delete.keep_jobs`)."),
+        *(NO, NOTHING_THERE),
+    )
+    NO_SUCH_TEMPLATE = (
+        *("no_such_template", 404, "There is no such template, or the key may not use it."),
+        *(NO, NOTHING_THERE),
+    )
+    LINK_NOT_FOUND = "link_not_found", 404, "There is no such link, or it has expired.", NO, NOTHING_THERE
+    LOG_NOT_FOUND = "log_not_found", 404, "The pod is gone, and stackd kept no log of it.", NO, NOTHING_THERE
+    NOT_FOUND = "not_found", 404, "There is no such route, page or file.", NO, NOTHING_THERE
+    METHOD_NOT_ALLOWED = (
+        *("method_not_allowed", 405, "The path has no such method; `Allow` lists those that it has."),
+        *(NO, NOTHING_THERE),
+    )
+    REQUEST_TIMEOUT = (
+        *("request_timeout", 408, "The request did not arrive within `limits.slow_client_timeout`."),
+        *("yes", "Your request took too long. Try again."),
+    )
+    CONFLICT = "conflict", 409, "The state of the stack or of the cluster does not allow it.", NO, MOMENT
     LABEL_LIMIT_REACHED = (
         *("label_limit_reached", 409, "`limits.stacks_per_label` is reached; `stack_id` is an existing stack."),
         *("after a delete", "You have as many instances as you may have. Stop one before you start another."),
@@ -78,23 +109,29 @@ class ErrorCode(enum.StrEnum):
         *("template_limit_reached", 409, "The key has as many templates as it may have, or as large ones or pools."),
         "after a delete",
     )
-    NO_TEMPLATE = "no_template", 409, "The stack was not created from a template, so it cannot be renewed.", NO
-    TEMPLATE_GONE = "template_gone", 409, "There is no such template any more.", NO
+    NO_TEMPLATE = "no_template", 409, "The stack was not created from a template, so it cannot be renewed.", NO, NEW_ONE
+    TEMPLATE_GONE = "template_gone", 409, "There is no such template any more.", NO, NEW_ONE
     TEMPLATE_CLOSED = (
         *("template_closed", 409, "The template's `opens` is not reached, or its `closes` is; `error` has the time."),
         *("once it is open", "{hours}"),
     )
-    TEMPLATE_PORTS_CHANGED = "template_ports_changed", 409, "The template has other ports by now than the stack.", NO
+    TEMPLATE_PORTS_CHANGED = (
+        *("template_ports_changed", 409, "The template has other ports by now than the stack."),
+        *(NO, "The challenge has changed. Stop your instance and start a new one."),
+    )
     TOO_LONG_A_LIFE = "too_long_a_life", 409, "The stack would live longer than `stacks.max_ttl`.", FIX, "{extensible}"
     STACK_CREATING = "stack_creating", 409, "The stack is still being created.", "after its create", MOMENT
     STACK_DELETING = "stack_deleting", 409, "The stack is being deleted.", NO, ENDED
     STACK_EXPIRED = "stack_expired", 409, "The stack has reached its `ttl_expires_at`.", NO, ENDED
     STACK_ENDED = "stack_ended", 409, "The stack's pod has ended, so it cannot be extended or stopped.", NO, ENDED
     PORT_TAKEN = "port_taken", 409, "Another stack has the ended stack's node port by now.", NO, ENDED
-    SHARED_TEMPLATE = "shared_template", 409, "All share the template's one stack: there is nothing to create.", NO
+    SHARED_TEMPLATE = (
+        *("shared_template", 409, "All share the template's one stack: there is nothing to create."),
+        *(NO, SHARED),
+    )
     NO_CHECK = "no_check", 409, "The stack's template has no check.", NO
     NO_POD = "no_pod", 409, "The stack has no pod now, so it has no log.", "once it runs", MOMENT
-    POD_SPEC_NOT_ALLOWED = "pod_spec_not_allowed", 409, "The policy no longer allows the stack's pod spec.", NO
+    POD_SPEC_NOT_ALLOWED = "pod_spec_not_allowed", 409, "The policy no longer allows the stack's pod spec.", NO, NEW_ONE
     ANSWER_GONE = "answer_gone", 409, "What the Idempotency-Key created is gone.", "with another key", ENDED
     PLAY_NOT_CONFIGURED = (
         "play_not_configured",
@@ -120,12 +157,15 @@ class ErrorCode(enum.StrEnum):
         *("too_many_visitors", 429, "This address has opened too many open links as somebody new."),
         *(WAIT, "Many people have opened this link from here. Try again in {retry_after} s."),
     )
-    TOO_MANY_WRONG_KEYS = "too_many_wrong_keys", 429, "This address has sent too many wrong API keys.", WAIT
-    TOO_MANY_CONNECTIONS = "too_many_connections", 429, "The key has too many open connections.", WAIT
-    TOO_MANY_STREAMS = "too_many_streams", 429, "The key has too many open event streams.", WAIT
-    TOO_MANY_JOBS = "too_many_jobs", 429, "The key's jobs have too many stacks that wait.", WAIT
+    TOO_MANY_WRONG_KEYS = "too_many_wrong_keys", 429, "This address has sent too many wrong API keys.", WAIT, BUSY
+    TOO_MANY_CONNECTIONS = "too_many_connections", 429, "The key has too many open connections.", WAIT, BUSY
+    TOO_MANY_STREAMS = "too_many_streams", 429, "The key has too many open event streams.", WAIT, BUSY
+    TOO_MANY_JOBS = "too_many_jobs", 429, "The key's jobs have too many stacks that wait.", WAIT, BUSY
     HEAD_TOO_LARGE = "head_too_large", 431, "The request line or the headers are too long.", FIX
-    INTERNAL_ERROR = "internal_error", 500, "A defect in stackd; its log has the trace, by `X-Request-ID`.", NO
+    INTERNAL_ERROR = (
+        *("internal_error", 500, "A defect in stackd; its log has the trace, by `X-Request-ID`."),
+        *(NO, "That did not work. Try again in a minute, or tell the organisers."),
+    )
     UNAVAILABLE = "unavailable", 503, "stackd as a whole has too much to do; `error` says what.", WAIT, LATER
     MAX_STACKS_REACHED = "max_stacks_reached", 503, "`limits.max_stacks` is reached.", WAIT, ROOM
     NO_NODE_PORT = "no_node_port", 503, "Every node port of the range is in use.", WAIT, ROOM
@@ -139,7 +179,7 @@ class ErrorCode(enum.StrEnum):
     CLUSTER_REFUSED = "cluster_refused", 503, "Kubernetes refuses stackd: the operator has to act.", WAIT, LATER
     NAMESPACE_MISSING = "namespace_missing", 503, "The namespace of the stacks is missing.", WAIT, LATER
     STILL_THERE = "still_there", 503, "The pod or Service is not gone yet; stackd keeps deleting it.", WAIT, MOMENT
-    NOT_READY = "not_ready", 503, "Of `GET /readyz`: something does not work; see `reasons`.", WAIT
+    NOT_READY = "not_ready", 503, "Of `GET /readyz`: something does not work; see `reasons`.", WAIT, LATER
 
 
 def of_status(status: int) -> ErrorCode:

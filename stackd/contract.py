@@ -29,6 +29,20 @@ JobAction = Literal["extend", "restart", "stop", "start", "delete", "create", "r
 AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template", "link"]
 TemplateSource = Literal["file", "api", "cluster"]
 TemplateTrouble = Literal["shadowed", "missing", "faulty", "stale"]
+ProblemKey = Literal[
+    "image",
+    "config",
+    "no_address",
+    "pull",
+    "crash",
+    "memory",
+    "ended",
+    "node",
+    "stopped",
+    "failed",
+    "not_ready",
+    "unhealthy",
+]
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
 ITEM_STATES = ("pending", "started", "done", "not_found", "failed")
 AUDIT = get_args(AuditAction)
@@ -191,6 +205,39 @@ class Port(Body, frozen=True, kw_only=True):
     optional = ("node_port", "url", "host")
 
 
+class Address(Body, frozen=True, kw_only=True):
+    """Where one port of a stack is reached."""
+
+    port: Annotated[int, doc("The container's port.", PORT)]
+    protocol: Annotated[str, doc("Its protocol.", {"enum": PROTOCOLS})] = "TCP"
+    text: Annotated[str, doc("What people type or copy: host and port (an IPv6 address in brackets), or a URL.")] = ""
+    url: Annotated[str, doc("What a browser opens; left out for what is probably no website.")] = ""
+
+    optional = ("url",)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Problem(Body, frozen=True, kw_only=True):
+    """Why a stack cannot be used as it is."""
+
+    key: Annotated[
+        str,
+        doc(
+            "`image`: its image cannot be pulled; `pull`: so far, and it is tried again; `config`: it cannot be started as it is "
+            "set up; `no_address`: its node has none; `crash`, `memory`, `ended`: what its program did; `node`: its node is "
+            "gone; `stopped`: somebody stopped it; `not_ready`: it runs, and is not ready; `unhealthy`: its check fails; "
+            "`failed`: anything else.",
+            {"enum": get_args(ProblemKey)},
+        ),
+    ]
+    player_message: Annotated[str, doc("What a player may read about it.")] = ""
+    restart: Annotated[bool, doc("Whether a restart by its player may help.")] = False
+
+    optional = ()
+
+
 class Stack(Body, frozen=True, kw_only=True):
     """A stack, its labels, and why its status is what it is. ``values`` are only in the answer to its create."""
 
@@ -216,7 +263,19 @@ class Stack(Body, frozen=True, kw_only=True):
     )
     labels: Annotated[Mapping[str, str], doc("The labels from the create.")] = NOTHING
     ended: Annotated[bool, doc("Whether the pod has ended for good. Its ports and service are released.")] = False
+    addresses: Annotated[
+        tuple[Address, ...], doc("Where its ports are reached: those that have an address; none once it has ended.")
+    ] = ()
+    problem: Annotated[
+        Problem | None, doc("Why it cannot be used; null while it can, starts, or is being deleted.")
+    ] = None
     template: Annotated[str, doc("The template that it was made from; left out where there is none.")] = ""
+    title: Annotated[
+        str,
+        doc(
+            "What people call it: the title that its template had then, or the template's name; left out where there is none."
+        ),
+    ] = ""
     shared: Annotated[
         bool, doc("Whether it is its template's one stack for everybody, which stackd keeps; left out where it is not.")
     ] = False
@@ -235,19 +294,12 @@ class Stack(Body, frozen=True, kw_only=True):
         tuple[str, ...], doc("Of a create: what it did otherwise than usual, in sentences; left out where nothing.")
     ] = ()
 
-    optional = ("template", "shared", "values", "env", "warnings")
+    optional = ("template", "title", "shared", "values", "env", "warnings")
 
     @property
     def address(self) -> str:
         """Where its first port is reached, ``203.0.113.7:31001`` or a URL; empty if it has no address yet, or no longer."""
-        return next(iter(self.addresses), "")
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where each of its ports is reached, in the order of ``ports``; empty for a port of a node without an address."""
-        host = self.node_public_ip or ""
-        found = tuple(port.url or port.host or (host and host_and_port(host, port.node_port)) for port in self.ports)
-        return found if any(found) and not self.ended else ()
+        return next(map(str, self.addresses), "")
 
 
 def host_and_port(host: str, port: object) -> str:
@@ -274,12 +326,6 @@ OF_CREATE = ("values", "warnings")
 STACK_FIELDS = tuple(each.name for each in fields_of(Stack) if each.name not in OF_CREATE)
 """The fields of a stack that can be read, in their order."""
 
-LISTED = (
-    *("stack_id", "pod_id", "namespace", "node_id", "node_public_ip", "pod_spec", "ports", "service_name", "status"),
-    *("ttl_expires_at", "created_at", "updated_at", "requested_cpu_milli", "requested_memory_bytes"),
-)
-"""The fields of a stack in a list, unless a request chooses others."""
-
 
 class StackList(Body, frozen=True, kw_only=True):
     """Stacks by `created_at`, then id."""
@@ -299,6 +345,10 @@ class StackStatusAnswer(Body, frozen=True, kw_only=True):
     ttl: Annotated[datetime, doc("When stackd deletes the stack.")]
     ports: Annotated[tuple[Port, ...], doc("Where the stack is reached: `node_public_ip:node_port`, or a name.")]
     node_public_ip: Annotated[str | None, doc("The node's public address; null where none is known.")]
+    addresses: Annotated[tuple[Address, ...], doc("As those of the stack.")] = ()
+    problem: Annotated[Problem | None, doc("As that of the stack.")] = None
+
+    optional = ()
 
 
 class Deleted(Body, frozen=True, kw_only=True):
@@ -883,6 +933,7 @@ class NotReady(Body, frozen=True, kw_only=True):
     ]
     held: Annotated[tuple[str, ...], doc("The ids of the stacks that a brake holds back.")] = ()
     version: Annotated[str, doc("Which stackd answers.", {"examples": ["1.0.0"]})] = ""
+    player_message: Annotated[str, doc("What a player may read.")]
     missing_templates: Annotated[tuple[str, ...], MISSING] = ()
 
     optional = ("held", "missing_templates")
@@ -1071,7 +1122,9 @@ class Error(Body, frozen=True, kw_only=True):
     detail: Annotated[
         str, doc("What Kubernetes reported, for the operator of stackd.", {"maxLength": LONGEST_ERROR})
     ] = ""
-    player_message: Annotated[str, doc("What a player may read; left out where nothing that a player does helps.")] = ""
+    player_message: Annotated[str, doc("What a player may read.")]
+
+    optional = ("reasons", "stack_id", "detail")
 
 
 # ---- reading answers

@@ -45,7 +45,7 @@ class StackdError(Exception):
 
     @property
     def player_message(self) -> str:
-        """What a platform can show to a player, who knows nothing of stackd; empty where nothing that a player does helps."""
+        """What a platform can show to a player, who knows nothing of stackd."""
         return self.code.players.format_map(vars(self))
 
     @property

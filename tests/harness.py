@@ -96,6 +96,7 @@ class Reply:
         assert list(body)[:2] == ["error", "code"], body
         assert {code: code.status for code in ErrorCode}[body["code"]] == self.status, body
         assert body.keys() <= {"error", "code", "player_message", "detail", "reasons", "stack_id"}, body
+        assert body["player_message"], body
         return str(body["error"])
 
     @property

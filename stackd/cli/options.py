@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 FILTERS = ("labels", "statuses", "node", "template")
-COMPLETED = ("stack_id", "status", "node_public_ip", "ports", "labels")
+COMPLETED = ("stack_id", "status", "addresses", "labels")
 
 
 def stacked(*options: Decorator) -> Decorator:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.contract import Port, Stack, decode
 from stackd.printable import printable, printable_json
 from stackd.quantity import of_bytes, of_milli
 from stackd.units import format_duration
@@ -51,12 +50,12 @@ STYLES = {
 
 WORST_FIRST = ("failed", "node_deleted", "creating", "stopped", "running")
 LISTED = (
-    "stack_id", "status", "status_reason", "node_id", "node_public_ip", "ports", "created_at", "ttl_expires_at", "labels",
-    "ended", "template",
+    "stack_id", "status", "status_reason", "node_id", "addresses", "created_at", "ttl_expires_at", "labels", "ended",
+    "template",
 )  # fmt: skip
 """The fields of a stack that a table needs; the API leaves out the others."""
 
-WIDE = (*LISTED, "requested_cpu_milli", "requested_memory_bytes")
+WIDE = (*LISTED, "ports", "requested_cpu_milli", "requested_memory_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,18 +298,8 @@ def line(row: Iterable[str]) -> str:
 
 
 def addresses(stack: Fields) -> list[str]:
-    """Where a stack is reached: an ``address:port`` (with ``/udp``) or a URL for each port with an address; none if it has
-    ended.
-    """
-    return [address for address, _ in reached(stack)]
-
-
-def reached(stack: Fields) -> list[tuple[str, Port]]:
-    """The ports of a stack that have an address, each after it."""
-    body = decode(Stack, stack)
-    pairs = zip(body.addresses, body.ports, strict=False)
-    suffix = {"UDP": "/udp"}
-    return [(f"{text}{suffix.get(port.protocol, '') if port.node_port else ''}", port) for text, port in pairs if text]
+    """Where a stack is reached: an ``address:port`` (with ``/udp``) or a URL for each port with an address."""
+    return [f"{each['text']}{'/udp' if each['protocol'] == 'UDP' else ''}" for each in stack.get("addresses") or ()]
 
 
 def label_text(stack: Fields) -> str:

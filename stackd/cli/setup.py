@@ -335,7 +335,7 @@ class _Setup:
             except ClientError as error:
                 advice = "`stackd doctor` says what does not fit; --no-first-stack leaves it out"
                 raise _Failed(str(error), advice) from error
-            where = ", ".join(filter(None, stack.addresses))
+            where = ", ".join(map(str, stack.addresses))
             return f"{stack.stack_id} runs at {where}; `stackd stacks delete {stack.stack_id}` removes it"
 
         return _State(

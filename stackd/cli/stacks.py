@@ -226,8 +226,8 @@ def _facts(stack: render.Fields) -> Iterator[tuple[str, str]]:
     yield "status", stack["status"]
     if why := ": ".join(filter(None, (stack.get("status_reason"), stack.get("status_message")))):
         yield "because", why
-    for address, port in render.reached(stack):
-        yield "address", f"{address} → {port.container_port}/{port.protocol}"
+    for text, each in zip(render.addresses(stack), stack.get("addresses") or (), strict=True):
+        yield "address", f"{text} → {each['port']}/{each['protocol']}"
     yield "node", stack["node_id"] or "-"
     for name, value in (stack.get("labels") or {}).items():
         yield "label", f"{name}={value}"

@@ -118,8 +118,7 @@ def _solved(template: Mapping[str, Any], created: Stack, stack: Stack, solver: s
     seconds = parse_duration(template["check"]["timeout"]) if template["check"] else 60.0
     if stack.ports and not stack.addresses:
         return False, f"the stack has no address: no public one of node {stack.node_id} is known; set stacks.public_ips"
-    reached = ((port.container_port, where) for port, where in zip(stack.ports, stack.addresses, strict=True) if where)
-    places = port_variables(reached)
+    places = port_variables((each.port, each.text) for each in stack.addresses)
     environment = {**os.environ, **places, **created.values, "TEMPLATE": template["name"]}
     program = os.path.abspath(solver.replace("{}", template["name"]))
     healthy, message = _run(program, environment, seconds)

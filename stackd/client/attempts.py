@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from stackd import contract
-from stackd.codes import ENDED, LATER
+from stackd.codes import LATER
 from stackd.contract import NOTHING, EventName, Job, Stack
 from stackd.errors import StackdError
 
@@ -38,7 +38,6 @@ SECONDS = 60.0
 NOT_NOW = "This does not work right now. Ask the organisers."
 NO_ANSWER = "There is no answer right now. Try again in a moment."
 SLOW = "This takes longer than usual. Look again in a moment."
-NOT_RUNNING = "Your instance does not run. Start it again, or ask the organisers."
 
 
 class ClientError(StackdError):
@@ -80,7 +79,7 @@ class ApiError(ClientError):
         self.retry_after = retry_after
         self.reasons: list[Mapping[str, Any]] = list(fields.get("reasons") or ())
         self.stack_id: str = fields.get("stack_id") or ""
-        self.player_message = fields.get("player_message") or (NOT_NOW if status < 500 else LATER)
+        self.player_message = fields.get("player_message") or NOT_NOW
 
     def __str__(self) -> str:
         return f"{super().__str__()} ({self.status})"
@@ -109,7 +108,7 @@ class StackEnded(ClientError):
         why = ": ".join(filter(None, (stack.status, stack.status_reason, stack.status_message)))
         super().__init__(f"{stack.stack_id} is {why}")
         self.stack = stack
-        self.player_message = NOT_RUNNING if stack.status == "failed" else ENDED
+        self.player_message = stack.problem.player_message if stack.problem else NOT_NOW
 
 
 class TimedOut(ClientError):

@@ -257,9 +257,10 @@ def _images(pod_spec: str) -> tuple[str, ...]:
 def address(stack: Mapping[str, Any]) -> Address | None:
     """The address of the stack's first TCP port; None if it has none yet."""
     body = decode(Stack, stack)
-    for port, where in zip(body.ports, body.addresses, strict=False):
-        if port.protocol == "TCP" and where:
-            url = urlsplit(port.url or f"{'tls:' if port.host else ''}//{where}")
+    names = {port.container_port: port.url or (f"tls://{port.host}" if port.host else "") for port in body.ports}
+    for each in body.addresses:
+        if each.protocol == "TCP":  # as each port with a name
+            url = urlsplit(names.get(each.port) or f"//{each.text}")
             return Address(url.hostname or "", url.port or DEFAULT_PORTS[url.scheme], url.scheme)
     return None
 

@@ -31,7 +31,7 @@ GATHER_SECONDS, STOPPED_GATHER_SECONDS = 120.0, 10.0
 READS_AT_ONCE, EXTENDS_AT_ONCE = 16, 8
 AGAIN_SECONDS, FOLLOW_AGAIN_SECONDS = 1.0, 0.5
 POLL_SECONDS = 0.25
-FIELDS = "stack_id,status,status_reason,node_id,node_public_ip,ports"
+FIELDS = "stack_id,status,status_reason,node_id,ports,addresses"
 CHECKS = 8
 """How many times in a stack's time to live ``_keep_alive`` checks whether to extend it."""
 

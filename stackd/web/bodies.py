@@ -28,6 +28,7 @@ from stackd.lifecycle.context import Context
 from stackd.model import ACTIVE_STATUSES, Job, JobAction, JobRequest, PortMapping, RoutedPort, Stack
 from stackd.store import Store
 from stackd.units import format_duration
+from stackd.web.shown import addresses_of, problem_of, title_of
 
 T = TypeVar("T")
 Fields = dict[str, Any]
@@ -60,7 +61,12 @@ _SOURCES: Final[Mapping[tuple[type, str], Callable[[Any], Any]]] = {
     (contract.TargetPort, "route"): lambda port: getattr(port, "route", ""),
     (contract.Stack, "pod_id"): attrgetter("pod_name"),
     (contract.Stack, "pod_spec"): _pod_spec,
+    (contract.Stack, "addresses"): addresses_of,
+    (contract.Stack, "problem"): problem_of,
+    (contract.Stack, "title"): title_of,
     (contract.StackStatusAnswer, "ttl"): attrgetter("ttl_expires_at"),
+    (contract.StackStatusAnswer, "addresses"): addresses_of,
+    (contract.StackStatusAnswer, "problem"): problem_of,
     (contract.TimelineEvent, "by"): attrgetter("by.name"),
     (contract.KeptLink, "by"): attrgetter("by.name"),
     (contract.Job, "by"): attrgetter("by.name"),
@@ -123,12 +129,11 @@ def encoder(kind: Any, names: tuple[str, ...] = ()) -> Callable[[Any], bytes]:
 
 
 detail_body = encoder(contract.Stack, contract.STACK_FIELDS)
-"""The answer to a read of one stack: the documented fields, then those beyond them."""
+"""The answer to a read of one stack, and its entry in a list: the documented fields, then those beyond them."""
 
 created_body = encoder(contract.Stack, (*contract.STACK_FIELDS, "values"))
 """The answer to a create: as to a read, with the values generated for the stack. Only its creator gets these."""
 
-listed_body = encoder(contract.Stack, contract.LISTED)
 status_body = encoder(contract.StackStatusAnswer)
 job_body = encoder(contract.Job, contract.DELETE_JOB)
 batch_body = encoder(contract.Job, contract.BATCH_JOB)
@@ -193,7 +198,7 @@ class BodyCache:
 
     def entry(self, stack: Stack) -> bytes:
         """The stack as an entry of the list."""
-        return self._rendered(stack, listed_body)
+        return self._rendered(stack, detail_body)
 
     def has_unread(self, stacks: Sequence[Stack]) -> bool:
         """Whether pod specs have to be read for the entries of these stacks."""

@@ -55,6 +55,7 @@ pod:
 CREATE: dict[str, Any] = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
 CREATE_FROM_TEMPLATE: dict[str, Any] = {"template": "web-1", "labels": {"player": "7"}}
 PORTS = [{"container_port": 80, "protocol": "TCP", "node_port": 31538}]
+ADDRESSES = [{"port": 80, "protocol": "TCP", "text": f"{ADDRESS}:31538", "url": f"http://{ADDRESS}:31538"}]
 THREE = ["stack-1", "stack-2", "stack-3"]
 PROGRESS: dict[str, Any] = {
     "not_found": 1,
@@ -76,6 +77,8 @@ OTHERS: dict[str, dict[str, Any]] = {
             "ttl": EXPIRES,
             "ports": PORTS,
             "node_public_ip": ADDRESS,
+            "addresses": ADDRESSES,
+            "problem": None,
         }
     },
     "Restart": {"as it is": {}, "with the newest version of its template": {"template": "latest"}},
@@ -157,7 +160,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 @cache
 def bodies() -> dict[str, dict[str, Any]]:
     """The examples of each schema that has some."""
-    listed = {
+    detail: dict[str, Any] = {
         "stack_id": STACK_ID,
         "pod_id": STACK_ID,
         "namespace": "stacks",
@@ -172,12 +175,17 @@ def bodies() -> dict[str, dict[str, Any]]:
         "updated_at": "2026-02-10T02:06:33.16031Z",
         "requested_cpu_milli": 100,
         "requested_memory_bytes": 134217728,
+        "status_reason": "",
+        "status_message": "",
+        "labels": {"player": "7"},
+        "ended": False,
+        "addresses": ADDRESSES,
+        "problem": None,
     }
-    detail = {**listed, "status_reason": "", "status_message": "", "labels": {"player": "7"}, "ended": False}
     created = {**detail, "status": "creating", "updated_at": CREATED, "labels": {}}
     stacks: dict[str, dict[str, Any]] = {
         "StackCreated": {"created": created},
         "StackDetail": {"running": detail},
-        "StackList": {"one": {"stacks": [listed]}},
+        "StackList": {"one": {"stacks": [detail]}},
     }
     return stacks | OTHERS

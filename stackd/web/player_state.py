@@ -7,32 +7,21 @@ status, no node, no value that its template does not show. Times are seconds fro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from stackd.clock import NANOSECONDS
-from stackd.contract import host_and_port
+from stackd.contract import Address, Problem
 from stackd.lifecycle.context import Context
 from stackd.links import LinkKey
-from stackd.model import NO_OFFER, DeleteReason, Offer, PortMapping, RoutedPort, Stack, StackStatus
+from stackd.model import NO_OFFER, DeleteReason, Offer, Stack, StackStatus
 from stackd.templates import Template
 from stackd.units import format_duration
+from stackd.web.bodies import renderer
 from stackd.web.players import Players
+from stackd.web.shown import addresses_of, problem_of
 
-SCHEMES: Final = {80: "http", 8080: "http", 443: "https", 8443: "https"}
-"""By container port: what a browser is offered as a link."""
-
-PROBLEMS: Final = {
-    **dict.fromkeys(("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"), "image"),
-    **dict.fromkeys(
-        ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"), "config"
-    ),
-    **dict.fromkeys(("CrashLoopBackOff", "Error"), "crash"),
-    **dict.fromkeys(("Completed", "PodDeleted"), "ended"),
-    "OOMKilled": "memory",
-}
-NO_RESTART: Final = frozenset({"image", "config"})
 Entry = dict[str, Any]
 
 
@@ -129,15 +118,16 @@ class Shown:
     def _stack(self, stack: Stack) -> Entry:
         status, offer, now = _status_of(stack), offer_of(self.context, stack), self.context.clock.now()
         serves = status in ("running", "shared")
-        begun = stack.status is StackStatus.RUNNING or status == "failed"
+        begun, problem = stack.status is StackStatus.RUNNING or status == "failed", problem_of(stack)
+        pending = status in ("starting", "restarting", "stopping")
         entry = {
             **self._about_stack(stack),
             "name": stack.stack_id,
             "status": status,
-            "pending": status in ("starting", "restarting", "stopping"),
-            "doing": _doing(stack, status, now),
-            "problem": _problem(stack) if status == "failed" else None,
-            "addresses": [*filter(None, (_address(stack, port) for port in stack.ports))] if serves else [],
+            "pending": pending,
+            "doing": _doing(stack, status, now, pulls_again=problem is not None),
+            "problem": renderer(Problem)(problem) if problem and not pending else None,
+            "addresses": [*map(_address, addresses_of(stack))] if serves else [],
             "seconds_left": max(0, stack.ttl_expires_at - now) // NANOSECONDS if begun else None,
             "values": _values(stack, offer) if serves else [],
         }
@@ -169,32 +159,18 @@ def _status_of(stack: Stack) -> str:
     return "failed"
 
 
-def _doing(stack: Stack, status: str, now: int) -> Entry | None:
+def _doing(stack: Stack, status: str, now: int, *, pulls_again: bool) -> Entry | None:
     """What is being done about it, and for how long."""
     since = stack.deleting_since or (stack.updated_at if stack.generation else stack.created_at)
     words = {"stopping": "stop", "restarting": "restart", "starting": "prepare" if stack.node_id else "place"}
     if status not in words:
         return None
-    pulls_again = status == "starting" and PROBLEMS.get(stack.status_reason) == "image"
-    return {"key": "pull_again" if pulls_again else words[status], "seconds": max(0, now - since) // NANOSECONDS}
+    key = "pull_again" if pulls_again and status == "starting" else words[status]
+    return {"key": key, "seconds": max(0, now - since) // NANOSECONDS}
 
 
-def _problem(stack: Stack) -> Entry:
-    if stack.status is StackStatus.NODE_DELETED:
-        return {"key": "node", "restart": True}
-    key = PROBLEMS.get(stack.status_reason, "failed")
-    return {"key": key, "restart": key not in NO_RESTART}
-
-
-def _address(stack: Stack, port: PortMapping) -> Entry | None:
-    """None for a port of a node without an address."""
-    if isinstance(port, RoutedPort):
-        return {"text": port.url or port.host, "href": port.url, "port": port.container_port}
-    if not stack.node_public_ip:
-        return None
-    text = host_and_port(stack.node_public_ip, port.node_port)
-    scheme = SCHEMES.get(port.container_port)
-    return {"text": text, "href": f"{scheme}://{text}" if scheme else "", "port": port.container_port}
+def _address(address: Address) -> Entry:
+    return {**renderer(Address)(address), "href": address.url}
 
 
 def _values(stack: Stack, offer: Offer) -> list[Entry]:

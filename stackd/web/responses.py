@@ -147,11 +147,9 @@ SENTENCES = {
 }
 
 
-FOR_PLAYERS = "this is not possible"
-
-
 def problem(code: ErrorCode, error: str, headers: dict[str, str] | None = None, **fields: Any) -> web.Response:
     """An error response; ``fields`` are further ones of ``contract.Error``."""
+    fields.setdefault("player_message", code.players)
     return json_response(contract.Error(error=error[:LONGEST_ERROR], code=code, **fields), code.status, headers)
 
 
@@ -174,7 +172,7 @@ def problem_of(error: BaseException, *, to_player: bool = False) -> web.Response
         request_log.info("%d: %s", error.code.status, error, extra={"same": (error.code, str(error))})
     if to_player:
         message = error.player_message
-        return problem(error.code, message or FOR_PLAYERS, headers, player_message=message)
+        return problem(error.code, message, headers, player_message=message)
     return problem(
         error.code,
         error.sentence,

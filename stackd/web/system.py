@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from stackd import contract
+from stackd.codes import ErrorCode
 from stackd.errors import StoreUnavailable
 from stackd.lifecycle.capacity import capacity, needs_of, refresh_ports, refresh_quotas, storage
 from stackd.lifecycle.decide import ReconcilePlan
@@ -86,7 +87,12 @@ async def readyz(call: ApiCall) -> web.Response:
         return json_response(contract.Ready(version=VERSION, missing_templates=absent))
     held = () if call.key.tenant else tuple(sorted(context.gate.brake.held))
     body = contract.NotReady(
-        error="; ".join(reasons), reasons=tuple(reasons), held=held, version=VERSION, missing_templates=absent
+        error="; ".join(reasons),
+        reasons=tuple(reasons),
+        held=held,
+        version=VERSION,
+        player_message=ErrorCode.NOT_READY.players,
+        missing_templates=absent,
     )
     return json_response(body, status=503, headers=RETRY)
 

@@ -17,7 +17,7 @@ STACK_FIELDS = [
     "stack_id", "pod_id", "namespace", "node_id", "node_public_ip", "pod_spec", "ports", "service_name", "status",
     "ttl_expires_at", "created_at", "updated_at", "requested_cpu_milli", "requested_memory_bytes",
 ]  # fmt: skip
-MORE_FIELDS = ["status_reason", "status_message", "labels", "ended"]
+MORE_FIELDS = ["status_reason", "status_message", "labels", "ended", "addresses", "problem"]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?Z")
 
 ENDPOINTS = [
@@ -55,10 +55,14 @@ async def test_a_stack_is_created_read_counted_and_deleted_in_the_documented_fie
     assert (list(alone), alone["updated_at"] > alone["created_at"]) == ([*STACK_FIELDS, *MORE_FIELDS], True)
     assert alone == created | {"status": "running", "updated_at": alone["updated_at"]}
     listed = (await at.call("GET", "/stacks")).json
-    assert json.dumps(listed) == json.dumps({"stacks": [{field: alone[field] for field in STACK_FIELDS}]})
+    assert json.dumps(listed) == json.dumps({"stacks": [alone]})
     status = (await at.call("GET", f"/stacks/{name}/status")).json
     expected = {"stack_id": name, "status": "running", "ttl": created["ttl_expires_at"], "ports": created["ports"]}
-    assert json.dumps(status) == json.dumps(expected | {"node_public_ip": "127.0.0.1"})
+    text = f"127.0.0.1:{port}"
+    address = {"port": 80, "protocol": "TCP", "text": text, "url": f"http://{text}"}
+    shown = {"addresses": [address], "problem": None}
+    assert json.dumps(status) == json.dumps(expected | {"node_public_ip": "127.0.0.1"} | shown)
+    assert alone.items() >= shown.items()
     await at.create()
     (_, other) = (await at.call("GET", "/stacks")).json["stacks"]
     assert other["created_at"] > created["created_at"]
@@ -149,7 +153,7 @@ async def test_a_refused_pod_spec_has_a_reason_for_each_mistake_in_the_order_of_
     )
     text = text.replace("kind: Pod", "kind: Job")
     reply = await at.call("POST", "/stacks", seed() | {"pod_spec": text})
-    assert (reply.status, list(reply.json)) == (400, ["error", "code", "reasons"])
+    assert (reply.status, list(reply.json)) == (400, ["error", "code", "reasons", "player_message"])
     assert [list(reason) for reason in reply.json["reasons"]] == [["path", "line", "text"]] * 3
     assert [(path, line) for path, line, _ in reply.reasons] == [("kind", 2), ("spec.colour", 6), ("spec.hostPID", 7)]
     kind, *others = [f"{path}: {text}" for path, _, text in reply.reasons]

@@ -395,6 +395,9 @@ async def test_a_stack_is_told_an_address_of_its_services_family(
     admit(at, "create", "services", {"spec": {"ipFamilies": [families]}})
     stack = await at.create()
     assert stack["node_public_ip"] == shown
+    port = stack["ports"][0]["node_port"]
+    host = f"[{shown}]" if shown == V6 else shown
+    assert [each["text"] for each in stack["addresses"]] == ([f"{host}:{port}"] if shown else [])
     await at.delete_object("services", f"svc-{stack['stack_id']}")
     assert (await at.until_status(stack["stack_id"], "running"))["node_public_ip"] == shown
 

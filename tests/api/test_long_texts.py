@@ -63,12 +63,12 @@ async def test_beside_a_long_text_the_other_entries_of_the_list_stay_rendered(
 ) -> None:
     rendered: list[str] = []
 
-    def listed_body(stack: Stack) -> bytes:
+    def detail_body(stack: Stack) -> bytes:
         rendered.append(stack.stack_id)
-        return bodies.encoder(contract.Stack, contract.LISTED)(stack)
+        return bodies.encoder(contract.Stack, contract.STACK_FIELDS)(stack)
 
     short, long = await at.running(), await at.running(long_request())
-    monkeypatch.setattr("stackd.web.bodies.listed_body", listed_body)
+    monkeypatch.setattr("stackd.web.bodies.detail_body", detail_body)
     for query in ("", "", "?status=running"):
         assert [one["stack_id"] for one in (await at.get(f"/stacks{query}"))["stacks"]] == [short, long]
     assert (rendered.count(short), rendered.count(long)) == (1, 3)

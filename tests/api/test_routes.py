@@ -51,6 +51,11 @@ async def test_only_routed_ports_have_names(vm: Machine) -> None:
         (listed,) = (await at.get("/stacks"))["stacks"]
         assert (await at.stack(stack_id))["ports"] == listed["ports"] == stack["ports"]
         assert stack["status_reason"] == ""
+        node = stack["node_public_ip"]
+        for port, address in zip(stack["ports"], stack["addresses"], strict=True):
+            text = port.get("url") or port.get("host") or f"{node}:{port['node_port']}"
+            assert (address["port"], address["protocol"], address["text"]) == (port["container_port"], "TCP", text)
+            assert address.get("url") == port.get("url")
         held = sum(route is None for route in routes)
         assert await at.used_ports() == held
         spec = (await at.objects("services"))[stack["service_name"]]["spec"]

@@ -36,11 +36,17 @@ ENDS = [
 ]
 
 
+PROBLEMS = {"Error": "crash", "Completed": "ended", "OOMKilled": "memory", "StartError": "config"}
+
+
 async def test_a_stack_whose_pod_has_ended_gives_its_ports_back_at_once(at: Harness) -> None:
     for image, status, reason, words in ENDS:
         created = await at.create(request_for(f"registry.example/{image}"))
         stack = await at.until_status(created["stack_id"], status)
         assert (stack["status_reason"], words in stack["status_message"]) == (reason, True)
+        short = await at.get(f"/stacks/{created['stack_id']}/status")
+        assert (short["problem"], short["addresses"]) == (stack["problem"], stack["addresses"])
+        assert (stack["problem"]["key"], stack["addresses"]) == (PROBLEMS[reason], [])
         await until(at.used_ports, lambda seen: seen == 0)
         service = (await at.objects("services"))[created["service_name"]]
         assert (service["spec"]["type"], "nodePort" in service["spec"]["ports"][0]) == ("ClusterIP", False)

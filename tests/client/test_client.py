@@ -35,7 +35,7 @@ from stackd.client import (
 )
 from stackd.client.attempts import NO_RETRIES, EventReader, Pause, Request, Response, Steps, with_retries
 from stackd.config import load
-from stackd.contract import EPOCH, JobStatus, NewLink
+from stackd.contract import EPOCH, JobStatus, NewLink, Problem
 from tests.certificates import authority
 from tests.gate import gate
 from tests.harness import KEY, Harness, eventually, harness, request_for, seed
@@ -430,13 +430,16 @@ def test_the_attempts_outlast_a_restart_of_stackd() -> None:
 
 def test_each_error_says_what_a_player_may_read() -> None:
     """And blames nobody where somebody has only restarted stackd."""
-    failed, stopped = Stack(stack_id="stack-1", status="failed"), Stack(stack_id="stack-1", status="stopped")
+    crash = Problem(key="crash", player_message="Your instance has crashed. Restart it.", restart=True)
+    failed = Stack(stack_id="stack-1", status="failed", problem=crash)
+    stopped = Stack(stack_id="stack-1", status="stopped")
     waiting = [LOST, api.TimedOut("slow"), api.BadAnswer("other"), api.StackEnded(failed), api.StackEnded(stopped)]
     refused = [ApiError(status, "no", {}) for status in (400, 401, 404, 500, 503)]
     errors = [ClientError("bad id"), *waiting, *refused]
     assert all(error.player_message for error in errors)
     assert not any("stack-1" in error.player_message or "stackd" in error.player_message for error in errors)
-    moment = [LOST, api.TimedOut("slow"), api.StackEnded(stopped)]
+    assert api.StackEnded(failed).player_message == crash.player_message
+    moment = [LOST, api.TimedOut("slow"), api.StackEnded(failed)]
     assert not any("organisers" in error.player_message for error in moment)
     assert ApiError(404, "no", {"player_message": "Start a new one."}).player_message == "Start a new one."
 

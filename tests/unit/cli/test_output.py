@@ -33,10 +33,8 @@ STACK: dict[str, Any] = {
     "stack_id": "stack-0123456789abcdef",
     "status": "running",
     "node_id": "worker-1.example.org",
-    "node_public_ip": "203.0.113.107",
-    "ports": [
-        {"container_port": 80, "protocol": "TCP", "node_port": 31001},
-        {"container_port": 443, "protocol": "TCP", "node_port": 31002},
+    "addresses": [
+        {"port": port, "protocol": "TCP", "text": text} for port, text in zip((80, 443), ADDRESS.split(), strict=True)
     ],
     "created_at": (NOW - timedelta(hours=2, seconds=30)).isoformat(),
     "ttl_expires_at": (NOW + timedelta(hours=2, seconds=30)).isoformat(),
@@ -52,13 +50,11 @@ def drawn(stacks: list[dict[str, Any]], width: int, **options: Any) -> tuple[str
     return console.file.getvalue(), hidden
 
 
-def test_addresses_are_ready_to_be_used() -> None:
-    udp = {"container_port": 53, "protocol": "UDP", "node_port": 31002}
-    named = {"container_port": 80, "protocol": "TCP", "url": "https://web.example.org"}
-    assert render.addresses({**STACK, "node_public_ip": "2001:db8::1"})[0] == "[2001:db8::1]:31001"
-    both = {**STACK, "node_public_ip": None, "ports": [udp, named]}
-    assert render.addresses(both) == ["https://web.example.org"]
-    assert render.addresses({**STACK, "ended": True}) == []
+def test_an_address_says_where_it_is_not_of_tcp() -> None:
+    udp = {"port": 53, "protocol": "UDP", "text": "[2001:db8::1]:31002"}
+    named = {"port": 80, "protocol": "TCP", "text": "https://web.example.org"}
+    shown = ["[2001:db8::1]:31002/udp", "https://web.example.org"]
+    assert render.addresses({**STACK, "addresses": [udp, named]}) == shown
 
 
 def test_markup_of_a_tenant_is_text() -> None:

@@ -1,0 +1,92 @@
+"""What a stack is to people: where it is reached, what is wrong with it, and what it is called.
+
+Every page, answer and program shows these; none works them out again. Pure: all of it follows from the row.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stackd.contract import Address, Problem, ProblemKey, host_and_port
+from stackd.kube.records import POD_DELETED
+from stackd.model import CHECK_FAILED, NOT_READY, PortMapping, RoutedPort, Stack, StackStatus
+from stackd.store import STOPPED_BY_USER
+
+SCHEMES: Final = {80: "http", 8080: "http", 443: "https", 8443: "https"}
+"""By container port: what a browser is offered as a link."""
+
+REASONS: Final[dict[str, ProblemKey]] = {
+    **dict.fromkeys(("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"), "image"),
+    **dict.fromkeys(
+        ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"), "config"
+    ),
+    **dict.fromkeys(("CrashLoopBackOff", "Error"), "crash"),
+    **dict.fromkeys(("Completed", POD_DELETED), "ended"),
+    "OOMKilled": "memory",
+    STOPPED_BY_USER: "stopped",
+}
+UNUSABLE: Final[dict[str, ProblemKey]] = {NOT_READY: "not_ready", "Terminating": "not_ready", CHECK_FAILED: "unhealthy"}
+"""Reasons of a stack that runs."""
+
+SENTENCES: Final[dict[ProblemKey, str]] = {
+    "image": "The image of {} cannot be loaded.",
+    "config": "{} cannot be started as it is set up.",
+    "no_address": "{} has no address.",
+    "pull": "The image of {} could not be loaded. It is tried again.",
+    "crash": "{} has crashed.",
+    "memory": "{} ran out of memory.",
+    "ended": "{} has ended by itself.",
+    "node": "The machine of {} is gone.",
+    "stopped": "{} was stopped.",
+    "failed": "{} has stopped working.",
+    "not_ready": "{} does not answer at the moment.",
+    "unhealthy": "{} does not work as it should.",
+}
+NO_RESTART: Final = {"pull": "", **dict.fromkeys(("image", "config", "no_address"), "Please tell the organisers.")}
+"""What no restart ends, and what a player does about it instead."""
+
+
+def addresses_of(stack: Stack) -> tuple[Address, ...]:
+    """Where its ports are reached. What has ended has given its ports back."""
+    return () if stack.ended else tuple(filter(None, (_address(stack, port) for port in stack.ports)))
+
+
+def _address(stack: Stack, port: PortMapping) -> Address | None:
+    """None for a port of a node without an address."""
+    if isinstance(port, RoutedPort):
+        text, url = port.url or port.host, port.url
+    elif stack.node_public_ip:
+        text = host_and_port(stack.node_public_ip, port.node_port)
+        scheme = SCHEMES.get(port.container_port) if port.protocol == "TCP" else None
+        url = f"{scheme}://{text}" if scheme else ""
+    else:
+        return None
+    return Address(port=port.container_port, protocol=port.protocol, text=text, url=url)
+
+
+def problem_of(stack: Stack) -> Problem | None:
+    """Why it cannot be used; None while it can, starts, or is being deleted."""
+    key = _problem_key(stack)
+    if key is None or stack.deleting_since is not None:
+        return None
+    what = SENTENCES[key].format("this instance" if stack.shared else "your instance")
+    if key in NO_RESTART:
+        remedy = NO_RESTART[key]
+    else:
+        remedy = "It is being started again." if stack.shared else "Restart it, or stop it and start a new one."
+    message = f"{what[0].upper()}{what[1:]} {remedy}".strip()
+    return Problem(key=key, player_message=message, restart=key not in NO_RESTART and not stack.shared)
+
+
+def _problem_key(stack: Stack) -> ProblemKey | None:
+    reason = stack.status_reason
+    if stack.status is StackStatus.CREATING:
+        return "pull" if REASONS.get(reason) == "image" else None
+    if stack.status is StackStatus.RUNNING:
+        return UNUSABLE.get(reason) or (None if stack.node_public_ip or stack.routed else "no_address")
+    return "node" if stack.status is StackStatus.NODE_DELETED else REASONS.get(reason, "failed")
+
+
+def title_of(stack: Stack) -> str:
+    """What people call it; empty if it was not made from a template."""
+    return (stack.offer.title if stack.offer is not None else "") or stack.template or ""
