@@ -47,8 +47,8 @@ ENVIRONMENT = {
 ERRORS = """\
 # Errors
 
-Every error is `{{"error": "<sentence>", "code": "<code>"}}`. `error` is for people and may be reworded. `code` is for programs: its
-meaning never changes, but a later version may have more codes. Treat an unknown one by the status of the answer. Each failure in
+Every error is `{{"error": "<sentence>", "code": "<code>"}}`. `error` is for people and may be reworded. `code` is for programs:
+its meaning never changes, but a later version may have more codes. Treat an unknown one by the status of the answer. Each failure in
 a batch job's `errors` has a `code`, too.
 
 | beside them | |

@@ -203,7 +203,7 @@ async def test_many_can_wait_are_answered_as_soon_as_it_is_so_and_cost_no_more_t
         assert len(asyncio.all_tasks()) - before <= 3 * 50
         replies = await asyncio.gather(*waiting)
         assert {reply.json["status"] for reply in replies} == {"running"}
-        assert list(replies[0].json) == ["stack_id", "status", "ttl", "ports", "node_public_ip"]
+        assert list(replies[0].json)[:5] == ["stack_id", "status", "ttl", "ports", "node_public_ip"]
         assert 0.5 < time.monotonic() - began < 15
         assert await at.metric("stackd_waiting_requests") == 0
         began = time.monotonic()

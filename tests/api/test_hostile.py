@@ -43,7 +43,7 @@ def only_error(answer: bytes) -> tuple[int, str]:
     head, _, body = answer.partition(CRLF + CRLF)
     assert b"application/json" in head, answer
     document = json.loads(body)
-    assert list(document) == ["error", "code"]
+    assert list(document) == ["error", "code", "player_message"]
     return int(head.split()[1]), document["error"]
 
 

@@ -162,7 +162,8 @@ async def test_a_restart_of_an_ended_stack_counts_again(at: Harness) -> None:
     """Otherwise a player with one stack would have as many as ended in time."""
     async with player(at) as seat:
         first = (await seat.start("lab-3"))["name"]
-        assert (await seat.until("failed", "lab-3"))["problem"] == {"key": "ended", "restart": True}
+        problem = (await seat.until("failed", "lab-3"))["problem"]
+        assert (problem["key"], problem["restart"]) == ("ended", True)
         await until(lambda: at.stack(first), lambda stack: stack["ended"])
         await seat.start("lab-2")
         reply = await seat.call("POST", f"/play/stacks/{first}/restart")
