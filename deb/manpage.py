@@ -48,8 +48,8 @@ ERRORS = """\
 # Errors
 
 Every error is `{{"error": "<sentence>", "code": "<code>"}}`. `error` is for people and may be reworded. `code` is for programs:
-its meaning never changes, but a later version may have more codes. Treat an unknown one by the status of the answer. Each failure in
-a batch job's `errors` has a `code`, too.
+its meaning never changes, but a later version may have more codes. Treat an unknown one by the status of the answer. Each failure
+in a batch job's `errors` has a `code`, too.
 
 | beside them | |
 |---|---|
@@ -75,7 +75,11 @@ def errors_page() -> str:
     """The page of the errors."""
     rows = ["| code | status | meaning | repeat? | `player_message` |", "|---|---|---|---|---|"]
     for code in ErrorCode:
-        shown = {"{extensible}": "This instance can be extended by … at most.", "{retry_after}": "…"}
+        shown = {
+            "{extensible}": "This instance can be extended by … at most.",
+            "{retry_after}": "…",
+            "{hours}": "This opens at ….",
+        }
         players = "" if code.players == ORGANISERS else code.players
         for hole, text in shown.items():
             players = players.replace(hole, text)

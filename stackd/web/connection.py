@@ -122,7 +122,8 @@ class Connections:
 
 
 def _full(most: int) -> bytes:
-    body = orjson.dumps({"error": f"{most} connections are open (limits.connections)", "code": ErrorCode.UNAVAILABLE})
+    code, sentence = ErrorCode.UNAVAILABLE, f"{most} connections are open (limits.connections)"
+    body = orjson.dumps({"error": sentence, "code": code, "player_message": code.players})
     head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nServer: stackd\r\n"
     return head + b"Cache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 

@@ -33,9 +33,7 @@ STACK: dict[str, Any] = {
     "stack_id": "stack-0123456789abcdef",
     "status": "running",
     "node_id": "worker-1.example.org",
-    "addresses": [
-        {"port": port, "protocol": "TCP", "text": text} for port, text in zip((80, 443), ADDRESS.split(), strict=True)
-    ],
+    "addresses": [{"port": 80, "protocol": "TCP", "text": "203.0.113.107:31001"}],
     "created_at": (NOW - timedelta(hours=2, seconds=30)).isoformat(),
     "ttl_expires_at": (NOW + timedelta(hours=2, seconds=30)).isoformat(),
     "labels": {"team": "seven", "challenge": "a-rather-long-name", "player": "somebody"},
