@@ -289,7 +289,7 @@ async def test_a_stall_that_is_shorter_than_one_request_may_take_fails_nothing(
     else:
         at.faults.pause()
     calls = [asyncio.create_task(at.create()) for _ in range(20)] + [asyncio.create_task(at.delete(deleted))]
-    done, _ = await asyncio.wait(calls, timeout=3.5)
+    done, _ = await asyncio.wait(calls, timeout=1.5)
     assert not done, "nobody gives up"
     assert await at.metric("stackd_kubernetes_answers") == 1
     late = asyncio.create_task(at.create())

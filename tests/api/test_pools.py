@@ -211,7 +211,10 @@ async def test_a_repeated_create_is_answered_once_its_stack_is_reachable(at: Har
     assert "stackd.io/pool" not in (await at.objects("services"))[name]["metadata"]["labels"]
 
 
-async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_promised(at: Harness) -> None:
+async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_promised(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.lifecycle.gate.FIRST_CONTACT_SECONDS", 0.3)
     before, stats = ids(at), await at.get("/stats")
     waits = min(before)
     zero = ("total_stacks", "active_stacks", "node_distribution")

@@ -50,10 +50,10 @@ DEFECT = """
 from stackd.cli import main
 from stackd.lifecycle import refill
 
-async def make_unasked(*_: object) -> None:
+async def create_for_template(*_: object) -> None:
     raise KeyError("uid")
 
-refill.make_unasked = make_unasked
+refill.create_for_template = create_for_template
 main(["serve"])
 """
 
@@ -157,7 +157,7 @@ async def test_creates_that_came_before_the_first_look_wait_their_turn(vm: Machi
 
 async def test_a_client_that_leaves_while_stackd_asks_whose_cluster_it_is_ends_no_process(vm: Machine) -> None:
     async with before_the_first_look(vm, 1) as (at, (creating,)):
-        at.faults.add_fault(action="latency", verb="get", resource="namespaces", seconds=4.0)
+        at.faults.add_fault(action="latency", verb="get", resource="namespaces", seconds=2.0)
         at.verify_again()
         at.faults.end("hang")
         await at.daemon.ready.wait()

@@ -363,8 +363,9 @@ async def test_a_writer_that_leaves_has_written_all_or_nothing(at: Harness) -> N
 
 
 async def test_a_lapsed_owner_and_a_standby_keep_nothing_that_they_have_not_acknowledged(
-    at: Harness, vm: Machine
+    at: Harness, vm: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stackd.lifecycle.gate.FIRST_CONTACT_SECONDS", 0.3)
     standby_folder = vm.folder / "two"
     standby_folder.mkdir()
     async with harness(standby_folder, cluster=vm.cluster, host="vm2", wait=False) as standby:
