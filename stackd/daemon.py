@@ -242,9 +242,9 @@ def _wire(context: Context) -> Daemon:
     for seen_by_clients in (api.feed, api.bodies, api.players, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
     context.mirror.subscribe(events.changed)
-    context.mirror.subscribe(context.template_pods.changed)
-    context.mirror.subscribe(refill.changed)
-    context.mirror.subscribe(templating.TemplateEvents(context).changed)
+    context.mirror.subscribe(context.template_pods.changed, "pods")
+    context.mirror.subscribe(refill.node_changed, "nodes")
+    context.mirror.subscribe(lambda _: context.settings.template_news.set(), CONFIG_MAPS)
     context.mirror.follow((CONFIG_MAPS, *kinds_of(context.config.routes)))
     context.cluster.connection.contact.subscribe(events.contact_changed)
     table: Table = {

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -61,19 +62,13 @@ _READERS: Mapping[str, Callable[[JsonObject], Any]] = {
 
 @struct
 class Changed:
-    """An object appeared (``before`` None), changed in what its state keeps, or is gone (``after`` None). ``own``: an answer
-    to a request of stackd says so, and not the watch."""
+    """An object appeared (``before`` None), changed in what its state keeps, or is gone (``after`` None). ``state``: as it is, or
+    was at last. ``own``: an answer to a request of stackd says so, and not the watch."""
 
     before: State | None
     after: State | None
+    state: State
     own: bool = False
-
-    @property
-    def state(self) -> State:
-        """The object as it is, or was at last."""
-        state = self.after or self.before
-        assert state is not None
-        return state
 
 
 @struct
@@ -123,7 +118,7 @@ class Mirror:
         self.extra_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES, CONFIG_MAPS)}
         self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.extra_health)}
         self._followed: tuple[str, ...] = ()
-        self._subscribers: list[Callable[[Changed | Relisted], None]] = []
+        self._subscribers: dict[str, list[Callable[[Changed | Relisted], None]]] = {kind: [] for kind in _READERS}
         self._synced = asyncio.Event()
         self._again = asyncio.Event()
         self._running = False
@@ -165,12 +160,14 @@ class Mirror:
         """Seconds since the copy was last known to be current. On a quiet cluster up to ``IDLE_SECONDS`` of a watch."""
         return max(health.staleness() for health in self.health_by_kind.values())
 
-    def subscribe(self, callback: Callable[[Changed | Relisted], None]) -> None:
-        """Call ``callback``, which must not block, with each change, in order. An exception from it ends ``run``.
+    def subscribe(self, callback: Callable[[Changed | Relisted], None], *kinds: str) -> None:
+        """Call ``callback``, which must not block, with each change of these kinds (by default, of all), in order. An exception
+        from it ends ``run``.
 
         A new object with the name of an old one makes two changes: the old one is gone, then the new one appears.
         """
-        self._subscribers.append(callback)
+        for kind in kinds or _READERS:
+            self._subscribers[kind].append(callback)
 
     async def wait_synced(self) -> None:
         """Return when all three kinds were listed."""
@@ -292,20 +289,31 @@ class Mirror:
         wanted = {"labelSelector": template_maps.selector(self._cluster.instance)} if kind == CONFIG_MAPS else None
         nodes = KubeRequest(verb="list", resource="nodes")
         listing = nodes if kind == "nodes" else self._cluster.on("list", kind, params=wanted or self._cluster.ours())
-        async with aclosing(endless(self._cluster, listing, _READERS[kind], health)) as news:
+        async with aclosing(endless(self._cluster, listing, partial(self._read, kind, health), health)) as news:
             async for event in news:
                 if isinstance(event, list):
                     self._replace(kind, [*event, *self._newer_than_list(kind, health)])
                     self._listed[kind].set()
                     if all(self._listed[kind].is_set() for kind in self.health_by_kind):
                         self._synced.set()
-                    self._tell(Relisted(kind=kind))
+                    self._tell(kind, Relisted(kind=kind))
                 else:
                     state, gone = event
                     if gone or not self._is_ours(state):
                         self.gone(state, own=False)
                     else:
                         self._store(state)
+
+    def _read(self, kind: str, health: WatchHealth, raw: JsonObject) -> State:
+        """The state of the object. Much of what a watch reports, stackd has done itself and knows by the answer; a list is read
+        in full, since the cluster's history may have been set back."""
+        metadata = raw["metadata"]
+        for table in self._by_resource[kind] if health.version else ():
+            seen: State | None = table.get(metadata["name"])
+            same = getattr(seen, "resource_version", "") == metadata["resourceVersion"]
+            if same and seen is not None and seen.uid == metadata["uid"]:
+                return seen
+        return _READERS[kind](raw)  # type: ignore[no-any-return]  # as the readers return
 
     def _store(self, state: State, *, own: bool = False) -> None:
         table = self._tables[type(state), state.resource]
@@ -342,15 +350,16 @@ class Mirror:
             self._report(before, after)
 
     def _report(self, before: State | None, after: State | None, *, own: bool = False) -> None:
-        if before == after:
+        state = after or before
+        if before == after or state is None:
             return
         if before is not None and after is not None and before.uid != after.uid:
             self._report(before, None, own=own)
             before = None
-        self._tell(Changed(before=before, after=after, own=own))
+        self._tell(state.resource, Changed(before=before, after=after, state=state, own=own))
 
-    def _tell(self, change: Changed | Relisted) -> None:
-        for callback in self._subscribers:
+    def _tell(self, kind: str, change: Changed | Relisted) -> None:
+        for callback in self._subscribers[kind]:
             callback(change)
 
     def _restored(self) -> None:

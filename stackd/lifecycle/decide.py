@@ -24,11 +24,11 @@ from stackd.lifecycle.desired import (
     Objects,
     WantedPod,
     WantedService,
+    expiry_error,
     own_pod,
     pod_difference,
     record_error,
     route_difference,
-    service_difference,
     service_error,
     stack_of,
 )
@@ -51,6 +51,8 @@ ROOM_NANOSECONDS = 20 * NANOSECONDS
 # A create goes on for so long after the end of its stack: a stack that lives shorter than its create takes is created, and
 # expires then.
 LATE_CREATE_NANOSECONDS = 2 * NANOSECONDS
+# How long the new pod of a stack that was restarted waits for a node before the row names it: usually both are one write.
+PLACING_NANOSECONDS = NANOSECONDS
 
 
 class Kind(enum.StrEnum):
@@ -303,7 +305,7 @@ def _ended(stack: Stack, objects: Objects, seen: Seen) -> Decision:
         removals = list(_name_removals(stack, seen))
     if seen.pod is not None and stack.pod_uid not in (None, seen.pod.uid):
         removals.append(_removal(seen.pod, seen))
-    if changes := [*_service_changes(objects.service, seen.service), *removals]:
+    if changes := [*_service_changes(objects.service, seen.service)[1], *removals]:
         return _apply("its pod has ended for good", *changes)
     if stack.ports_held:
         return Decision(kind=Kind.RELEASED, why="its pod has ended for good")
@@ -316,8 +318,7 @@ def _ended(stack: Stack, objects: Objects, seen: Seen) -> Decision:
 def _living(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Decision:
     if stack.ended and not stack.shared:
         return _ended(stack, objects, seen)
-    why = None if objects.service is None else service_difference(objects.service, seen.service)
-    service = list(_service_changes(objects.service, seen.service)) if why is not None else []
+    why, service = _service_changes(objects.service, seen.service)
     own = own_pod(seen.pod, stack)
     if stack.ended:
         return _apply(why, *service) if why is not None else _replacement(stack, own, seen, now)
@@ -325,7 +326,7 @@ def _living(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Deci
         # The record first: whoever loses the file reads it there.
         return _apply(why, *service) if why is not None else _stop(stack, seen)
     if stack.desired is Desired.RUNNING and stack.pod_uid is None:
-        return _apply(why, *service) if why is not None else _start(stack, objects, seen)
+        return _apply(why, *service) if why is not None else _start(stack, objects, seen, now)
     others = list(_repairs(objects, own, seen))
     why = why or next((differs for differs, _ in others), None)
     changes = [*service, *(change for _, change in others)]
@@ -356,16 +357,20 @@ def _repairs(objects: Objects, own: PodState | None, seen: Seen) -> Iterator[tup
             yield differs, Change(verb=Verb.PATCH, resource=PODS, name=own.name, uid=own.uid, wanted=pod)
 
 
-def _service_changes(wanted: WantedService | None, seen: ServiceState | None) -> Iterator[Change]:
-    """An outdated expiry alone needs a patch of annotations only."""
-    if wanted is None or service_difference(wanted, seen) is None:
-        return
+def _service_changes(wanted: WantedService | None, seen: ServiceState | None) -> tuple[str | None, list[Change]]:
+    """How the Service differs, and the request that puts it right. An outdated expiry alone needs a patch of annotations only."""
+    if wanted is None:
+        return None, []
+    why = service_error(wanted, seen)
+    if seen is not None:
+        why = why or record_error(wanted, seen)
+    outdated = None if why is not None or seen is None else expiry_error(wanted, seen)
+    if why is None and outdated is None:
+        return None, []
     verb, uid = Verb.CREATE if wanted.spare and seen is None else Verb.UPDATE, None
     if seen is not None and not seen.deleting:
-        uid = seen.uid
-        if service_error(wanted, seen) is None and record_error(wanted, seen) is None:
-            verb = Verb.PATCH
-    yield Change(verb=verb, resource=SERVICES, name=wanted.name, uid=uid, wanted=wanted)
+        uid, verb = seen.uid, verb if outdated is None else Verb.PATCH
+    return why or outdated, [Change(verb=verb, resource=SERVICES, name=wanted.name, uid=uid, wanted=wanted)]
 
 
 def _stop(stack: Stack, seen: Seen) -> Decision:
@@ -374,13 +379,16 @@ def _stop(stack: Stack, seen: Seen) -> Decision:
     return Decision(kind=Kind.STOPPED, why="its pod is gone, as its user wished")
 
 
-def _start(stack: Stack, objects: Objects, seen: Seen) -> Decision:
+def _start(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Decision:
     """A pod of the stack's name is its new one only if it carries our labels, which nobody else may write. An earlier try
     may have made it, whose answer was lost."""
     pod = seen.pod
     if pod is not None:
         ours = pod.stack_id == stack.stack_id
         if ours and not pod.deleting and pod.generation >= stack.generation:
+            left = 0 if now is None else PLACING_NANOSECONDS - abs(now - stack.updated_at)
+            if pod.scheduled is None and left > 0:
+                return Decision(again=left / NANOSECONDS)
             return Decision(kind=Kind.ACCEPT, why="its new pod is there")
         change = replace(_removal(pod, seen), foreign=not ours)
         return _apply("an earlier pod has the name of its new one", change)

@@ -17,6 +17,7 @@ from stackd.lifecycle.desired import first_route_difference, own_pod, service_er
 from stackd.lifecycle.nodes import address
 from stackd.lifecycle.status import (
     DerivedStatus,
+    PodProgress,
     PodSnapshot,
     derive_status,
     observation,
@@ -42,21 +43,34 @@ async def observe(context: Context, stack: Stack) -> Stack:
     if (stack.pod_uid is None or pod is None) and not stack.ended:
         return stack  # it is being stopped or started, or its end has to be proven: a step writes its status
     node = mirror.nodes.get((pod.node_name if pod is not None else None) or stack.node_id or "")
-    seen = (stack, pod, mirror.services.get(SERVICE_PREFIX + stack_id), node)
-    if memory.seen.get(stack_id) == seen:
+    seen = (pod, mirror.services.get(SERVICE_PREFIX + stack_id), node)
+    if memory.seen.get(stack_id) == (stack, *seen):
         return stack
     context.gate.brake.forget([stack_id])
     snapshot, derived = derive(context, stack, pod)
-    if derived.recheck_at is not None:
-        context.loop.wake([stack_id], delay=(derived.recheck_at - snapshot.now) / NANOSECONDS)
     progress, events = pod_progress(memory.progress.get(stack_id), stack, snapshot)
     row = await write(context, stack, observation(stack, snapshot, derived, events))
-    if stack_id in context.store.stacks:
+    remember(context, stack_id, snapshot, derived, progress, seen)
+    return row
+
+
+def remember(
+    context: Context,
+    stack_id: str,
+    snapshot: PodSnapshot,
+    derived: DerivedStatus,
+    progress: PodProgress | None,
+    seen: tuple[object, ...],
+) -> None:
+    """What was written about the stack is not derived again from the same pod, Service and node (``seen``)."""
+    row, memory = context.store.stacks.get(stack_id), context.memory
+    if derived.recheck_at is not None:
+        context.loop.wake([stack_id], delay=(derived.recheck_at - snapshot.now) / NANOSECONDS)
+    if row is not None:
         if progress is not None:
             memory.progress[stack_id] = progress
-        if derived.recheck_at is None and not stack.routed:  # nothing else decides on the status
-            memory.seen[stack_id] = (row, *seen[1:])
-    return row
+        if derived.recheck_at is None and not row.routed:  # nothing else decides on the status
+            memory.seen[stack_id] = (row, *seen)
 
 
 def derive(context: Context, stack: Stack, pod: PodState | None) -> tuple[PodSnapshot, DerivedStatus]:

@@ -9,8 +9,6 @@ stack again (``loop``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from stackd.crashpoints import crash_point
 from stackd.errors import (
@@ -38,7 +36,7 @@ from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS
 from stackd.lifecycle.transitions import TRANSITIONS
 from stackd.lifecycle.view import look_at
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, Desired, Observation, Stack, StackStatus
+from stackd.model import SERVICE_PREFIX, DeleteReason, Desired, Observation, Stack, StackStatus
 from stackd.templates.hiding import hide_in
 
 log = logging.getLogger(__name__)
@@ -63,7 +61,7 @@ async def reconcile(context: Context, stack_id: str) -> bool:
         if decision.again is not None:
             context.loop.wake([stack_id], delay=decision.again)
         return False
-    with _hiding(context, stack_id):
+    try:
         if decision.kind is Kind.APPLY:
             return await _send(context, stack, decision)
         if decision.kind in PROVEN:
@@ -71,14 +69,17 @@ async def reconcile(context: Context, stack_id: str) -> bool:
             if context.gate.identity.epoch != epoch or context.store.stacks.get(stack_id) is not stack:
                 return True
         return await TRANSITIONS[decision.kind](context, stack, decision)
+    except StackdError as error:
+        hide_in(error, (context.store.stacks.get(stack_id) or stack).values)
+        raise
 
 
 async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
     """Send the requests of the decision with a slot in hand; after a wait for that, or for the gate, decide again first."""
-    async with context.loop.slot(stack, record=_only_record(decision)) as waited:
-        waits = waited or not context.gate.is_clear
-        await context.gate.right_cluster()
-        if waits:
+    is_record = len(decision.changes) == 1 and decision.changes[0].verb is Verb.PATCH
+    async with context.loop.slot(stack, record=is_record) as waited:
+        if waited or not context.gate.is_clear:
+            await context.gate.right_cluster()
             current = context.store.stacks.get(stack.stack_id)
             again = None if current is None else look_at(context, current)
             if current is None or again is None or again.kind is not Kind.APPLY:
@@ -103,10 +104,6 @@ async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
             creation.timer.restart()
             creation.made_at = context.clock.monotonic()
         return done
-
-
-def _only_record(decision: Decision) -> bool:
-    return all(change.verb is Verb.PATCH for change in decision.changes)
 
 
 async def _note_failure(context: Context, stack: Stack, error: StackdError) -> None:
@@ -146,11 +143,10 @@ async def _remove_without_row(context: Context, stack_id: str) -> bool:
     """Delete what is left of a stack that the file has removed, as a create that took effect late; and what a pass or the
     operator wants removed."""
     mirror, removable = context.mirror, context.loop.removable
-    services = (
-        seen for seen in mirror.services.values() if stack_id in (seen.name, stack_of(seen.resource, seen.name))
-    )
-    pods = (pod for pod in mirror.pods.values() if stack_of(PODS, pod.name) == stack_id)
-    routes = (route for route in mirror.all_routes() if route.stack_id == stack_id)
+    pods = [pod for name, pod in mirror.pods.items() if name.startswith(stack_id) and stack_of(PODS, name) == stack_id]
+    routes = [route for route in mirror.all_routes() if route.stack_id == stack_id]
+    names = (SERVICE_PREFIX + stack_id, stack_id)
+    services = [service for name in names if (service := mirror.services.get(name)) is not None]
     found: tuple[PodState | ServiceState | RouteState, ...] = (*pods, *routes, *services)
     if not found or context.gate.why_no_pass():
         return False
@@ -166,19 +162,6 @@ async def _remove_without_row(context: Context, stack_id: str) -> bool:
             removable.discard(state.uid)
             stack_log(log, stack_id).info("%s removed, which no row knows", state.name)
     return False
-
-
-@contextmanager
-def _hiding(context: Context, stack_id: str) -> Iterator[None]:
-    """Hide the stack's generated values in every error that is raised within this context."""
-    before = context.store.stacks.get(stack_id)
-    try:
-        yield
-    except StackdError as error:
-        stack = context.store.stacks.get(stack_id) or before
-        if stack is not None:
-            hide_in(error, stack.values)
-        raise
 
 
 class ClusterEvents:

@@ -14,7 +14,6 @@ import math
 from stackd.crashpoints import crash_point
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, Unavailable
 from stackd.kube.mirror import Changed, Relisted
-from stackd.kube.objects import NodeState
 from stackd.lifecycle import checks
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create_for_template
@@ -60,9 +59,9 @@ class Refill:
         if row is not None and (row.unassigned or row.shared):
             self.queue.add(row.template or "", delay=GATHER_SECONDS)
 
-    def changed(self, change: Changed | Relisted) -> None:
+    def node_changed(self, change: Changed | Relisted) -> None:
         """Subscriber of the mirror: a node that takes stacks, or does not any more, concerns all templates."""
-        if isinstance(change, Changed) and isinstance(change.state, NodeState):
+        if isinstance(change, Changed):
             self._context.wake_templates(GATHER_SECONDS)
 
     async def _work(self, name: str) -> None:

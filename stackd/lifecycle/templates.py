@@ -28,7 +28,6 @@ from stackd.errors import (
     TemplateNotFound,
 )
 from stackd.keys import ApiKey
-from stackd.kube.mirror import Changed, Relisted
 from stackd.kube.template_maps import TEMPLATES, TemplateMap, name_of, template_manifest
 from stackd.kube.wire import CONFIG_MAPS
 from stackd.lifecycle.context import Context
@@ -59,19 +58,6 @@ def all_templates(config: Config) -> TemplateSet:
 
 
 # ---- which are in force
-
-
-class TemplateEvents:
-    """Has the templates compared again when the cluster's have changed."""
-
-    def __init__(self, context: Context) -> None:
-        self._settings = context.settings
-
-    def changed(self, change: Changed | Relisted) -> None:
-        """Subscriber of the mirror."""
-        kind = change.kind if isinstance(change, Relisted) else change.state.resource
-        if kind == CONFIG_MAPS:
-            self._settings.template_news.set()
 
 
 async def follow(context: Context) -> None:

@@ -16,11 +16,11 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Decision, Kind
 from stackd.lifecycle.desired import has_pod
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
-from stackd.lifecycle.observe import derive, write
+from stackd.lifecycle.observe import derive, remember, write
 from stackd.lifecycle.status import observation, pod_progress
 from stackd.lifecycle.view import current_pod, is_explained
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, Observation, Stack, StackStatus
+from stackd.model import DeleteReason, Stack
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,12 @@ async def accept(context: Context, stack: Stack, decision: Decision) -> bool:
     service_uid = service.uid if service is not None else stack.service_uid
     crash_point("accept.decided")
     context.fence.require()
-    seen = _first_observation(context, stack)
+    snapshot, derived = derive(context, stack, pod)
+    progress, events = pod_progress(None, stack, snapshot)
+    seen = observation(stack, snapshot, derived, events)
     if stack.accepted:
         try:
-            await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service_uid)
+            row = await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service_uid)
         except StackNotFound:
             return True  # it was stopped, started again or deleted meanwhile: that is the next decision
         stack_log(log, stack.stack_id).info("started again, pod %d", stack.generation)
@@ -43,20 +45,15 @@ async def accept(context: Context, stack: Stack, decision: Decision) -> bool:
         creation = context.creates[stack.stack_id]
         creation.timer.end("schedule")
         creation.check()
-        accepted = await context.store.stacks.accept(
+        row = await context.store.stacks.accept(
             seen, pod_uid=pod.uid, service_uid=service_uid, claim=creation.request.claim, by=creation.request.by
         )
         creation.timer.end("accept")
-        stack_log(log, stack.stack_id).info("created on %s", accepted.node_id)
+        stack_log(log, stack.stack_id).info("created on %s", row.node_id)
+    node = context.mirror.nodes.get(pod.node_name or row.node_id or "")
+    remember(context, stack.stack_id, snapshot, derived, progress, (pod, service, node))
     crash_point("accept.accepted")
-    return stack.accepted  # the new row wakes a new stack again
-
-
-def _first_observation(context: Context, stack: Stack) -> Observation:
-    """What is written about a stack together with its new pod; the pod may have started by then."""
-    snapshot, derived = derive(context, stack, context.mirror.pods[stack.pod_name])
-    is_creating = derived.status is StackStatus.CREATING  # then the observer records when it starts
-    return observation(stack, snapshot, derived, () if is_creating else pod_progress(None, stack, snapshot)[1])
+    return False  # the new row wakes the stack again, and whoever waits for it is answered first
 
 
 async def undo(context: Context, stack: Stack, decision: Decision) -> bool:
