@@ -26,6 +26,7 @@ The packages. Calls go down the list; results come back as return values or ``as
     kinds, units    types of configuration values; durations, sizes and frequencies
     names           the syntax of Kubernetes' names, and suggestions for typos
     template_files  which files of a folder are templates
+    timing          how long stackd waits, and why
     quantity        CPU, memory and disk as Kubernetes writes them
     printable       text that is safe to show
     validity        the dates of certificates

@@ -22,17 +22,7 @@ from stackd.clock import NANOSECONDS, Clock, SystemClock, WallClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StoreError, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
-from stackd.jobs.schedule import (
-    EXPIRE_SECONDS,
-    OUTCOMES_SECONDS,
-    POLICIES_SECONDS,
-    PURGE_SECONDS,
-    QUOTAS_SECONDS,
-    RIGHTS_SECONDS,
-    SPARES_SECONDS,
-    Schedule,
-    Table,
-)
+from stackd.jobs.schedule import Schedule, Table
 from stackd.kube.client import Cluster
 from stackd.kube.connection import Deadline
 from stackd.kube.credentials import ClusterTarget, Renewal
@@ -55,7 +45,6 @@ from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import ClusterEvents, reconcile
-from stackd.lifecycle.refill import RETRIES as TEMPLATE_RETRIES
 from stackd.lifecycle.refill import Refill
 from stackd.lifecycle.template_pods import TemplatePods
 from stackd.lifecycle.verbs import write_records
@@ -64,6 +53,23 @@ from stackd.model import AuditKind
 from stackd.store import Store
 from stackd.tasks import ServiceEnded, Tasks, first_of
 from stackd.templates import Reader, TemplateSet, in_force, read_templates
+from stackd.timing import (
+    COMPLETE_SECONDS,
+    DIAGNOSTICS_RETRIES,
+    EXPIRE_SECONDS,
+    OUTCOMES_SECONDS,
+    POLICIES_SECONDS,
+    PURGE_SECONDS,
+    QUOTAS_SECONDS,
+    RECORDS_SECONDS,
+    RIGHTS_SECONDS,
+    SHORTEN_SECONDS,
+    SPARES_SECONDS,
+    START_SECONDS,
+    STOP_EXTRA_SECONDS,
+    TEMPLATE_RETRIES,
+    TEMPLATES_LISTED_SECONDS,
+)
 from stackd.upkeep import health
 from stackd.upkeep.reload import HandOver, Reloader
 from stackd.upkeep.systemd import ProcessContext
@@ -82,16 +88,6 @@ from stackd.workqueue import WorkQueue
 log = logging.getLogger(__name__)
 
 SECOND_SIGNAL_EXIT = 1
-PATIENCE_SECONDS = 5.0
-"""How long a start waits for the cluster, before it completes without it. Meanwhile connections queue at a handed-over
-socket, and the service manager waits for the start."""
-
-SHORTEN_SECONDS = 2.0
-"""The longest that a stop takes to give its Lease back or shorten it: a standby does not wait for all of its duration."""
-
-RECORDS_SECONDS = 10.0  # the longest that a stop or a takeover writes outdated records of stacks
-STOP_EXTRA_SECONDS = 15.0
-COMPLETE_SECONDS = 0.5  # the pause between two tries to adopt the stacks that a new or restored file lacks
 
 
 @dataclass(slots=True, kw_only=True)
@@ -188,7 +184,7 @@ async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, 
         gate=gate,
         audit=Audit(store, gate.ownership, clock, lambda: settings.current.log.audit),
         loop=Loop(tasks, store.stacks),
-        diagnostics=Diagnostics(queue=WorkQueue("diagnostics", tasks, diagnostics.RETRIES)),
+        diagnostics=Diagnostics(queue=WorkQueue("diagnostics", tasks, DIAGNOSTICS_RETRIES)),
         template_pods=TemplatePods(tasks, gate),
         template_loop=WorkQueue("template", tasks, TEMPLATE_RETRIES),
     )
@@ -272,11 +268,11 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     context.tasks.supervise("cluster", _follow_cluster(daemon))
     if process.inherited:  # meanwhile connections queue at the handed-over socket
         events = (daemon.ready, context.gate.ownership.stands_by)
-        await first_of(*events, failure=context.tasks.failure, timeout=PATIENCE_SECONDS)
+        await first_of(*events, failure=context.tasks.failure, timeout=START_SECONDS)
     listener.open((lambda: certificate.context) if certificate else None)
     log.info("stackd %s: listening on %s, %d stacks", VERSION, listener.address, len(context.store.assigned))
     stack.callback(daemon.schedule.stop)
-    patience = max(0.0, PATIENCE_SECONDS - (context.clock.monotonic() - began))
+    patience = max(0.0, START_SECONDS - (context.clock.monotonic() - began))
     context.tasks.supervise("report", health.report(context, daemon.ready, process.notifier, patience, process.build))
     _look_after(daemon, process, certificate)
 
@@ -364,7 +360,7 @@ def _confirmed(context: Context) -> None:
 async def _learn(context: Context) -> None:
     """Put the templates of the cluster in force before anything is made from an older text, and ask for the rest that an owner
     has to know. Without a right to read the templates, those in the file stay."""
-    if not await context.mirror.until_known(CONFIG_MAPS, templating.LISTED_SECONDS):
+    if not await context.mirror.until_known(CONFIG_MAPS, TEMPLATES_LISTED_SECONDS):
         log.error(
             "the templates in the cluster cannot be read: %s", context.mirror.extra_health[CONFIG_MAPS].last_error
         )

@@ -42,10 +42,10 @@ from stackd.logs import stack_log
 from stackd.model import DeleteReason, EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack, WantedStack
 from stackd.store import BY_JOB, Claim, Start
 from stackd.tasks import set_within
+from stackd.timing import COUNT_EVERY_SECONDS, JOB_AGAIN_SECONDS
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0  # when to go on with a job that cannot go on now, at the latest
 CHUNK = 50  # how many ids of a job are begun, and counted, in one transaction
 EXTEND_PAUSE_SECONDS, RECORD_EVERY_SECONDS, RECORDS_AT_ONCE = 0.05, 0.01, 4
 """A job that extends pauses after each chunk, and writes so many records into the cluster at a time, so often, so that
@@ -63,8 +63,6 @@ STARTS = {
 
 KEYS_AT_ONCE = 4
 """The jobs of so many keys run at the same time, so that a stack that takes long delays its own key only."""
-
-COUNT_EVERY_SECONDS = 0.5  # a job's progress is written at least this often while a slow cluster works through a chunk
 
 
 class Turns:
@@ -158,7 +156,7 @@ class BatchQueue:
             except StackdError as error:
                 extra = {"job_id": job_id, "same": f"{job_id} waits"}
                 log.warning("%s: cannot go on now: %s", job_id, error, extra=extra)
-                await self._context.cluster.connection.contact.pause(RETRY_SECONDS)
+                await self._context.cluster.connection.contact.pause(JOB_AGAIN_SECONDS)
             turns.end(key, finished=finished)
 
 

@@ -10,11 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from stackd.clock import NANOSECONDS
 from stackd.lifecycle.context import Context
 from stackd.model import Job, JobAction, JobOutcome, OutcomeReason, Stack, StackStatus
+from stackd.timing import FOLLOW_NANOSECONDS
 
-FOLLOW_NANOSECONDS = 120 * NANOSECONDS
 FOLLOWED = frozenset({JobAction.RESTART, JobAction.RENEW, JobAction.START, JobAction.CREATE})
 """What starts pods; of the other actions, the counts say what came of them."""
 

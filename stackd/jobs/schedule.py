@@ -24,20 +24,11 @@ from apscheduler.triggers.base import BaseTrigger
 from stackd.clock import boottime
 from stackd.errors import StackdError
 from stackd.tasks import Tasks
+from stackd.timing import CLOCK_SET_SECONDS
 
 log = logging.getLogger(__name__)
 
-EXPIRE_SECONDS = 1.0
-PURGE_SECONDS = 60.0
-OUTCOMES_SECONDS = 5.0
-SPARES_SECONDS = 1.0
-QUOTAS_SECONDS = 20.0
-POLICIES_SECONDS = 30.0
-RIGHTS_SECONDS = 60.0  # they are asked for in the pass after a refusal, too
 CHECK_CLOCK_SECONDS = 1.0
-JUMP_SECONDS = 0.5
-"""The wall clock and the monotonic one drift apart by less than this between two checks, unless the former is set."""
-
 
 Table = Mapping[str, tuple[float, Callable[[], Awaitable[object]]]]
 """By name: every how many seconds, and the verb."""
@@ -85,7 +76,7 @@ class Schedule:
         while True:
             await asyncio.sleep(CHECK_CLOCK_SECONDS)
             before, self._ahead = self._ahead, _ahead()
-            if abs(self._ahead - before) >= JUMP_SECONDS:
+            if abs(self._ahead - before) >= CLOCK_SET_SECONDS:
                 log.warning("the wall clock was set by %+.1f s", self._ahead - before)
                 for name, every in self._every.items():
                     self.change(name, every)

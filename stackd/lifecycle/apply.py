@@ -54,6 +54,7 @@ from stackd.logs import stack_log
 from stackd.model import PortRange, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
 from stackd.podspec.additions import with_readiness, with_values
+from stackd.timing import ASK_AGAIN_SECONDS, KEEP_PORT_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +62,6 @@ T = TypeVar("T")
 TCP = "tcp"
 NOT_OURS = "a pod that is not stackd's has the stack's name"
 PORT_TRIES = 50  # after this many node ports that others hold, a create stops trying
-# How long an existing stack asks for its old node port: the API server frees a port a little after it has reported that the
-# port's Service is gone.
-KEEP_PORT_SECONDS = 2.0
-# When a pod is asked for again that the cluster has, although the watch does not report it: it may report it by then.
-ASK_AGAIN_SECONDS = 2.0
 
 
 async def gather_all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -21,17 +21,17 @@ from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.desired import WantedService, first_route_difference, has_pod, service_error
 from stackd.lifecycle.loop import is_gone
 from stackd.lifecycle.nodes import CPU, MEMORY, PODS, PORTS, lacking
-from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
+from stackd.lifecycle.pools import has_failed, is_ready, is_starting
 from stackd.lifecycle.view import current_pod, names, objects_of
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
 from stackd.templates import Template
+from stackd.timing import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, PREEMPTION_SECONDS
 
 log = logging.getLogger(__name__)
 
 MOST_DELETED = 8  # at most this many stacks of pools are deleted each time a create preempts
-PREEMPTION_SECONDS = 20.0  # how long a create waits until preempted stacks are gone
 
 
 def pool_for(context: Context, request: CreateRequest) -> Template | None:

@@ -14,12 +14,9 @@ from stackd.kube.rights import on_stacks
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle.context import Context
 from stackd.model import NODE_PORTS_REMEDY, PortRange
-from stackd.workqueue import RetryPolicy
+from stackd.timing import CONTACT_RETRIES
 
 log = logging.getLogger(__name__)
-
-RETRIES = RetryPolicy(first=1.0, longest=5.0)
-"""Seconds between two tries to reach the cluster; the longest equals that of the watches."""
 
 
 async def bring_up(context: Context) -> None:
@@ -38,7 +35,7 @@ async def bring_up(context: Context) -> None:
                 log.warning("waiting for the cluster: %s", error)
             gate.unreached = error
             gate.contact_tried.set()
-            await context.cluster.connection.contact.pause(RETRIES.delay(tries))
+            await context.cluster.connection.contact.pause(CONTACT_RETRIES.delay(tries))
         else:
             if gate.unreached is not None:
                 log.info("the cluster was reached after %.1f s", context.clock.monotonic() - began)

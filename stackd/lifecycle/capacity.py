@@ -17,10 +17,7 @@ from stackd.errors import ClusterError, ClusterUnavailable
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.nodes import (
     ASSUMES,
-    INTEREST_SECONDS,
     PORTS,
-    PORTS_LIMIT_SECONDS,
-    PORTS_SECONDS,
     SERVICE_QUOTAS,
     Bound,
     StackResources,
@@ -34,6 +31,7 @@ from stackd.lifecycle.nodes import (
 )
 from stackd.model import Stack
 from stackd.quantity import NANO
+from stackd.timing import INTEREST_SECONDS, PORTS_LIMIT_SECONDS, PORTS_SECONDS
 
 log = logging.getLogger(__name__)
 

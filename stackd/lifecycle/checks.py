@@ -32,15 +32,12 @@ from stackd.podspec import harden
 from stackd.podspec.additions import with_values
 from stackd.templates import Check, Template
 from stackd.templates.hiding import hide, hide_in
+from stackd.timing import CHECK_AGAIN_SECONDS, FORWARDED_NANOSECONDS, POOL_CHECK_SECONDS
 from stackd.workqueue import A_SECOND
 
 log = logging.getLogger(__name__)
 
 SCHEDULED = 4  # so many checks run at a time that no client waits for
-POOL_SECONDS = 3600.0
-# Nodes forward to a new pod a little later than it is ready.
-SETTLED_NANOSECONDS = 5 * NANOSECONDS
-RETRY_SECONDS = 60.0  # when a check is tried again that could not be run
 TAIL_LINES, LONGEST_MESSAGE = 10, 1000
 # Reasons of an end that say nothing about the stack: the check itself could not run.
 NOT_ITS_OWN = frozenset({"StartError", "ContainerCannotRun", "OOMKilled", "Evicted", "NodeLost", "Preempting"})
@@ -69,8 +66,8 @@ async def check_stack(context: Context, stack_id: str) -> CheckResult:
 
 
 async def _check(context: Context, stack: Stack, check: Check) -> CheckResult:
-    waits = stack.updated_at + SETTLED_NANOSECONDS - context.clock.now()
-    await asyncio.sleep(waits / NANOSECONDS if 0 < waits <= SETTLED_NANOSECONDS else 0.0)  # the clock may be set back
+    waits = stack.updated_at + FORWARDED_NANOSECONDS - context.clock.now()
+    await asyncio.sleep(waits / NANOSECONDS if 0 < waits <= FORWARDED_NANOSECONDS else 0.0)  # the clock may be set back
     manifest = with_values(harden(check.spec.manifest, check.policy), {**where(context, stack), **stack.values})
     start = context.config.stacks.scheduling_timeout + context.config.stacks.image_pull_grace
     selector, namespace = context.config.stacks.node_selector, context.config.stacks.namespace
@@ -198,7 +195,7 @@ def begin_due(context: Context, template: Template) -> float:
         return again - now
     if checks.scheduled >= SCHEDULED:
         return A_SECOND
-    every = template.check.every if template.shared else POOL_SECONDS
+    every = template.check.every if template.shared else POOL_CHECK_SECONDS
     checks.next[template.name] = what, now + every
     checks.scheduled += 1
     context.tasks.background(f"check {template.name}", _scheduled(context, template, stack_id))
@@ -229,7 +226,7 @@ async def _scheduled(context: Context, template: Template, stack_id: str) -> Non
         last = checks.of_template.get(name) or CheckResult(stack_id=stack_id, generation=0, at=context.clock.now())
         checks.of_template[name] = replace(last, trouble=str(error))
         what, again = checks.next[name]
-        checks.next[name] = what, min(again, context.clock.monotonic() + RETRY_SECONDS)
+        checks.next[name] = what, min(again, context.clock.monotonic() + CHECK_AGAIN_SECONDS)
         log.warning("%s cannot be checked now: %s", name, error, extra={"same": f"check {name}"})
     finally:
         checks.scheduled -= 1

@@ -44,10 +44,8 @@ from stackd.podspec import Policy, Sanitizer
 from stackd.store import Claim, CreateLimits, LabelQuota, Store
 from stackd.tasks import Tasks
 from stackd.templates import NO_TEMPLATES, Reader, Template, TemplateSet
+from stackd.timing import CALL_EXTRA_SECONDS
 from stackd.workqueue import WorkQueue
-
-SETTLE_EXTRA_SECONDS = 1.0
-"""So much longer than one call a change is waited for: then the error of the call itself is the answer."""
 
 LOG_READS_AT_ONCE = 8
 """At most this many clients read logs from the cluster at a time, so that neither creates nor captures wait for them."""
@@ -263,7 +261,7 @@ class Context:
     def longest_call(self) -> float:
         """How long (seconds) somebody waits for a change: a little longer than one call may take, so that the error of the
         call itself is the answer."""
-        return self.cluster.target.timeout + SETTLE_EXTRA_SECONDS
+        return self.cluster.target.timeout + CALL_EXTRA_SECONDS
 
     @property
     def longest_turn(self) -> float:

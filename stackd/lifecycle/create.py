@@ -35,22 +35,22 @@ from stackd.logs import stack_log
 from stackd.model import PortMapping, Route, RoutedPort, RoutedTarget, Stack, TargetPort
 from stackd.names import DEFAULT_PREFIX, new_hostname
 from stackd.templates.hiding import hide_in
+from stackd.timing import (
+    EQUAL_CREATE_SECONDS,
+    INTENT_SECONDS,
+    LAST_ASK_SECONDS,
+    ROUTES_LISTED_SECONDS,
+    SUSPECT_SECONDS,
+    UNDO_SECONDS,
+)
 from stackd.units import format_duration
 
 log = logging.getLogger(__name__)
 
 ONCE_TRIES = 5
-ONCE_SECONDS = 60.0  # how long ``create_once`` waits for an equal create that came first
-ASK_SECONDS = 5.0  # the timeout of the last request for the pod, in seconds
-# While a new pod is awaited, a watch of pods that is silent for this long is reopened over another connection.
-SUSPECT_SECONDS = 2.0
 # How many times one create may delete stacks of pools: for a node port, for the quota, for a node's room.
 PREEMPTIONS = 3
-# How long a failed create waits for its undo, or, while Kubernetes does not answer, only for the intent to be written; after
-# that, the undo goes on in the background.
-UNDO_SECONDS, INTENT_SECONDS = 2.0, 0.1
 QUIET_SECONDS = 1.0  # no spare Service is made within this time after a create, so that none is slower because of it
-LISTED_SECONDS = 2.0  # how long a create waits for the first list of routes after a start
 
 
 async def create(context: Context, request: CreateRequest) -> Stack:
@@ -195,13 +195,13 @@ async def _accepted(context: Context, stack_id: str, creation: Creation) -> Stac
             health.reconnect()
             pause *= 2
     await _ask_for(context, stack_id)
-    return await context.loop.reconcile_until(stack_id, accepted, ASK_SECONDS)
+    return await context.loop.reconcile_until(stack_id, accepted, LAST_ASK_SECONDS)
 
 
 async def _ask_for(context: Context, stack_id: str) -> None:
     """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is slow.
     Raises NoRoom if the scheduler has found no node, and ClusterUnavailable if it has not decided yet."""
-    pod = await context.cluster.get(PODS, stack_id, timeout=ASK_SECONDS)
+    pod = await context.cluster.get(PODS, stack_id, timeout=LAST_ASK_SECONDS)
     if pod is None:
         raise ClusterUnavailable(POD_DELETED)
     if pod.scheduled is False:
@@ -263,7 +263,7 @@ async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, 
         except LabelLimitReached as error:
             if not error.same:
                 raise
-            result = await context.loop.until(error.same, decided, ONCE_SECONDS)
+            result = await context.loop.until(error.same, decided, EQUAL_CREATE_SECONDS)
             if result is None:
                 raise
             if (existing := result[0]) is not None:
@@ -319,6 +319,6 @@ async def require_served(context: Context, request: CreateRequest) -> None:
     """Raise ClusterUnavailable if the cluster does not serve the kinds of routes that the create needs."""
     for kind in {resource_of(port.route) for port in request.target_ports if isinstance(port, RoutedTarget)}:
         health = context.mirror.extra_health[kind]
-        if not await context.mirror.until_known(kind, 0.0 if health.last_error else LISTED_SECONDS):
+        if not await context.mirror.until_known(kind, 0.0 if health.last_error else ROUTES_LISTED_SECONDS):
             why = health.last_error or f"the {kind} of the cluster were not listed yet"
             raise ClusterUnavailable("no port can get a name now", detail=why)

@@ -33,26 +33,18 @@ from stackd.lifecycle.desired import (
     stack_of,
 )
 from stackd.model import RANGE_PREFIX, Desired, Stack, StackStatus, struct
+from stackd.timing import (
+    LATE_CREATE_NANOSECONDS,
+    LINGER_NANOSECONDS,
+    LONGEST_LINGER,
+    PLACING_NANOSECONDS,
+    PROVEN_NANOSECONDS,
+    ROOM_NANOSECONDS,
+    UNFINISHED_NANOSECONDS,
+)
 
 NO_NODE = "no node has room for the stack"
 POD_DELETED = "the pod was deleted from the cluster while it was being created"
-
-# How long before and after its last renewal an owner may have created a pod and not its Service.
-UNFINISHED_NANOSECONDS = 60 * NANOSECONDS
-# The new pod of a shared stack has to be ready for so long before it takes the place of one that serves.
-PROVEN_NANOSECONDS = 5 * NANOSECONDS
-# How long the earlier pod of a shared stack stays once the new one serves: nodes learn a little later where to send
-# connections to, and those that are open may come to an end.
-LINGER_NANOSECONDS = 10 * NANOSECONDS
-# The earlier pod goes once the new one is so old, even if the stack's status changes meanwhile.
-LONGEST_LINGER = 120 * NANOSECONDS
-# How long the new pod of a shared stack waits for a node before the earlier one has to make room for it.
-ROOM_NANOSECONDS = 20 * NANOSECONDS
-# A create goes on for so long after the end of its stack: a stack that lives shorter than its create takes is created, and
-# expires then.
-LATE_CREATE_NANOSECONDS = 2 * NANOSECONDS
-# How long the new pod of a stack that was restarted waits for a node before the row names it: usually both are one write.
-PLACING_NANOSECONDS = NANOSECONDS
 
 
 class Kind(enum.StrEnum):

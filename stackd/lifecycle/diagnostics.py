@@ -20,20 +20,14 @@ from stackd.logs import stack_log
 from stackd.model import CLUSTER, NO_VALUES, EventKind, KeptLog, TimelineEvent
 from stackd.tasks import acquired_within
 from stackd.templates.hiding import hide
-from stackd.workqueue import RetryPolicy
+from stackd.timing import CAPTURE_SECONDS, EXPIRY_WAITS_SECONDS, READ_WAITS_SECONDS
 
 log = logging.getLogger(__name__)
 
 WORKERS = 4
-RETRIES = RetryPolicy(first=2.0, longest=2.0, most=3)
 KEPT_BYTES = 16 * 1024
 KEPT_LINES = 400
-CAPTURE_SECONDS = 2.0
-EXPIRY_WAITS_SECONDS = 0.25
-"""How long an expiry waits for the stack's logs: no client waits for it, but a longer wait would make it late."""
-
 CAPTURES_AT_ONCE = 16  # at most this many captures at a time, so that none takes a connection that a delete needs
-READ_WAITS_SECONDS = 5.0  # how long a client that reads a log waits for its turn
 
 
 def start(context: Context) -> None:

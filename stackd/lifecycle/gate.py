@@ -28,24 +28,23 @@ from stackd.kube.wire import REJECTED
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.store import Store
 from stackd.tasks import first_of, set_within
+from stackd.timing import (
+    AWAY_SECONDS,
+    CONFIRMED_SECONDS,
+    FIRST_CONTACT_SECONDS,
+    IDENTITY_SECONDS,
+    STALE_SECONDS,
+    WINDOW_SECONDS,
+)
 
 log = logging.getLogger(__name__)
 
-AWAY_SECONDS = 2.0
-IDENTITY_SECONDS = 10.0  # how long a change waits for the cluster to say who it is; as long as one call may take
-FIRST_CONTACT_SECONDS = 5.0
-"""How long a request waits for the first contact with the cluster, while no attempt has failed."""
-
-STALE_SECONDS = 120.0  # a mirror that has heard nothing for longer is not acted upon, nor called ready
 ADOPTING = "stackd is adopting stacks found in the cluster"
 CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
 SHUTTING_DOWN = "stackd is shutting down"
 
 
 FREE_ENDINGS = 10  # up to this many unrequested endings are never held back
-WINDOW_SECONDS = 60.0  # unrequested endings within this time are counted together, even if they come one by one
-CONFIRMED_SECONDS = 60.0
-"""A confirmation that no pass could use by then expires: the operator has not seen what is held later."""
 
 
 class Brake:

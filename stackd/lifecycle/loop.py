@@ -21,7 +21,8 @@ from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack
 from stackd.store.store import Stacks
 from stackd.tasks import Tasks, Waiters
-from stackd.workqueue import RetryPolicy, Slots, WorkQueue
+from stackd.timing import STACK_RETRIES
+from stackd.workqueue import Slots, WorkQueue
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,7 +40,6 @@ IN_THE_BACKGROUND, RECORDS = 8, 4
 # How many stacks are looked at in one go if all are, and when the next follow; a look takes some 0.1 ms.
 LOOKS_AT_ONCE, LOOK_SECONDS = 50, 0.005
 
-RETRIES = RetryPolicy(first=0.5, longest=30.0)
 MOST_STEPS = 12  # more steps in a row mean that something in the cluster undoes what stackd does
 
 
@@ -106,7 +106,7 @@ class Loop:
         self.rows: Waiters[Stack] = Waiters()
         self._wishes: Waiters[Stack] = Waiters()
         self.removable: set[str] = set()
-        self.queue: WorkQueue[str] = WorkQueue("reconcile", tasks, RETRIES)
+        self.queue: WorkQueue[str] = WorkQueue("reconcile", tasks, STACK_RETRIES)
         self._stacks = stacks
         self._slots = Slots(SLOTS, _limit)
         self._creates = Slots(CREATES_AT_ONCE, lambda _: FEW_CREATES_AT_ONCE if self.is_late else CREATES_AT_ONCE)

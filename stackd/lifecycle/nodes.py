@@ -116,8 +116,6 @@ CPU, MEMORY, EPHEMERAL, PODS, PORTS, NODES = "cpu", "memory", "ephemeral_storage
 OF_NODE = (CPU, MEMORY, EPHEMERAL, PODS)
 ENOUGH = 10**9
 ASSUMES = "nodes run nothing but stacks, and have no taints"
-PORTS_SECONDS, PORTS_LIMIT_SECONDS = 60.0, 3.0
-INTEREST_SECONDS = 300.0  # for this long after the last question the quotas are refreshed
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 # Which name each quota resource belongs to, and its unit in 10⁻⁹; each other one is freed with a pod.

@@ -11,13 +11,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
-from stackd.lifecycle.pools import PROVEN_SECONDS, Pool, has_failed, has_lost_readiness, is_ready
+from stackd.lifecycle.pools import Pool, has_failed, has_lost_readiness, is_ready
 from stackd.model import CHECK_FAILED, Desired, Stack, StackStatus
 from stackd.templates import Template
+from stackd.timing import PROVEN_SECONDS, UNREADY_SECONDS
 
 TEMPLATE_CHANGED = "TemplateChanged"
-# A shared stack that runs and is not ready for so long gets a new pod; the present one stays until that is ready.
-PATIENCE_SECONDS = 30.0
 # How many creates for an empty pool run at a time, of ``loop.CREATES_AT_ONCE``: what it cannot give, the cluster has to make for
 # clients anyway. The fuller it is, the fewer: what it can give is not slowed down by what is made.
 AT_ONCE = 24
@@ -136,7 +135,7 @@ def _of_shared(work: Work, pool: Pool, template: Template | None, row: Stack, no
     elif row.ended or row.status in (StackStatus.FAILED, StackStatus.NODE_DELETED):
         reason = row.status_reason or str(row.status)
     elif row.status_reason == "Terminating" or (
-        has_lost_readiness(row) and work.is_over(now, row.updated_at, PATIENCE_SECONDS)
+        has_lost_readiness(row) and work.is_over(now, row.updated_at, UNREADY_SECONDS)
     ):
         reason = row.status_reason
     if reason and seen.paused <= 0:

@@ -41,11 +41,9 @@ from stackd.kube.lease import Lease, Leases, is_older
 from stackd.store import FileIdentity, Store
 from stackd.store.links import read_revocations
 from stackd.tasks import set_within
+from stackd.timing import LEASE_KEPT_SECONDS
 
 log = logging.getLogger(__name__)
-
-RESTART_SECONDS = 10
-"""How long the Lease of an owner that is restarted is kept for its next start; then a standby takes over."""
 
 INTERVAL, RETRY, USABLE = 1 / 3, 1 / 15, 0.9
 """Of a Lease's duration: from one renewal, or one read by a standby, to the next; from a failed renewal to the next try;
@@ -526,7 +524,7 @@ class Ownership:
         await self._fence.nothing_under_way(until)
         while self._fence.now() < until and (lease := self.lease) is not None and is_ours(self._me, lease):
             last = renewed(lease, self._me, now=self._clock.now())
-            short = min(lease.duration, RESTART_SECONDS)
+            short = min(lease.duration, LEASE_KEPT_SECONDS)
             last = replace(last, duration=short) if self._keeps else replace(last, holder="")
             try:
                 try:

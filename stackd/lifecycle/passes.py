@@ -19,21 +19,17 @@ from stackd.errors import ClusterError, ClusterUnavailable, Held
 from stackd.lifecycle.bring_up import refresh_rights
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import ACTIONS, Action, Kind, ReconcilePlan, Surroundings, of_orphans, orphans
-from stackd.lifecycle.gate import CONFIRMED_SECONDS
 from stackd.lifecycle.rebuild import adopt
 from stackd.lifecycle.view import look_at
 from stackd.logs import stack_log
+from stackd.timing import ASK_TIME_SECONDS, CLOCK_SET_SECONDS, CONFIRMED_SECONDS, KEEP_CLAIMS
 
 log = logging.getLogger(__name__)
 
-# Between two checks the wall clock and the event loop's drift apart by less, unless the former is set.
-JUMP_SECONDS = 0.5
 # What the brake may hold back of stacks with rows.
 MAY_BE_HELD = frozenset({Kind.END, Kind.EXPIRE})
 BLOCKED_RETRY_SECONDS = 5
-KEEP_CLAIMS = 24 * 3600 * NANOSECONDS  # how long an Idempotency-Key is remembered, in nanoseconds
 
-ASK_SECONDS = 5.0  # how often the API server is asked for the time while the clock is not trusted
 FIRST_PASSES, AGAIN_PASSES = 10, 30
 """A stack that cannot be adopted, because another row has its port, is tried again in each of the first passes, and then
 every so many: each try lists everything."""
@@ -209,7 +205,7 @@ class Expiry:
             await _confirm_clock(context)
         may = context.gate.may_expire and context.wall_clock.trusted
         before, self._ahead = self._ahead, context.clock.now() / NANOSECONDS - asyncio.get_running_loop().time()
-        if may and (not self._may or abs(self._ahead - before) >= JUMP_SECONDS):
+        if may and (not self._may or abs(self._ahead - before) >= CLOCK_SET_SECONDS):
             context.loop.wake_all()
         self._may = may
 
@@ -217,7 +213,7 @@ class Expiry:
 async def _confirm_clock(context: Context) -> None:
     """Ask for the API server's time if that may make the clock trusted; shorten ends set by a clock that was ahead."""
     wall_clock, now = context.wall_clock, context.clock.monotonic()
-    if not wall_clock.trusted and context.mirror.synced and now - wall_clock.asked_at >= ASK_SECONDS:
+    if not wall_clock.trusted and context.mirror.synced and now - wall_clock.asked_at >= ASK_TIME_SECONDS:
         wall_clock.asked_at = now
         try:
             await context.cluster.time()  # the wall clock observes the ``Date`` of every response

@@ -15,17 +15,8 @@ from dataclasses import dataclass, field
 from stackd.clock import NANOSECONDS, has_passed
 from stackd.model import NOT_READY, Stack, StackStatus
 from stackd.templates import Template
+from stackd.timing import FIRST_PAUSE, LONGEST_PAUSE, PROVEN_SECONDS
 from stackd.workqueue import RetryPolicy
-
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
-"""Seconds until a failing template is tried again, after the first failure and after many."""
-
-PROVEN_SECONDS = 10.0
-"""A template whose stacks have ended by themselves counts as working again once one of them has run for this long."""
-
-LONGEST_WAIT = 30.0  # the longest pause if the template is not at fault: no room, no node port or no quota is left
-AFTER_PREEMPTION_SECONDS = 30.0
-"""How long a pool is not refilled after its stacks were deleted to make room for creates."""
 
 PATCHED_AT_ONCE = 32
 """How many Services of assigned stacks are patched at a time; in a burst the others wait, before their deadline begins."""

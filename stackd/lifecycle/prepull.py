@@ -21,14 +21,11 @@ from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
 from stackd.podspec import harden
 from stackd.templates import Template
-from stackd.workqueue import RetryPolicy
+from stackd.timing import PULL_AGAIN_SECONDS, PULL_RETRIES
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 2
-RETRIES = RetryPolicy(first=5.0, longest=300.0)
-# After this time an image is checked again: kubelets remove images that nobody has used for a while.
-AGAIN_SECONDS = 6 * 3600.0
 LONGEST_REASON = 512
 # What a container waits for until its image is there, and why the kubelet has no image.
 NOT_YET = ("", "ContainerCreating", "PodInitializing")
@@ -138,11 +135,11 @@ class PrePulls:
                 if not await context.template_pods.until(wanted, is_pulled, DEADLINE_SECONDS):
                     raise ClusterUnavailable(f"not pulled within {DEADLINE_SECONDS} s")
             pull.state, pull.reason, pull.failures = PullState.PULLED, "", 0
-            pull.due = now() + AGAIN_SECONDS
+            pull.due = now() + PULL_AGAIN_SECONDS
             log.info("prepull: %s is there", target)
         except StackdError as error:
             pull.state, pull.reason, pull.failures = PullState.FAILING, str(error)[:LONGEST_REASON], pull.failures + 1
-            pull.due = now() + RETRIES.delay(pull.failures)
+            pull.due = now() + PULL_RETRIES.delay(pull.failures)
             if self._pulls.get(target) is pull and not context.gate.closing:
                 extra = {"same": f"prepull {target}"}
                 log.warning("prepull: %s: next try in %.0f s: %s", target, pull.due - now(), error, extra=extra)

@@ -32,12 +32,12 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Decision, Kind, Verb
 from stackd.lifecycle.desired import PODS, stack_of
 from stackd.lifecycle.observe import observe
-from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS
 from stackd.lifecycle.transitions import TRANSITIONS
 from stackd.lifecycle.view import look_at
 from stackd.logs import stack_log
 from stackd.model import SERVICE_PREFIX, DeleteReason, Desired, Observation, Stack, StackStatus
 from stackd.templates.hiding import hide_in
+from stackd.timing import AFTER_PREEMPTION_SECONDS
 
 log = logging.getLogger(__name__)
 

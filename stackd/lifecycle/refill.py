@@ -19,20 +19,17 @@ from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create_for_template
 from stackd.lifecycle.nodes import cordoned
 from stackd.lifecycle.owned import TEMPLATE_CHANGED, Seen, Work, decide_template, may_begin
-from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, is_ready
+from stackd.lifecycle.pools import Pool, is_ready
 from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.verbs import start_of
 from stackd.logs import stack_log
 from stackd.model import NO_LABELS, STACKD, DeleteReason, EventKind, Stack, StackStatus
 from stackd.templates import Template
-from stackd.workqueue import A_SECOND, RetryPolicy, TokenBucket
+from stackd.timing import CROWDED_SECONDS, FIRST_PAUSE, LONGEST_PAUSE, NO_ROOM_PAUSE
+from stackd.workqueue import A_SECOND, TokenBucket
 
 log = logging.getLogger(__name__)
 
-# What cannot be done now is tried again so often: the cluster may be back.
-RETRIES = RetryPolicy(first=1.0, longest=1.0)
-# When to look again while clients' creates wait for a slot, or while others are made: until then, nothing is made for a pool.
-CROWDED_SECONDS = 0.1
 GATHER_SECONDS = 0.02  # changes within this time are handled together
 SHARED = "shared"  # the label of a shared stack, with the name of its template
 
@@ -195,7 +192,7 @@ class Refill:
             if pool.failures and not pool.crashed_at:
                 pool.succeeded()
         except (NoRoom, NoNodePort, QuotaExceeded) as error:
-            self._note_failure(pool, template.name, str(error), LONGEST_WAIT)
+            self._note_failure(pool, template.name, str(error), NO_ROOM_PAUSE)
         except Unavailable as error:
             pool.pause(self._context.clock.monotonic() + FIRST_PAUSE, str(error))
         except StackdError as error:

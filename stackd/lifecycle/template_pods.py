@@ -20,12 +20,11 @@ from stackd.kube.wire import JsonObject
 from stackd.lifecycle.decide import Verb
 from stackd.lifecycle.gate import SHUTTING_DOWN, Gate
 from stackd.tasks import Tasks, Waiters
-from stackd.workqueue import RetryPolicy, WorkQueue
+from stackd.timing import TEMPLATE_POD_RETRIES
+from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-RETRIES = RetryPolicy(first=0.5, longest=60.0)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -56,7 +55,7 @@ class TemplatePods:
         self._gate, self._cluster, self._mirror = gate, gate.cluster, gate.mirror
         self._wanted: dict[str, Wanted] = {}
         self._waiters: Waiters[TemplatePod] = Waiters()
-        self.queue: WorkQueue[str] = WorkQueue("template pod", tasks, RETRIES)
+        self.queue: WorkQueue[str] = WorkQueue("template pod", tasks, TEMPLATE_POD_RETRIES)
 
     def start(self) -> None:
         """Begin to create and delete pods."""

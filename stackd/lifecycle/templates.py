@@ -36,11 +36,9 @@ from stackd.store.templates import stored_in
 from stackd.template_files import version_of
 from stackd.templates import NO_TEMPLATES, Reader, Template, TemplateSet, in_force, read_templates
 from stackd.templates.sources import why_over_budget
+from stackd.timing import TEMPLATES_LISTED_SECONDS
 
 log = logging.getLogger(__name__)
-
-LISTED_SECONDS = 5.0
-"""How long a start, and a write just after one, wait for the first list of the templates."""
 
 TRIES = 5
 """How often a write begins again because the ConfigMap has changed meanwhile."""
@@ -323,7 +321,7 @@ async def _require_cluster(context: Context) -> None:
     """Raise ClusterUnavailable or NotOwner unless templates can be written now."""
     context.fence.require()
     await context.gate.right_cluster()
-    if not await context.mirror.until_known(CONFIG_MAPS, LISTED_SECONDS):
+    if not await context.mirror.until_known(CONFIG_MAPS, TEMPLATES_LISTED_SECONDS):
         detail = context.mirror.extra_health[CONFIG_MAPS].last_error
         raise ClusterUnavailable("the templates in the cluster are not known yet; retry", detail=detail)
 

@@ -52,12 +52,10 @@ from stackd.model import (
 )
 from stackd.store import NO_CREATE_LIMITS, PORT_REPLACED, Claim, CreateLimits, Extension, Renewed, Start, ports_replaced
 from stackd.templates import Template
+from stackd.timing import PLACED_SECONDS
 
 log = logging.getLogger(__name__)
 Done = Callable[[Stack | None], bool | None]
-
-PATIENCE_SECONDS = 2.0
-"""How long a response waits for a node to take the new pod, so that it can name the address; no node is no failure."""
 
 RECORDS_AT_ONCE = 16  # of those that are written before the stacks are handed over
 ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELETED})
@@ -143,7 +141,7 @@ async def _start(
             raise StackNotFound(stack_id)
         return row if row.node_id or row.status_reason else None
 
-    started = await context.loop.until(stack_id, placed, PATIENCE_SECONDS) or _row(context, stack_id)
+    started = await context.loop.until(stack_id, placed, PLACED_SECONDS) or _row(context, stack_id)
     if changed := ports_replaced(stack.ports, started.ports):
         return replace(started, status_reason=PORT_REPLACED, status_message=changed)
     return started

@@ -15,8 +15,9 @@ from stackd.errors import IdempotencyKeyReused, InvalidRequest
 from stackd.lifecycle.assign import until_reachable
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import take_back
-from stackd.lifecycle.passes import KEEP_CLAIMS, purge
+from stackd.lifecycle.passes import purge
 from stackd.store import Claim
+from stackd.timing import KEEP_CLAIMS
 
 KEY_LIMIT = 255
 

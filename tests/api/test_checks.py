@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stackd import timing
 from stackd.clock import NANOSECONDS
 from stackd.embedded.resources import PODS
 from stackd.lifecycle import checks, decide
@@ -23,7 +24,7 @@ SHARED = PLAIN.replace("ttl: 1h\n", "shared: true\n")
 @pytest.fixture(autouse=True)
 def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shared stack is checked as soon as it runs."""
-    monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", 0)
+    monkeypatch.setattr(checks, "FORWARDED_NANOSECONDS", 0)
 
 
 def plain(check: str) -> str:
@@ -208,7 +209,7 @@ async def test_of_a_pool_one_stack_is_checked_and_replaced(vm: Machine) -> None:
     assert again["checked"]["stack_id"] == seen["stack_id"]
     waiting = {each for (each,) in at.rows("SELECT stack_id FROM stacks WHERE unassigned = 1")}
     assert seen["stack_id"] not in waiting
-    assert checks.POOL_SECONDS == 3600.0
+    assert timing.POOL_CHECK_SECONDS == 3600.0
 
 
 # ---- the template
@@ -231,7 +232,7 @@ async def test_a_wrong_check_is_a_mistake_in_the_template(vm: Machine, text: str
 
 
 async def test_it_does_not_wait_for_a_clock_that_was_set_back(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", NANOSECONDS)
+    monkeypatch.setattr(checks, "FORWARDED_NANOSECONDS", NANOSECONDS)
     clock = SetBack()
     at = await vm.start(settings=folder_with(vm.folder, web_1=plain(PASSES)), clock=clock)
     stack_id = await stack_of(at)

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from stackd import timing
 from stackd.embedded import EmbeddedCluster, User, everything
 from stackd.embedded.resources import LEASES, NAMESPACES
 from stackd.kube import guards
@@ -310,7 +311,7 @@ async def test_a_slow_api_server_is_not_a_silent_one(at: Harness, monkeypatch: p
 async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
     monkeypatch.setattr("stackd.kube.watch.RETRIES", RetryPolicy(first=60.0, longest=60.0))
-    monkeypatch.setattr("stackd.lifecycle.loop.RETRIES", RetryPolicy(first=60.0, longest=60.0))
+    monkeypatch.setattr("stackd.lifecycle.loop.STACK_RETRIES", RetryPolicy(first=60.0, longest=60.0))
     at = await vm.start()
     stack_id = (await at.create())["stack_id"]
     await at.faults.refuse()
@@ -381,7 +382,7 @@ async def test_a_create_waits_for_a_moment_for_the_first_sight_of_the_cluster(
         assert not done
         at.faults.resume()
         await asyncio.gather(*creates, dry)
-    assert gate.FIRST_CONTACT_SECONDS == 5.0
+    assert timing.FIRST_CONTACT_SECONDS == 5.0
     monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 0.2)
     async with unseen(vm) as at:
         await at.refused(503, "waiting for the cluster", "/stacks", seed())

@@ -18,10 +18,9 @@ import pytest
 
 import stackd
 from stackd.config.sections import ClusterSection
-from stackd.jobs.batch import COUNT_EVERY_SECONDS
-from stackd.jobs.schedule import POLICIES_SECONDS, RIGHTS_SECONDS
 from stackd.kube.watch import IDLE_SECONDS
 from stackd.lifecycle.ownership import INTERVAL
+from stackd.timing import COUNT_EVERY_SECONDS, POLICIES_SECONDS, RIGHTS_SECONDS
 from tests.brakes import running
 from tests.harness import KEY, Harness, eventually
 

@@ -72,7 +72,7 @@ async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_
 
 
 async def test_a_standby_waits_for_a_restart_of_the_owner(vms: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership, "RESTART_SECONDS", 2)
+    monkeypatch.setattr(ownership, "LEASE_KEPT_SECONDS", 2)
     restarts = ProcessContext(restarts=True)
     await (await vms.start("vm1", lease="60s", process=restarts)).create()
     two = await standby(vms, lease="60s")

@@ -12,7 +12,7 @@ from stackd.codes import LATER
 from stackd.embedded import EmbeddedCluster, NodeSpec
 from stackd.embedded.resources import SERVICES
 from stackd.lifecycle import pools
-from stackd.lifecycle.refill import CROWDED_SECONDS
+from stackd.timing import CROWDED_SECONDS
 from tests.harness import Harness, Machine, eventually, fast_cluster, seed, until
 from tests.ports import free_port
 from tests.templates import PLAIN, folder_with

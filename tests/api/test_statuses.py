@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from stackd.clock import to_nanoseconds
 from stackd.lifecycle import diagnostics
 from stackd.lifecycle.context import LOG_READS_AT_ONCE
+from stackd.timing import DIAGNOSTICS_RETRIES
 from tests.harness import Harness, Machine, Reply, eventually, request_for, until
 
 
@@ -143,9 +143,8 @@ async def test_a_stack_tells_its_story_from_its_create_to_its_delete_and_who_ask
 
 
 @pytest.mark.stackd(stacks__image_pull_grace="0s")
-async def test_a_failed_question_about_one_stack_stops_no_other(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "RETRIES", replace(diagnostics.RETRIES, first=0.01, longest=0.01))
-    tries = diagnostics.RETRIES.most or 0
+async def test_a_failed_question_about_one_stack_stops_no_other(at: Harness) -> None:
+    tries = DIAGNOSTICS_RETRIES.most or 0
     at.faults.add_fault(action="status", verb="list", resource="events", code=400)
     await asyncio.gather(*(at.create(request_for("registry.example/nopull")) for _ in range(diagnostics.WORKERS + 1)))
     await eventually(lambda: at.counts.total("list", "events") >= (diagnostics.WORKERS + 1) * tries)

@@ -326,7 +326,7 @@ def slow(prepulled: bool = True, image: str = IMAGE) -> str:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepull, "RETRIES", RetryPolicy(first=0.05, longest=0.1))
+    monkeypatch.setattr(prepull, "PULL_RETRIES", RetryPolicy(first=0.05, longest=0.1))
 
 
 async def states(at: Harness, name: str = "slow") -> dict[str, str]:

@@ -397,7 +397,7 @@ def images(pods: dict[str, Any]) -> list[str]:
 async def test_while_the_templates_cannot_be_read_an_older_file_changes_no_pool(
     at: Harness, vm: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templating, "LISTED_SECONDS", 0.2)
+    monkeypatch.setattr(templating, "TEMPLATES_LISTED_SECONDS", 0.2)
     await put(at, "web-1", POOLED)
     await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
     backup_file(vm.folder / "stackd.db", vm.folder / "copy.db")

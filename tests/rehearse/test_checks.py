@@ -23,7 +23,7 @@ def check(image: str, command: str = "exit 0") -> str:
 @pytest.fixture(autouse=True)
 def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stack is checked as soon as it runs."""
-    monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", 0)
+    monkeypatch.setattr(checks, "FORWARDED_NANOSECONDS", 0)
 
 
 async def outcome_with(tmp_path: Path, stacks: int, **templates: str) -> tuple[Outcome, Mapping[str, str]]:

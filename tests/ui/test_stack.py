@@ -146,7 +146,7 @@ async def test_stop_restart_and_delete_ask_first(board: Board) -> None:
 async def test_a_failing_check_of_a_shared_challenge_is_red_wherever_it_is_shown_with_the_time_of_the_last_one(
     boards: Boards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", 0)
+    monkeypatch.setattr(checks, "FORWARDED_NANOSECONDS", 0)
     shared = PLAIN.replace("ttl: 1h\n", "shared: true\n") + FAILS
     async with boards(folder_with(tmp_path, wiki=shared)) as board:
         await board.create("registry.example/fail", "failed")

@@ -25,7 +25,7 @@ test "$TEMPLATE" = good
 
 @pytest.fixture
 async def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shell]:
-    monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", 0)
+    monkeypatch.setattr(checks, "FORWARDED_NANOSECONDS", 0)
     monkeypatch.setattr(testing, "FORWARDING_SECONDS", 0.0)
     monkeypatch.setattr(testing, "SETTLED_SECONDS", 1.0)
     settings = folder_with(tmp_path, good=WEB + CHECK, bad=WEB + FAILS, plain=PLAIN)

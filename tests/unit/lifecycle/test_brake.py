@@ -8,7 +8,8 @@ from email.utils import formatdate
 import pytest
 
 from stackd.clock import NANOSECONDS, WallClock
-from stackd.lifecycle.gate import CONFIRMED_SECONDS, FREE_ENDINGS, WINDOW_SECONDS, Brake
+from stackd.lifecycle.gate import FREE_ENDINGS, Brake
+from stackd.timing import CONFIRMED_SECONDS, WINDOW_SECONDS
 from tests.store.building import START, TestClock
 
 SHARE = 0.2

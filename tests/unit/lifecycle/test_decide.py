@@ -16,10 +16,6 @@ from stackd.kube.records import ENDED as HAS_ENDED
 from stackd.kube.records import STARTING, STOPPED
 from stackd.kube.routes import RouteState, WantedRoute
 from stackd.lifecycle.decide import (
-    LATE_CREATE_NANOSECONDS,
-    LINGER_NANOSECONDS,
-    PROVEN_NANOSECONDS,
-    ROOM_NANOSECONDS,
     Creating,
     Decision,
     Kind,
@@ -33,6 +29,7 @@ from stackd.lifecycle.decide import (
 from stackd.lifecycle.desired import desired
 from stackd.lifecycle.transitions import TRANSITIONS
 from stackd.model import DeleteReason, Desired, Route, RoutedPort, Stack, StackStatus
+from stackd.timing import LATE_CREATE_NANOSECONDS, LINGER_NANOSECONDS, PROVEN_NANOSECONDS, ROOM_NANOSECONDS
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, STACK, pod, service, stack
 from tests.unit.lifecycle.situations import STOPPED as AT_REST
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from stackd.clock import NANOSECONDS
-from stackd.lifecycle.owned import PATIENCE_SECONDS, Seen, Work, decide_template
-from stackd.lifecycle.pools import PROVEN_SECONDS, Pool
+from stackd.lifecycle.owned import Seen, Work, decide_template
+from stackd.lifecycle.pools import Pool
 from stackd.model import Desired, PortMapping, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
 from stackd.templates import Template
 from stackd.templates.template import Hours
+from stackd.timing import PROVEN_SECONDS, UNREADY_SECONDS
 from tests.unit.lifecycle.situations import NAME, NOW, stack
 
 LIFE = 3600 * NANOSECONDS
@@ -48,7 +49,7 @@ def words(work: Work) -> list[str]:
 
 ENDED = shared(ended=True, status=StackStatus.FAILED, status_reason="Error")
 LOST = shared(status_reason="NotReady", updated_at=NOW)
-LATE = replace(LOST, updated_at=NOW - round(PATIENCE_SECONDS * NANOSECONDS))
+LATE = replace(LOST, updated_at=NOW - round(UNREADY_SECONDS * NANOSECONDS))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_there_is_one() -> None:
     ("work", "again"),
     [
         (decided(shared()), LIFE / 2 / NANOSECONDS),  # its end is put off then
-        (decided(LOST), PATIENCE_SECONDS),
+        (decided(LOST), UNREADY_SECONDS),
         (decided(ENDED, paused=4.0), 4.0),
         (decide_template(Pool(), template(), NOW), math.inf),
         (decide_template(Pool(), template(hours=Hours(opens=NOW + 3 * NANOSECONDS)), NOW), 3.0),

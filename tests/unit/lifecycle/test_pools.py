@@ -14,10 +14,11 @@ from stackd.lifecycle.assign import may_be_assigned
 from stackd.lifecycle.desired import desired
 from stackd.lifecycle.nodes import StackResources, lacking
 from stackd.lifecycle.owned import Work, decide_template, may_begin
-from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
+from stackd.lifecycle.pools import Pool, Pools
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
 from stackd.templates import Template
+from stackd.timing import FIRST_PAUSE, PROVEN_SECONDS
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, pod, service, stack
 
 READY = {"type": "Ready", "status": "True"}

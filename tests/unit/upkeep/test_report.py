@@ -56,9 +56,9 @@ class Manager:
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
-    monkeypatch.setattr(daemons, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(daemons, "START_SECONDS", 0.3)
     monkeypatch.setattr(guards, "FAILING_SECONDS", 0.3)
-    monkeypatch.setattr(bring_up, "RETRIES", RetryPolicy(first=0.2, longest=0.2))
+    monkeypatch.setattr(bring_up, "CONTACT_RETRIES", RetryPolicy(first=0.2, longest=0.2))
     monkeypatch.setattr(health, "EVERY_SECONDS", 0.05)
     made = Manager(tmp_path)
     yield made
