@@ -13,6 +13,7 @@
     manifests    pure: the Pod and the Service of a stack, and the pod that pulls an image
     routes       pure: the objects that give a stack's ports their names
     records      pure: a stack's record on its Service, from which a lost state file can be rebuilt
+    template_maps  pure: templates as ConfigMaps
     policies     pure: whether the NetworkPolicies that exist protect the stacks
     rights       pure: what stackd may do in a cluster, as a table
 

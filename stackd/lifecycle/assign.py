@@ -22,6 +22,7 @@ from stackd.lifecycle.desired import WantedService, first_route_difference, has_
 from stackd.lifecycle.loop import is_gone
 from stackd.lifecycle.nodes import CPU, MEMORY, PODS, PORTS, lacking
 from stackd.lifecycle.pools import has_failed, is_ready, is_starting
+from stackd.lifecycle.transitions import intend_deletes
 from stackd.lifecycle.view import current_pod, names, objects_of
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack
@@ -116,8 +117,7 @@ async def _make_reachable(context: Context, stack: Stack) -> bool:
         crash_point("assign.opened")
     except StackdError as error:
         stack_log(log, stack.stack_id).warning("assigned from a pool, and undone: %s", error)
-        await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
-        context.loop.wake([stack.stack_id])
+        await intend_deletes(context, [stack.stack_id], DeleteReason.UNDO)
         if current_pod(context, stack) is None:
             return False
         if isinstance(error, ClusterUnavailable | NotOwner):

@@ -21,6 +21,7 @@ from stackd.lifecycle.nodes import cordoned
 from stackd.lifecycle.owned import TEMPLATE_CHANGED, Seen, Work, decide_template, may_begin
 from stackd.lifecycle.pools import Pool, is_ready
 from stackd.lifecycle.prepull import PrePulls
+from stackd.lifecycle.transitions import intend_deletes
 from stackd.lifecycle.verbs import start_of
 from stackd.logs import stack_log
 from stackd.model import NO_LABELS, STACKD, DeleteReason, EventKind, Stack, StackStatus
@@ -66,9 +67,7 @@ class Refill:
         context, templates = self._context, self._context.settings.templates
         context.gate.admit()
         await context.gate.right_cluster()
-        await context.store.ports.fix(
-            frozenset(port for template in templates.values() for port in template.node_ports.values())
-        )
+        await context.store.ports.fix(templates.fixed_ports)
         if context.settings.may_be_outdated(name):
             return
         again = await self._maintain(name, templates.get(name))
@@ -138,13 +137,8 @@ class Refill:
     # ---- what was decided
 
     async def _delete(self, rows: list[Stack]) -> None:
-        if not rows:
-            return
-        marked = await self._context.store.stacks.mark_deleting([row.stack_id for row in rows], DeleteReason.POOL)
-        crash_point("pool.delete_marked")
-        for row in marked:
+        for row in await intend_deletes(self._context, [row.stack_id for row in rows], DeleteReason.POOL):
             stack_log(log, row.stack_id).info("deleted from what the template %s has", row.template)
-            self._context.loop.wake([row.stack_id])
 
     async def _restart(self, row: Stack, template: Template | None, reason: str) -> None:
         context = self._context

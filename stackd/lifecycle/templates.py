@@ -31,6 +31,7 @@ from stackd.keys import ApiKey
 from stackd.kube.template_maps import TEMPLATES, TemplateMap, name_of, template_manifest
 from stackd.kube.wire import CONFIG_MAPS
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.transitions import intend_deletes
 from stackd.model import CLUSTER, AuditKind, DeleteReason, Principal, Stack, StoredTemplate
 from stackd.store.templates import stored_in
 from stackd.template_files import version_of
@@ -346,8 +347,7 @@ async def let_go(context: Context) -> None:
     """Intend to delete what stackd keeps of the templates that were removed. Raises StoreUnavailable; the refill finds what
     is left, but only this process knows that they were removed."""
     kept = [row.stack_id for name in context.settings.removed for row in _kept(context, name)]
-    marked = await context.store.stacks.mark_deleting(kept, DeleteReason.POOL) if kept else []
-    context.loop.wake(stack.stack_id for stack in marked)
+    await intend_deletes(context, kept, DeleteReason.POOL)
 
 
 def missing(context: Context) -> list[str]:

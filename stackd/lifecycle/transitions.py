@@ -7,7 +7,7 @@ committed is decided again. Decides nothing, apart from asking the brake where t
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from stackd.crashpoints import crash_point
@@ -62,6 +62,15 @@ async def undo(context: Context, stack: Stack, decision: Decision) -> bool:
         raise decision.error  # the create, which waits, intends it
     await intend_undo(context, stack.stack_id)
     return True
+
+
+async def intend_deletes(context: Context, stack_ids: Sequence[str], reason: DeleteReason) -> list[Stack]:
+    """Intend to delete these stacks; returns the rows of those that were not to be deleted before."""
+    marked = await context.store.stacks.mark_deleting(stack_ids, reason) if stack_ids else []
+    if marked:
+        crash_point("pool.delete_marked")
+    context.loop.wake(row.stack_id for row in marked)
+    return marked
 
 
 async def intend_undo(context: Context, stack_id: str) -> bool:

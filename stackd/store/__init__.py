@@ -10,6 +10,7 @@ changes       the operations on a living stack
 adoption      the operations that bring the cluster's records into the file
 jobs          batch jobs
 history       the events of each stack, their last logs, and what clients have asked for
+templates     the last good texts of the templates that are in the cluster
 links         the links for players, and which were revoked
 audit         what concerns the operator and no stack
 identity, meta  whose stacks the file holds, and how far its history goes; the operations on that

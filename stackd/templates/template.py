@@ -223,6 +223,10 @@ class TemplateSet(Mapping[str, Template]):
     def __init__(self, templates: Iterable[Template] = (), problems: Iterable[TemplateProblem] = ()) -> None:
         self.problems = tuple(problems)
         self._by_name = {template.name: template for template in sorted(templates, key=lambda template: template.name)}
+        self.fixed_ports = frozenset(
+            port for template in self._by_name.values() for port in template.node_ports.values()
+        )
+        """The node ports that templates give to their shared stacks."""
         self.closes = {name: template.hours.closes for name, template in self._by_name.items() if template.hours.closes}
         """When each that closes does, in nanoseconds."""
         self._by_spec = {

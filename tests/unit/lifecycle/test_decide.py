@@ -29,7 +29,13 @@ from stackd.lifecycle.decide import (
 from stackd.lifecycle.desired import desired
 from stackd.lifecycle.transitions import TRANSITIONS
 from stackd.model import DeleteReason, Desired, Route, RoutedPort, Stack, StackStatus
-from stackd.timing import LATE_CREATE_NANOSECONDS, LINGER_NANOSECONDS, PROVEN_NANOSECONDS, ROOM_NANOSECONDS
+from stackd.timing import (
+    LATE_CREATE_NANOSECONDS,
+    LINGER_NANOSECONDS,
+    PLACING_NANOSECONDS,
+    PROVEN_NANOSECONDS,
+    ROOM_NANOSECONDS,
+)
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, STACK, pod, service, stack
 from tests.unit.lifecycle.situations import STOPPED as AT_REST
 
@@ -60,6 +66,7 @@ TO_STOP = stack(desired=Desired.STOPPED)
 POOLED = stack(unassigned=True, template="web-1")
 RELEASED = service(type="ClusterIP", node_ports=(), desired=HAS_ENDED)
 KEPT = service(desired=STOPPED)
+STARTED_NOW = replace(TO_START, updated_at=NOW)
 STARTS = service(desired=STARTING, generation=1)
 CLOSED = service(once_assigned=True, pool="web-1")
 WAITS = pod(pool="web-1")
@@ -154,12 +161,23 @@ NO_POD, NOTHING_LEFT = frozenset({POD}), frozenset({POD, SERVICE})
         (TO_START, Seen(pod=pod(generation=1, stack_id=""), service=STARTS), ["remove-pod"]),
         (TO_START, Seen(pod=pod(generation=1, deleting=True), service=STARTS), ["remove-pod"]),
         (TO_START, Seen(pod=pod(generation=1), service=STARTS), ["accept"]),
+        # usually a node has the new pod at once, and the row says both; but nobody waits for long
+        (STARTED_NOW, Seen(pod=pod(generation=1), service=STARTS), ["accept"]),
+        (STARTED_NOW, Seen(pod=pod(generation=1, scheduled=None), service=STARTS), []),
+        (STARTED_NOW, Seen(pod=pod(generation=1, scheduled=False), service=STARTS), ["accept"]),
+        (TO_START, Seen(pod=pod(generation=1, scheduled=None), service=STARTS), ["accept"]),
     ],
 )
 def test_what_is_to_be_done_about_a_stack(row: Stack, seen: Seen, expected: list[str]) -> None:
     decision = decided(row, seen)
     assert what(decision) == expected
     assert bool(decision.why) == bool(expected)
+
+
+def test_a_new_pod_waits_for_a_node_by_a_clock_that_can_be_trusted() -> None:
+    seen = Seen(pod=pod(generation=1, scheduled=None), service=STARTS)
+    assert decided(STARTED_NOW, seen).again == PLACING_NANOSECONDS / NANOSECONDS
+    assert what(decided(STARTED_NOW, seen, now=None)) == ["accept"]
 
 
 def test_a_removal_means_the_object_that_was_seen() -> None:
