@@ -1,6 +1,6 @@
 """The API's bodies as msgspec structs: what each field means, and in which order fields are sent.
 
-The server renders its answers with them, reads requests with them, and describes them in ``/openapi.json``. The client
+The server renders its answers with them, checks requests with them, and describes them in ``/openapi.json``. The client
 returns them. Times are RFC 3339 in UTC on the wire and aware datetimes in Python, which keep six of nine digits of a
 fraction. Imports nothing but msgspec: each program that uses ``stackd.client`` loads this.
 """
@@ -49,7 +49,6 @@ AUDIT = get_args(AuditAction)
 ACTIONS = (*get_args(JobAction), *AUDIT)
 ROUTES = ("http", "https", "tls")
 PROTOCOLS = ("TCP", "UDP")
-IF_EXISTS = ("error", "return")
 LARGEST_PORT = 65535
 A_STACK = "stack-716b6384dd477b0b"  # in examples
 MAX_TARGET_PORTS = 24
@@ -61,27 +60,10 @@ CPU = "CPU that is reserved for it, in thousandths of a core."
 MEMORY = "Memory that is reserved for it."
 SENTENCE = "What is wrong, in a sentence."
 YAML = {"contentMediaType": "application/yaml"}
-DURATION = {
-    "pattern": r"^(?:0|(?:[0-9]+(?:\.[0-9]+)?(?:d|h|m|s|ms))+)$",
-    "format": "stackd-duration",
-    "examples": ["30m"],
-}
+A_DURATION = r"(?:0|(?:[0-9]+(?:\.[0-9]+)?(?:d|h|m|s|ms))+)"
+DURATION = {"pattern": f"^{A_DURATION}$", "format": "stackd-duration", "examples": ["30m"]}
 BARE_KEY = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
-LABELS = {
-    "propertyNames": {"pattern": f"^{BARE_KEY}$"},
-    "additionalProperties": {"type": "string", "pattern": f"^(?:{BARE_KEY})?$"},
-    "maxProperties": 16,
-}
-IDS = {
-    "minItems": 1,
-    "items": {
-        "type": "string",
-        "description": "An id; blanks around it are ignored.",
-        "minLength": 1,
-        "maxLength": LONGEST_NAME,
-        "pattern": r"[^\s\x1c-\x1f\x85]",
-    },
-}
+BARE_KEY_FORM = "at most 63 letters, digits, and inner hyphens, dots and underscores"
 
 
 class Table(dict[str, T]):
@@ -103,8 +85,56 @@ NOTHING: Mapping[str, Any] = Table()
 
 
 def doc(about: str, keywords: Mapping[str, Any] = NOTHING, /) -> Meta:
-    """What a field means, and the keywords of JSON Schema that its type does not say. They are not checked in answers."""
+    """What a field means, and the keywords of JSON Schema that its type does not say. They are not checked."""
     return Meta(description=about, extra_json_schema=dict(keywords))
+
+
+def expects(what: str, **bounds: Any) -> Meta:
+    """Bounds of a value in a request, which are checked; ``what`` would be right, as a noun phrase."""
+    return Meta(extra={"expects": what}, **bounds)
+
+
+# The types of values in requests.
+PortNumber = Annotated[int, Meta(ge=1, le=LARGEST_PORT)]
+Protocol = Annotated[str, expects("TCP or UDP", pattern=r"\A(?:[Tt][Cc][Pp]|[Uu][Dd][Pp])\Z")]
+Duration = Annotated[
+    str,
+    expects(
+        'a duration such as "30m", "1h30m" or "90s"',
+        pattern=rf"\A{A_DURATION}\Z",
+        extra_json_schema=DURATION,
+    ),
+]
+Labels = Annotated[
+    Mapping[
+        Annotated[str, expects(BARE_KEY_FORM, pattern=rf"\A{BARE_KEY}\Z")],
+        Annotated[str, expects(f"a string of {BARE_KEY_FORM}", pattern=rf"\A(?:{BARE_KEY})?\Z")],
+    ],
+    expects('an object of at most 16 labels, such as {"team": "7"}', max_length=16),
+]
+StackIds = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Meta(description="An id; blanks around it are ignored.", min_length=1, max_length=LONGEST_NAME),
+            expects(
+                f"a stack's id, of 1 to {LONGEST_NAME} characters that are not all blank", pattern=r"[^\s\x1c-\x1f\x85]"
+            ),
+        ],
+        ...,
+    ],
+    expects("a list of at least one stack's id", min_length=1),
+]
+Env = Annotated[
+    Mapping[str, Any],
+    expects(
+        'an object such as {"TEAM": "7"}',
+        extra_json_schema={"additionalProperties": {"type": "string", "maxLength": 256}},
+    ),
+]
+TemplateName = Annotated[
+    str, expects("a template's name", min_length=1, extra_json_schema={"format": "stackd-template"})
+]
 
 
 class Body(Struct, frozen=True, kw_only=True, dict=True):
@@ -147,6 +177,10 @@ class Body(Struct, frozen=True, kw_only=True, dict=True):
         return _rebuilt, (type(self), asdict(self), dict(self.__dict__))
 
 
+class Request(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of the bodies of requests, which have no other fields; null stands for absent."""
+
+
 B = TypeVar("B", bound=Body)
 
 
@@ -181,7 +215,9 @@ def fields_of(kind: type[Body]) -> tuple[Field, ...]:
     found = []
     for each in structs.fields(kind):
         if get_origin(each.type) is Annotated:
-            typed, meta = get_args(each.type)
+            typed, *bounds, meta = get_args(each.type)
+            for bound in bounds:
+                typed = Annotated[typed, bound]
             optional = not each.required if kind.optional is None else each.name in kind.optional
             keywords = meta.extra_json_schema or NOTHING
             found.append(Field(each.name, typed, meta.description, keywords, each.default, optional))
@@ -405,131 +441,138 @@ class Timeline(Body, frozen=True, kw_only=True):
 # ---- requests
 
 
-class TargetPort(Body, frozen=True, kw_only=True):
+class TargetPort(Request, frozen=True, kw_only=True):
     """A container port to publish."""
 
-    container_port: Annotated[int, doc("As a container of the pod declares it; written without a fraction.", PORT)]
-    protocol: Annotated[str, doc("TCP or UDP, in any case of letters.", {"enum": PROTOCOLS})]
+    container_port: Annotated[PortNumber, doc("As a container of the pod declares it; written without a fraction.")]
+    protocol: Annotated[Protocol, doc("TCP or UDP, in any case of letters.", {"enum": PROTOCOLS})]
     route: Annotated[
-        str,
+        Literal["http", "https", "tls"] | None,
         doc(
             "Reach it at a name of its own instead of a node port (TCP only): `http`, `https`, or `tls` for other protocols "
-            "in TLS (`routes.domain`).",
-            {"enum": ROUTES},
+            "in TLS (`routes.domain`)."
         ),
-    ] = ""
+    ] = None
 
 
-class Create(Body, frozen=True, kw_only=True):
+TargetPorts = Annotated[
+    tuple[TargetPort, ...],
+    expects(
+        f'a list of 1 to {MAX_TARGET_PORTS} objects, such as [{{"container_port": 80, "protocol": "TCP"}}]',
+        min_length=1,
+        max_length=MAX_TARGET_PORTS,
+        extra_json_schema={"uniqueItems": True},
+    ),
+]
+
+
+class Create(Request, frozen=True, kw_only=True):
     """A stack to create: a `pod_spec`, or a `template`."""
 
     target_port: Annotated[
-        tuple[TargetPort, ...],
+        TargetPorts | None,
         doc(
             "The ports to publish, each once; each must be declared by a container. If left out: all TCP and UDP ports "
-            "that the containers declare.",
-            {"minItems": 1, "maxItems": MAX_TARGET_PORTS, "uniqueItems": True},
+            "that the containers declare."
         ),
-    ] = ()
+    ] = None
     pod_spec: Annotated[
-        str,
+        str | None,
         doc(
             "A Pod as YAML (or JSON): one document. What it may use is the operator's policy; everything else is refused "
             "with its path. The text may have as many bytes as `limits.pod_spec` says, as it comes and with its aliases "
             "written out.",
             {"format": "stackd-pod-spec", **YAML},
         ),
-    ] = ""
+    ] = None
     template: Annotated[
-        str,
+        TemplateName | None,
         doc(
             "A template's name (`GET /templates`), instead of `target_port` and `pod_spec`. It has a `ttl` and `labels` of "
-            "its own, which those of the request replace.",
-            {"format": "stackd-template", "minLength": 1},
+            "its own, which those of the request replace."
         ),
-    ] = ""
-    ttl: Annotated[str, doc("How long the stack lives, at most `stacks.max_ttl`.", DURATION)] = ""
+    ] = None
+    ttl: Annotated[Duration | None, doc("How long the stack lives, at most `stacks.max_ttl`.")] = None
     labels: Annotated[
-        Mapping[str, str],
+        Labels | None,
         doc(
             "Labels to find it by; put on the pod as `label.stackd.io/…` too. Some may have to be given "
-            "(`limits.required_labels`), and some be counted (`limits.stacks_per_label`, `limits.creates_per_label`).",
-            LABELS,
+            "(`limits.required_labels`), and some be counted (`limits.stacks_per_label`, `limits.creates_per_label`)."
         ),
-    ] = NOTHING
+    ] = None
     env: Annotated[
-        Mapping[str, str],
+        Env | None,
         doc(
             "With a `template`: variables of the environment, each of its `env` and matching the pattern there as a whole. "
-            "Everybody who may read the stack can read them.",
-            {"additionalProperties": {"type": "string", "maxLength": 256}},
+            "Everybody who may read the stack can read them."
         ),
-    ] = NOTHING
+    ] = None
     if_exists: Annotated[
-        str,
+        Literal["error", "return"] | None,
         doc(
             "Where `limits.stacks_per_label` is reached: `error` is a 409 that names an existing stack, `return` is a 200 "
-            "with the existing stack that has all labels of the request, or a 409 if there is none.",
-            {"enum": IF_EXISTS},
+            "with the existing stack that has all labels of the request, or a 409 if there is none."
         ),
-    ] = "error"
+    ] = None
 
 
-class Extend(Body, frozen=True, kw_only=True):
+class Extend(Request, frozen=True, kw_only=True):
     """How much longer."""
 
-    ttl: Annotated[str, doc("Added to `ttl_expires_at`; the whole life may be `stacks.max_ttl` at most.", DURATION)]
+    ttl: Annotated[Duration, doc("Added to `ttl_expires_at`; the whole life may be `stacks.max_ttl` at most.")]
 
 
-class Restart(Body, frozen=True, kw_only=True):
+class Restart(Request, frozen=True, kw_only=True):
     """With which pod."""
 
     template: Annotated[
-        str,
+        Literal["latest"] | None,
         doc(
             "`latest`: with that of the newest version of the stack's template. Its ports, names, labels, end, and the values "
-            "that were generated for it stay.",
-            {"enum": ("latest",)},
+            "that were generated for it stay."
         ),
-    ] = ""
+    ] = None
 
 
-class BatchDelete(Body, frozen=True, kw_only=True):
+class BatchDelete(Request, frozen=True, kw_only=True):
     """Stacks to delete."""
 
-    stack_ids: Annotated[tuple[str, ...], doc("Duplicates count once.", IDS)]
+    stack_ids: Annotated[StackIds, doc("Duplicates count once.")]
 
 
-class BatchCreate(Body, frozen=True, kw_only=True):
+class BatchCreate(Request, frozen=True, kw_only=True):
     """One stack to create from the template of the job."""
 
-    labels: Annotated[Mapping[str, str], doc("As those of a create.", LABELS)] = NOTHING
-    ttl: Annotated[str, doc("How long it lives; replaces the `ttl` of the job.", DURATION)] = ""
-    env: Annotated[Mapping[str, str], doc("As that of a create; replaces the `env` of the job.")] = NOTHING
+    labels: Annotated[Labels | None, doc("As those of a create.")] = None
+    ttl: Annotated[Duration | None, doc("How long it lives; replaces the `ttl` of the job.")] = None
+    env: Annotated[Env | None, doc("As that of a create; replaces the `env` of the job.")] = None
 
 
-class Batch(Body, frozen=True, kw_only=True):
+class Batch(Request, frozen=True, kw_only=True):
     """What to do, and with which stacks: `stack_ids` or `labels`; with `create`, a `template` and `each` of the stacks."""
 
     action: Annotated[JobAction, doc("What to do with each stack.")]
     ttl: Annotated[
-        str,
+        Duration | None,
         doc(
-            "With `extend`: added to each `ttl_expires_at`, as for one stack. With `create`: how long each stack lives.",
-            DURATION,
+            "With `extend`: added to each `ttl_expires_at`, as for one stack. With `create`: how long each stack lives."
         ),
-    ] = ""
-    template: Annotated[
-        str, doc("With `create`: the template's name.", {"format": "stackd-template", "minLength": 1})
-    ] = ""
-    env: Annotated[Mapping[str, str], doc("With `create`: the variables that each stack sets.")] = NOTHING
+    ] = None
+    template: Annotated[TemplateName | None, doc("With `create`: the template's name.")] = None
+    env: Annotated[Env | None, doc("With `create`: the variables that each stack sets.")] = None
     each: Annotated[
-        tuple[BatchCreate, ...], doc("With `create`: the stacks, in any number up to that of ids.", {"minItems": 1})
-    ] = ()
-    stack_ids: Annotated[tuple[str, ...], doc("Duplicates count once.", IDS)] = ()
-    labels: Annotated[Mapping[str, str], doc("Stacks with all of these labels.", {**LABELS, "minProperties": 1})] = (
-        NOTHING
-    )
+        Annotated[
+            tuple[BatchCreate, ...],
+            expects('a list of stacks, such as [{"labels": {"player": "a"}}]', min_length=1),
+        ]
+        | None,
+        doc("With `create`: the stacks, in any number up to that of ids."),
+    ] = None
+    stack_ids: Annotated[StackIds | None, doc("Duplicates count once.")] = None
+    labels: Annotated[
+        Annotated[Labels, expects('at least one label, such as {"challenge": "web-1"}', min_length=1)] | None,
+        doc("Stacks with all of these labels."),
+    ] = None
 
 
 # ---- batch jobs
@@ -801,11 +844,19 @@ class TemplateChecked(Body, frozen=True, kw_only=True):
     optional = ()
 
 
+class TemplatePort(Body, frozen=True, kw_only=True):
+    """A container port that is published."""
+
+    container_port: Annotated[int, doc("As a container of the pod declares it.", PORT)]
+    protocol: Annotated[str, doc("Its protocol.", {"enum": PROTOCOLS})]
+    route: Annotated[str, doc("By what it is reached at a name of its own.", {"enum": ROUTES})] = ""
+
+
 class Template(Body, frozen=True, kw_only=True):
     """A template that a create can name; ``ready`` stacks of its pool can be assigned at once."""
 
     name: Annotated[str, doc("The template's name.")]
-    target_port: Annotated[tuple[TargetPort, ...], doc("The ports that its stacks publish.")]
+    target_port: Annotated[tuple[TemplatePort, ...], doc("The ports that its stacks publish.")]
     ttl: Annotated[str, doc("How long its stacks live unless the create says otherwise.")]
     labels: Annotated[Mapping[str, str], doc("Labels that its stacks get.")]
     images: Annotated[tuple[str, ...], doc("The images of its containers.")]
@@ -939,41 +990,46 @@ class NotReady(Body, frozen=True, kw_only=True):
     optional = ("held", "missing_templates")
 
 
-class CreateLink(Body, frozen=True, kw_only=True):
+class CreateLink(Request, frozen=True, kw_only=True):
     """Which link to make."""
 
     labels: Annotated[
-        Mapping[str, str],
+        Labels,
         doc(
-            "What the player's stacks get, and by which they are found. A tenant's labels are added. Of an open link, none.",
-            LABELS,
+            "What the player's stacks get, and by which they are found. A tenant's labels are added. Of an open link, none."
         ),
     ]
     templates: Annotated[
-        tuple[str, ...],
-        doc(
-            "Names or patterns of the templates; if not given, those of the key.",
-            {"items": {"type": "string", "minLength": 1, "maxLength": 63}},
-        ),
-    ] = ()
-    expires: Annotated[str, doc("For how long the link works: at most 366 days, `7d` if not given.", DURATION)] = ""
-    name: Annotated[str, doc("What timelines, the log and the page call it, at most 40 characters.")] = ""
-    stacks: Annotated[int, doc("How many stacks the player may have at a time.", {"minimum": 1, "maximum": 100})] = 1
-    each: Annotated[str, doc("`visitor`: everybody who opens it is a player of their own.", {"enum": ["visitor"]})] = ""
+        Annotated[
+            tuple[Annotated[str, expects("a name of 1 to 63 characters", min_length=1, max_length=63)], ...],
+            expects('a list of at most 16 names such as "lab-*"', max_length=16),
+        ]
+        | None,
+        doc("Names or patterns of the templates; if not given, those of the key."),
+    ] = None
+    expires: Annotated[Duration | None, doc("For how long the link works: at most 366 days, `7d` if not given.")] = None
+    name: Annotated[
+        Annotated[str, expects("a name of at most 40 characters", max_length=40)] | None,
+        doc("What timelines, the log and the page call it, at most 40 characters."),
+    ] = None
+    stacks: Annotated[
+        Annotated[int, Meta(ge=1, le=100)] | None, doc("How many stacks the player may have at a time; 1 if not given.")
+    ] = None
+    each: Annotated[Literal["visitor"] | None, doc("`visitor`: everybody who opens it is a player of their own.")] = (
+        None
+    )
     scope: Annotated[
-        str,
-        doc("`read`: a helper's link, which reads everything and starts nothing; without labels.", {"enum": ["read"]}),
-    ] = ""
+        Literal["read"] | None,
+        doc("`read`: a helper's link, which reads everything and starts nothing; without labels."),
+    ] = None
     total: Annotated[
-        int, doc("With `each`: how many stacks all visitors may have together.", {"minimum": 1, "maximum": 10_000})
-    ] = 0
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        doc("With `each`: how many stacks all visitors may have together."),
+    ] = None
     work: Annotated[
-        int,
-        doc(
-            "With `each`: bits of the work of a new visitor's browser; if not given, `play.work`.",
-            {"minimum": 0, "maximum": 24},
-        ),
-    ] = 0
+        Annotated[int, Meta(ge=0, le=24)] | None,
+        doc("With `each`: bits of the work of a new visitor's browser; if not given, `play.work`."),
+    ] = None
 
 
 class NewLink(Body, frozen=True, kw_only=True):

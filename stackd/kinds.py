@@ -16,8 +16,8 @@ from typing import Annotated, Any, Final
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
+from stackd.contract import BARE_KEY_FORM
 from stackd.names import (
-    BARE_KEY_FORM,
     LABEL_FORM,
     LONGEST_DOMAIN,
     is_bare_key,

@@ -31,7 +31,6 @@ LONGEST_SUBDOMAIN = 253
 
 LABEL_FORM = "at most 63 lower-case letters, digits and inner hyphens"
 SUBDOMAIN_FORM = f"at most {LONGEST_SUBDOMAIN} lower-case letters, digits, inner hyphens and dots"
-BARE_KEY_FORM = "at most 63 letters, digits, and inner hyphens, dots and underscores"
 PORT_NAME_FORM = "at most 15 lower-case letters, digits and single inner hyphens"
 LONGEST_GUESSED = 64
 _SEPARATORS = str.maketrans("", "", "_-")

@@ -15,8 +15,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from stackd.contract import BARE_KEY_FORM
 from stackd.model import TargetPort
-from stackd.names import BARE_KEY_FORM, SUBDOMAIN_FORM, is_bare_key, is_key, is_label_value, is_subdomain, matches_any
+from stackd.names import SUBDOMAIN_FORM, is_bare_key, is_key, is_label_value, is_subdomain, matches_any
 from stackd.podspec.fields import NO_HOST_NAMESPACES
 from stackd.podspec.images import image_refusal
 from stackd.podspec.policy import Policy, is_reserved

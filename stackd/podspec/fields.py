@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackd import quantity
-from stackd.contract import LARGEST_PORT, PROTOCOLS
-from stackd.model import Route
+from stackd.contract import LARGEST_PORT
 from stackd.names import (
     LABEL_FORM,
     PORT_NAME_FORM,
@@ -197,7 +196,6 @@ FORMS: Mapping[str, Form] = {
         f"must be a number from 1 to {LARGEST_PORT}, or a port's name ({PORT_NAME_FORM})",
     ),
     "port": _PORT,
-    "protocol": (lambda text: text.upper() in PROTOCOLS, f"must be {' or '.join(PROTOCOLS)}"),
     "port-name": (is_port_name, f"must be {PORT_NAME_FORM}"),
     "subdomain": (is_subdomain, f"must be {SUBDOMAIN_FORM}"),
 }
@@ -236,7 +234,6 @@ MODELS = dict(_read(_TEXT))
 """The fields of each model, by their JSON names."""
 MODELS["InitContainer"] = {**MODELS["Container"], **dict(_fields("string: restartPolicy+(Always)"))}
 
-NO_FIELDS: Mapping[str, Field] = {}
 Decoder = Callable[[Any, str, Reasons], Any]
 """Returns the checked value, or ``None`` if there is nothing to keep (or a reason was added)."""
 
@@ -252,8 +249,8 @@ def _pod_decoder() -> Decoder:
     return _object("Pod")
 
 
-def _object(model: str, fields: Mapping[str, Field] = NO_FIELDS) -> Decoder:
-    fields = fields or MODELS[model]
+def _object(model: str) -> Decoder:
+    fields = MODELS[model]
     decoders = {name: _decoder(field) for name, field in fields.items() if field.use}
     required = [name for name, field in fields.items() if field.required]
     one_of = ONE_OF.get(model, "").split(", ")
@@ -384,10 +381,3 @@ _LEAVES: Mapping[str, Decoder] = {
     "map": _mapping("strings", _string),
 }
 _QUANTITIES: Mapping[str, Decoder] = {"string": _quantity, "map": _mapping("quantities", _quantity)}
-
-_ROUTES = "|".join(Route)
-_OF_TARGET_PORTS = f"integer: container_port!*(port); string: protocol!*(protocol) route!({_ROUTES})"
-decode_target_port = _object(
-    "TargetPort", dict(field for group in _OF_TARGET_PORTS.split(";") for field in _fields(group))
-)
-"""As ``decode``, for an entry of the request's ``target_port``."""

@@ -1,4 +1,4 @@
-"""The only way from a tenant's text to a pod that may run; and from JSON to the ``target_port`` and ``labels`` beside it.
+"""The only way from a tenant's text to a pod that may run; and from JSON to the ``target_port`` beside it.
 
 Owns: the order of the steps (read, decode, check, settle, write); the fields that stackd always sets, security contexts
 among them; and the cache of recently sanitized specs: a challenge that clients create again and again is checked only
@@ -11,24 +11,25 @@ one is refused.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from stackd.contract import MAX_TARGET_PORTS
-from stackd.errors import InvalidPodSpec, InvalidRequest, Reason
-from stackd.model import NO_LABELS, Route, RoutedTarget, SanitizedSpec, TargetPort
-from stackd.names import BARE_KEY_FORM, did_you_mean, is_bare_key, is_label_value
+from stackd import contract
+from stackd.contract import TargetPorts
+from stackd.errors import InvalidPodSpec, Reason
+from stackd.model import Route, RoutedTarget, SanitizedSpec, TargetPort
+from stackd.names import did_you_mean
+from stackd.podspec import fields
 from stackd.podspec.checks import Checks, by_path
-from stackd.podspec.fields import LARGEST_INT32, decode, decode_target_port
+from stackd.podspec.decoding import decode, refusal
+from stackd.podspec.fields import LARGEST_INT32
 from stackd.podspec.policy import DROPPABLE, Policy
 from stackd.podspec.reasons import ROOT, Enough, Reasons
 from stackd.podspec.resources import settle_resources
 from stackd.podspec.yaml_text import TooLong, emit, located, read
 
 KEPT: Final = 128
-MAX_LABELS: Final = 16
+TARGET_PORT: Final = "target_port"
 LONG_SPEC: Final = 16 * 1024
 """In characters. Longer texts are not cached but checked each time, to save memory."""
 _OWN = "not accepted; stackd sets the security context"
@@ -53,7 +54,7 @@ def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) ->
     pod: dict[str, Any] = {}
     cpu = memory = 0
     try:
-        pod = decode(document, reasons)
+        pod = fields.decode(document, reasons)
         cpu, memory = _settle(pod, target_ports, policy, reasons)
     except Enough:
         pass
@@ -182,56 +183,28 @@ class Sanitizer:
 
 
 def parse_target_ports(value: object) -> tuple[TargetPort, ...]:
+    """The published ports, as they stand in JSON or YAML. Raises ``InvalidRequest`` with each mistake."""
+    return target_ports(decode(TargetPorts, value, TARGET_PORT))
+
+
+def target_ports(entries: Sequence[contract.TargetPort]) -> tuple[TargetPort, ...]:
     """The published ports, with their protocols in upper case. Raises ``InvalidRequest`` with each mistake."""
-    reasons = Reasons()
-    ports: list[TargetPort] = []
-    with contextlib.suppress(Enough):
-        if value is None:
-            reasons.add("target_port", "is required")
-        elif not isinstance(value, list):
-            text = 'must be a list of objects, such as [{"container_port": 80, "protocol": "TCP"}]'
-            reasons.add("target_port", text)
-        elif not 1 <= len(value) <= MAX_TARGET_PORTS:
-            reasons.add("target_port", f"must have 1 to {MAX_TARGET_PORTS} entries, not {len(value)}")
-        else:
-            ports = _parse_entries(value, reasons)
-    if reasons:
-        mistakes = reasons.as_list()
-        raise InvalidRequest("; ".join(map(str, mistakes)), mistakes)
-    return tuple(ports)
-
-
-def parse_labels(value: object) -> Mapping[str, str]:
-    """The labels, read-only. Raises ValueError with a sentence that begins with ``labels``."""
-    if not isinstance(value, dict):
-        raise ValueError('labels must be an object such as {"team": "7"}')
-    if len(value) > MAX_LABELS:
-        raise ValueError(f"{len(value)} labels; {MAX_LABELS} at most")
-    for key, text in value.items():
-        if not is_bare_key(key):
-            raise ValueError(f"labels: {key[:64]!r} is not a label name ({BARE_KEY_FORM})")
-        if not isinstance(text, str) or not is_label_value(text):
-            raise ValueError(f"labels.{key} must be a string of {BARE_KEY_FORM}")
-    return MappingProxyType(value) if value else NO_LABELS
-
-
-def _parse_entries(entries: list[object], reasons: Reasons) -> list[TargetPort]:
+    reasons: list[Reason] = []
     ports: list[TargetPort] = []
     seen: dict[tuple[int, str], int] = {}
     for index, entry in enumerate(entries):
-        path = f"target_port[{index}]"
-        fields = decode_target_port(entry, path, reasons) or {}
-        number, protocol, route = (fields.get(name) for name in ("container_port", "protocol", "route"))
-        if number is None or protocol is None:
-            continue
-        protocol = protocol.upper()
-        if route is not None and protocol == "UDP":
-            reasons.add(f"{path}.route", "a UDP port cannot have a name; leave route out to get a node port")
+        number, protocol = entry.container_port, entry.protocol.upper()
         first = seen.setdefault((number, protocol), index)
+        if entry.route is not None and protocol == "UDP":
+            text = "a UDP port cannot have a name; leave route out to get a node port"
+            reasons.append(Reason(path=f"{TARGET_PORT}[{index}].route", text=text))
         if first != index:
-            reasons.add(path, f"{number}/{protocol} is already target_port[{first}]")
-        if route in list(Route):
-            ports.append(RoutedTarget(container_port=number, protocol=protocol, route=Route(route)))
+            text = f"{number}/{protocol} is already {TARGET_PORT}[{first}]"
+            reasons.append(Reason(path=f"{TARGET_PORT}[{index}]", text=text))
+        if entry.route is not None:
+            ports.append(RoutedTarget(container_port=number, protocol=protocol, route=Route(entry.route)))
         else:
             ports.append(TargetPort(container_port=number, protocol=protocol))
-    return ports
+    if reasons:
+        raise refusal(reasons)
+    return tuple(ports)

@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from stackd.clock import DAY_SECONDS, NANOSECONDS
+from stackd.contract import Labels
+from stackd.errors import InvalidRequest
 from stackd.names import LONGEST_PREFIX, SUBDOMAIN_FORM, is_env_name, is_label, is_subdomain, require_unreserved
 from stackd.podspec.checks import by_path, keeps_running
+from stackd.podspec.decoding import decode
 from stackd.podspec.reasons import below
-from stackd.podspec.sanitize import parse_labels
 from stackd.templates.template import NOTICE_SECONDS, Extensions, Hours
 from stackd.units import format_duration, parse_duration
 
@@ -94,9 +97,12 @@ def description(value: object) -> str:
 
 def labels(value: object) -> Mapping[str, str]:
     """The labels that the template's stacks get."""
-    given = parse_labels(value)
+    try:
+        given: Mapping[str, str] = decode(Labels, value)
+    except InvalidRequest as error:
+        raise ValueError("; ".join(map(str, error.reasons))) from error
     require_unreserved(given)
-    return given
+    return MappingProxyType(dict(given))
 
 
 def extend(longest: float) -> Callable[[object], Extensions]:

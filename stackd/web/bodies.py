@@ -58,7 +58,7 @@ def _host(port: PortMapping) -> str:
 _SOURCES: Final[Mapping[tuple[type, str], Callable[[Any], Any]]] = {
     (contract.Port, "url"): lambda port: getattr(port, "url", ""),
     (contract.Port, "host"): _host,
-    (contract.TargetPort, "route"): lambda port: getattr(port, "route", ""),
+    (contract.TemplatePort, "route"): lambda port: getattr(port, "route", ""),
     (contract.Stack, "pod_id"): attrgetter("pod_name"),
     (contract.Stack, "pod_spec"): _pod_spec,
     (contract.Stack, "addresses"): addresses_of,

@@ -9,34 +9,36 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from aiohttp import web
+from msgspec.structs import asdict
 
 from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
-from stackd.contract import fields_of
-from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, NotFound, PermissionDenied, Reason
+from stackd.errors import ClusterUnavailable, Conflict, NotFound, PermissionDenied
 from stackd.keys import ApiKey
 from stackd.links import LINK, LONGEST_TOKEN, PLAYER, READ, Link
 from stackd.model import NO_LABELS, AuditKind
-from stackd.names import LONGEST_LABEL, matches_any
+from stackd.names import matches_any
+from stackd.podspec.decoding import decode
 from stackd.store.links import KeptLink
 from stackd.web import requests
 from stackd.web.api import Answer, ApiCall, route
 from stackd.web.auth import ADMIN
 from stackd.web.bodies import encoder, rendered_entries, time_of
 from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, listed
-from stackd.web.parameters import number, one_of, seconds_of
+from stackd.web.parameters import number, one_of
+from stackd.web.requests import wrong
 from stackd.web.responses import json_response, streamed_json
 from stackd.web.stacks import read_body
 
 LINKS: Final = "Links"
 LONGEST_LIFE: Final = 366 * 86400
 DEFAULT_LIFE: Final = "7d"
-MOST_PATTERNS, LONGEST_LINK_NAME = 16, 40
+LONGEST_LINK_NAME = 40
 WRITE_SECONDS: Final = 5.0
 """How long a revocation waits until the Lease has it."""
 
@@ -53,11 +55,7 @@ LIMIT: Final = number(
 SCOPE: Final = one_of("scope", "Only links of helpers.", (READ,))
 _entry: Final = encoder(contract.KeptLink)
 
-WORDS: Final = {"each": "visitor", "scope": READ}
-"""The fields that have one value, if they are given."""
-
 OF_HELPERS: Final = frozenset({"scope", "name", "expires"})
-FIELDS: Final = {each.name: each for each in fields_of(contract.CreateLink)}
 WILD: Final = frozenset("*?")
 LINK_ID: Final = re.compile(r"link-[0-9a-f]{16}")
 
@@ -72,16 +70,16 @@ async def create_link(call: ApiCall) -> web.Response:
     an open link: everybody who opens it is a player of their own. With `"scope": "read"`, which only an admin's key may send, it
     opens the dashboard, and what follows `#key=` is an API key of scope `read`.
     """
-    fields = requests.parse_object(await read_body(call), contract.CreateLink)
+    given = requests.parse(await read_body(call), contract.CreateLink)
     play, signer = call.api.context.config.play, call.api.players.signer
     if not play.url or not signer:
         no_secret = "there is no secret; on stackd's machine, make it with: stackd links rotate"
         missing = "play.url is not set, the address by which browsers reach stackd" if signer else no_secret
         raise Conflict(f"there are no links here: {missing}", code=ErrorCode.PLAY_NOT_CONFIGURED)
-    link = _link_of(call, fields)
+    link = _link_of(call, given)
     token = signer.token(link)
     if (over := len(token) - LONGEST_TOKEN) > 0:
-        raise _wrong("labels", f"name, labels and templates are too long for a link, by {over} bytes")
+        raise wrong("labels", f"name, labels and templates are too long for a link, by {over} bytes")
     await call.api.context.store.links.add(link, call.key.principal)
     url = play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}")
     expires_at = time_of(link.expires_at * NANOSECONDS)
@@ -155,95 +153,69 @@ async def revoke_link(call: ApiCall) -> web.Response:
     return json_response(contract.Revoked(link_id=link_id))
 
 
-def _link_of(call: ApiCall, fields: dict[str, Any]) -> Link:
+def _link_of(call: ApiCall, given: contract.CreateLink) -> Link:
     """The link that the body asks for. Raises InvalidRequest, PermissionDenied."""
-    for name, word in WORDS.items():
-        if fields.get(name, word) != word:
-            raise _wrong(name, f'{name} must be "{word}", or left out')
-    helper, is_open, config = "scope" in fields, "each" in fields, call.api.context.config
+    helper, is_open, config = given.scope is not None, given.each is not None, call.api.context.config
     if helper:
-        _check_helper(call.key, fields)
-    if is_open != ("total" in fields):
-        raise _wrong("total", "total, the most stacks of all visitors, goes with each, and each with total")
-    labels = NO_LABELS if helper else _labels(call, fields, is_open=is_open)
+        _check_helper(call.key, given)
+    if is_open != (given.total is not None):
+        raise wrong("total", "the most stacks of all visitors goes with each, and each with total")
+    labels = NO_LABELS if helper else _labels(call, given.labels, is_open=is_open)
     return Link(
         link_id=f"link-{secrets.token_hex(8)}",
-        name=_name(fields.get("name") or " ".join(labels.values())[:LONGEST_LINK_NAME]),
+        name=_name(given.name or " ".join(labels.values())[:LONGEST_LINK_NAME]),
         labels=labels,
-        templates=() if helper else _templates(call.key, fields.get("templates", [])),
-        stacks=0 if helper else _number(fields, "stacks", 1),
-        expires_at=call.api.context.clock.now() // NANOSECONDS + _life(fields.get("expires", DEFAULT_LIFE)),
+        templates=() if helper else _templates(call.key, given.templates or ()),
+        stacks=0 if helper else given.stacks or 1,
+        expires_at=call.api.context.clock.now() // NANOSECONDS + _life(given.expires or DEFAULT_LIFE),
         among=call.key.labels,
-        total=_number(fields, "total", 0),
-        work=_number(fields, "work", config.play.work if is_open else 0),
+        total=given.total or 0,
+        work=(config.play.work if is_open else 0) if given.work is None else given.work,
     )
 
 
-def _check_helper(key: ApiKey, fields: dict[str, Any]) -> None:
+def _check_helper(key: ApiKey, given: contract.CreateLink) -> None:
     """Raise PermissionDenied or InvalidRequest if this is no body of a helper's link."""
     if key.scope != ADMIN:
         raise PermissionDenied("only an API key of scope admin makes links for helpers")
-    if extra := sorted(name for name in fields.keys() - OF_HELPERS if fields[name]):
-        raise _wrong(extra[0], f"{extra[0]} does not go with scope: a helper starts nothing")
+    if extra := sorted(name for name, value in asdict(given).items() if value and name not in OF_HELPERS):
+        raise wrong(extra[0], "does not go with scope: a helper starts nothing")
 
 
-def _name(name: Any) -> str:
-    if not isinstance(name, str) or not name.isprintable() or " ".join(name.split()) != name or not name:
-        raise _wrong("name", "name must be printable characters with single spaces between them")
-    if len(name) > LONGEST_LINK_NAME:
-        raise _wrong("name", f"name has {len(name)} characters; {LONGEST_LINK_NAME} at most")
+def _name(name: str) -> str:
+    if not name.isprintable() or " ".join(name.split()) != name or not name:
+        raise wrong("name", "must be printable characters with single spaces between them")
     return name
 
 
-def _labels(call: ApiCall, fields: dict[str, Any], *, is_open: bool) -> Mapping[str, str]:
+def _labels(call: ApiCall, given: Mapping[str, str], *, is_open: bool) -> Mapping[str, str]:
     """The key's labels and those of the body; one player's link needs some that tell the player from others."""
-    asked = requests.labels_of(fields["labels"], unreserved=True)
-    labels = call.view.labels_of_create(asked, NO_LABELS)
+    labels = call.view.labels_of_create(requests.unreserved(given), NO_LABELS)
     own = {name: value for name, value in labels.items() if name not in call.key.labels}
     if not all(own.values()):
-        raise _wrong("labels", "labels: a label of a link needs a value")
+        raise wrong("labels", "a label of a link needs a value")
     if is_open and PLAYER in {name.lower() for name in own}:
-        raise _wrong("labels", f"labels: {PLAYER} is given to each visitor; leave it out")
+        raise wrong("labels", f"{PLAYER} is given to each visitor; leave it out")
     if not is_open and not own:
-        raise _wrong("labels", 'labels: give at least one that is the player\'s own, such as {"player": "seat-12"}')
-    given = {**labels, **({PLAYER: "visitor", LINK: "link"} if is_open else {})}
-    requests.check_required(given, call.api.context.config.limits.required_labels)
-    return requests.labels_of(given) and labels
+        raise wrong("labels", 'give at least one that is the player\'s own, such as {"player": "seat-12"}')
+    all_labels = {**labels, **({PLAYER: "visitor", LINK: "link"} if is_open else {})}
+    requests.check_required(all_labels, call.api.context.config.limits.required_labels)
+    decode(contract.Labels, all_labels, "labels")
+    return labels
 
 
-def _templates(key: ApiKey, patterns: Any) -> tuple[str, ...]:
+def _templates(key: ApiKey, patterns: tuple[str, ...]) -> tuple[str, ...]:
     """The patterns, each no wider than one of the key's."""
-    if not isinstance(patterns, list) or len(patterns) > MOST_PATTERNS or not all(map(_is_pattern, patterns)):
-        sentence = f'templates must be a list of at most {MOST_PATTERNS} names such as "lab-*"'
-        raise _wrong("templates", f"{sentence}, of at most {LONGEST_LABEL} characters each")
     for pattern in patterns if key.templates else ():
         if pattern not in key.templates and (WILD & set(pattern) or not matches_any(key.templates, pattern)):
             theirs = ", ".join(key.templates)
-            raise _wrong("templates", f"templates: this API key may use {theirs}; name one of them, or such a pattern")
-    return tuple(patterns) or key.templates
+            raise wrong("templates", f"this API key may use {theirs}; name one of them, or such a pattern")
+    return patterns or key.templates
 
 
-def _is_pattern(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= LONGEST_LABEL
-
-
-def _life(value: Any) -> int:
+def _life(text: str) -> int:
     """The field ``expires`` in seconds."""
-    try:
-        seconds = seconds_of(value) if isinstance(value, str) else 0.0
-    except ValueError as error:
-        raise _wrong("expires", f"expires must be {error}") from error
+    seconds = requests.duration_of("expires", text)
     if not 1 <= seconds <= LONGEST_LIFE:
-        raise _wrong("expires", f'expires must be a time such as "7d", from 1s to {LONGEST_LIFE // 86400}d')
+        raise wrong("expires", f'must be a time such as "7d", from 1s to {LONGEST_LIFE // 86400}d')
     return int(seconds)
-
-
-def _number(fields: dict[str, Any], name: str, default: int) -> int:
-    value, limits = fields.get(name), FIELDS[name].keywords
-    if value is not None and (type(value) is not int or not limits["minimum"] <= value <= limits["maximum"]):
-        raise _wrong(name, f"{name} must be a whole number from {limits['minimum']} to {limits['maximum']}")
-    return default if value is None else value
-
-
-def _wrong(path: str, sentence: str) -> InvalidRequest:
-    return InvalidRequest(f"invalid request body: {sentence}", [Reason(path=path, text=sentence)])

@@ -7,16 +7,17 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import orjson
 from aiohttp import web
+from msgspec import Meta
 
 from stackd import contract
 from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.config.sections import OidcSection
-from stackd.contract import BATCH_JOB, DELETE_JOB, OF_CREATE, Body, Field, fields_of, is_body
+from stackd.contract import BATCH_JOB, DELETE_JOB, OF_CREATE, Body, Field, Request, fields_of, is_body
 from stackd.model import EventKind, JobStatus, StackStatus
 from stackd.units import format_duration
 from stackd.version import VERSION
@@ -125,12 +126,6 @@ NAMED: Final[Mapping[str, Schema]] = {
     },
 }
 """Schemas of single values; fields of ``contract`` name them as their description."""
-
-OF_REQUESTS: Final = (
-    *(contract.Create, contract.TargetPort, contract.Extend, contract.Restart),
-    *(contract.Batch, contract.BatchCreate, contract.BatchDelete),
-    contract.CreateLink,
-)
 
 BYTES: Final = "application/octet-stream"
 """Generators of clients know no other type for a body that is neither JSON nor a form."""
@@ -305,12 +300,10 @@ def _shape(body: Shape | None) -> Schema:
 def schemas(config: Config) -> dict[str, Schema]:
     """All schemas by name, for these settings. Those of requests are closed, those of answers open to later fields."""
     schemas = {
-        kind.__name__: _record(kind, closed=kind in OF_REQUESTS)
-        for kind in Body.__subclasses__()
-        if kind.__module__ == Body.__module__
+        kind.__name__: _record(kind)
+        for kind in vars(contract).values()
+        if is_body(kind) and kind not in (Body, Request)
     }
-    schemas["TemplatePort"] = _record(contract.TargetPort, closed=False)
-    schemas["Template"]["properties"]["target_port"]["items"] = _ref("TemplatePort")
     stack = schemas.pop("Stack")
     fields = {name: schema for name, schema in stack["properties"].items() if name not in OF_CREATE}
     schemas["StackCreated"] = stack | {"description": "The new stack."}
@@ -377,16 +370,13 @@ def _chosen(schema: Schema, names: Iterable[str]) -> Schema:
     return schema | {"required": required, "properties": {name: schema["properties"][name] for name in names}}
 
 
-def _record(kind: type[Body], *, closed: bool) -> Schema:
-    """An object with these fields in this order; a ``closed`` one has no others, and its optional ones may be null."""
-    fields = fields_of(kind)
+def _record(kind: type[Body]) -> Schema:
+    """An object with these fields in this order; that of a request has no others."""
+    fields, closed = fields_of(kind), issubclass(kind, Request)
     required = [each.name for each in fields if not each.optional]
     properties = {each.name: _field(each) for each in fields}
-    for name, field in properties.items():
-        if closed and name not in required:
-            field["type"] = [field["type"], "null"]
-            field.update({"enum": [*field["enum"], None]} if "enum" in field else {})
-        elif not closed and "enum" in field:
+    for field in properties.values():
+        if not closed and "enum" in field:
             field["description"] += MORE
     schema: Schema = {"type": "object", "description": (kind.__doc__ or "").replace("``", "`")}
     return (
@@ -400,19 +390,26 @@ def _record(kind: type[Body], *, closed: bool) -> Schema:
 def _field(each: Field) -> Schema:
     if each.about in NAMED:
         return _ref(each.about)
-    schema = _typed(each.kind) | {"description": each.about}
-    return schema | {word: list(value) if isinstance(value, tuple) else value for word, value in each.keywords.items()}
+    return _typed(each.kind) | {"description": each.about} | _plain(each.keywords)
+
+
+def _plain(keywords: Mapping[str, Any]) -> Schema:
+    return {word: list(value) if isinstance(value, tuple) else value for word, value in keywords.items()}
 
 
 def _typed(kind: Any) -> Schema:
-    inner = get_args(kind)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        schema = _typed(inner[0])
+        for meta in inner[1:]:
+            schema |= _bounds(meta, schema["type"])
+        return schema
     if kind in PLAIN:
         return {"type": PLAIN[kind]} | ({"minimum": 0} if kind is int else {})
     if kind is datetime:
         return {"type": "string", "format": "date-time"}
     if is_body(kind):
         return _ref(kind.__name__)
-    origin = get_origin(kind)
     if origin is tuple:
         return {"type": "array", "items": _typed(inner[0])}
     if origin is Literal:
@@ -421,5 +418,21 @@ def _typed(kind: Any) -> Schema:
         schema = _typed(inner[0])
         if is_body(inner[0]):
             return {"anyOf": [schema, {"type": "null"}]}
-        return schema | {"type": [schema["type"], "null"]}
-    return {"type": "object"} | ({} if inner[1] is Any else {"additionalProperties": _typed(inner[1])})
+        values = schema.get("enum") or ([schema.pop("const")] if "const" in schema else [])
+        return schema | {"type": [schema["type"], "null"]} | ({"enum": [*values, None]} if values else {})
+    names = _typed(inner[0])
+    return (
+        {"type": "object"}
+        | ({"propertyNames": {"pattern": names["pattern"]}} if "pattern" in names else {})
+        | ({} if inner[1] is Any else {"additionalProperties": _typed(inner[1])})
+    )
+
+
+def _bounds(meta: Meta, kind: str) -> Schema:
+    """The bounds that msgspec checks, in the words of JSON Schema."""
+    size = {"string": "Length", "array": "Items", "object": "Properties"}.get(kind, "")
+    bounds = {"minimum": meta.ge, "maximum": meta.le, f"min{size}": meta.min_length, f"max{size}": meta.max_length}
+    pattern = meta.pattern and re.sub(r"^\\A", "^", re.sub(r"\\Z$", "$", meta.pattern))
+    found = {**bounds, "description": meta.description, "pattern": pattern}
+    given = {word: value for word, value in found.items() if value is not None}
+    return given | _plain(meta.extra_json_schema or {})

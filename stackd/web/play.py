@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from stackd.codes import ErrorCode
-from stackd.contract import NOTHING, Body, doc
+from stackd.contract import Request, doc
 from stackd.errors import ClusterUnavailable, Conflict, StackNotFound, TooLongALife, Unauthenticated
 from stackd.lifecycle.verbs import delete, extend, restart
 from stackd.links import Link, LinkKey
@@ -25,24 +25,25 @@ from stackd.web import requests, stacks
 from stackd.web.api import CALLER, ApiCall, route
 from stackd.web.idempotency import StoredResponse
 from stackd.web.player_state import Shown, offer_of
-from stackd.web.players import work_of
 from stackd.web.responses import json_response
 
 _of_player = partial(route, players=True)
 
 
-class OpenLink(Body, frozen=True, kw_only=True):
+class OpenLink(Request, frozen=True, kw_only=True):
     """A player's browser opens a link."""
 
     token: Annotated[str, doc("What follows the `#` of the link.")]
-    work: Annotated[Mapping[str, str], doc("Of a new visitor of an open link: the challenge and its answer.")] = NOTHING
+    work: Annotated[
+        Mapping[str, str] | None, doc("Of a new visitor of an open link: the challenge and its answer.")
+    ] = None
 
 
-class StartOfPlayer(Body, frozen=True, kw_only=True):
+class StartOfPlayer(Request, frozen=True, kw_only=True):
     """A player starts a stack."""
 
     template: Annotated[str, doc("The template's name.")]
-    replace: Annotated[str, doc("A stack of the player's that is stopped first.")] = ""
+    replace: Annotated[str | None, doc("A stack of the player's that is stopped first.")] = None
 
 
 @route("POST", "/play/session", public=True, asks=True)
@@ -50,12 +51,12 @@ async def open_session(call: ApiCall) -> web.Response:
     """Exchange a link's token for a cookie, or for the work that a new visitor of an open link has to do first."""
     players = call.api.players
     players.require_own_page(call.request)
-    fields = requests.parse_object(await stacks.read_body(call), OpenLink)
-    token = requests.text_of(fields, "token")
+    given = requests.parse(await stacks.read_body(call), OpenLink)
+    token = given.token
     link = players.valid(players.signer.read_token(token))
     call.request[CALLER] = link.key().principal
     if link.total:
-        challenge, answer = work_of(fields)
+        challenge, answer = ((given.work or {}).get(name, "") for name in ("challenge", "answer"))
         known = _same_link(call, link)
         if known is None and link.work and not challenge:
             return json_response(orjson.dumps({"work": {"bits": link.work, "challenge": players.challenge(link)}}))
@@ -94,11 +95,11 @@ async def start_player_stack(call: ApiCall) -> web.Response:
     second start returns it. A repetition with the same Idempotency-Key gets the first answer again."""
 
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
-        fields = requests.parse_object(body, StartOfPlayer)
-        wanted = {"template": requests.text_of(fields, "template"), "if_exists": "return"}
+        given = requests.parse(body, StartOfPlayer)
+        wanted = {"template": given.template, "if_exists": "return"}
         with call.api.limits.create(call.key.principal.id):
             parsed = await requests.create_body(call.view, orjson.dumps(wanted))
-            if (other := call.view.get(str(fields.get("replace", "")))) is not None:
+            if (other := call.view.get(given.replace or "")) is not None:
                 call.api.limits.per_label.check(parsed.create_request.labels, call.key.among)
                 await call.api.context.gate.admitted()
                 await _stop(call, call.view.changeable(other))

@@ -1,4 +1,4 @@
-"""The bodies of requests: how they are received and parsed, with a sentence for each possible mistake.
+"""The bodies of requests: how they are received and parsed, and what no bound of ``contract`` says: which fields go together.
 
 ``contract`` has their fields. ``podspec`` owns what a pod spec may hold.
 """
@@ -6,22 +6,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, Final
+from json import JSONDecoder
+from typing import Any, Final, TypeVar
 
-import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
+from msgspec import DecodeError, json
+from msgspec.structs import asdict
 
 from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
-from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of
+from stackd.contract import PROTOCOLS, Body, Request
 from stackd.errors import (
     Conflict,
     InvalidPodSpec,
@@ -37,13 +37,15 @@ from stackd.model import NO_LABELS, NO_VALUES, JobAction, JobRequest, SanitizedS
 from stackd.names import did_you_mean, require_unreserved
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
 from stackd.podspec.checks import by_path, keeps_running
-from stackd.podspec.sanitize import parse_labels
+from stackd.podspec.decoding import decode, refusal
+from stackd.podspec.reasons import below
+from stackd.podspec.sanitize import target_ports
 from stackd.templates import Template
 from stackd.templates.readers import matches
 from stackd.units import format_duration
 from stackd.web.api import View
 from stackd.web.bodies import in_turns
-from stackd.web.parameters import seconds_of, short, unknown
+from stackd.web.parameters import seconds_of, short
 
 MOST_PARTS: Final = 4_000
 """How many objects, lists and names a body may have: its parts take far longer to read than its bytes."""
@@ -54,7 +56,7 @@ BYTES_PER_PART: Final = 4
 PARTS_PER_CREATE: Final = 8
 """A batch job may have so many more of them for each stack."""
 
-LATEST: Final = "latest"
+B = TypeVar("B", bound=Body)
 PLAIN: Final = frozenset({"", "identity", "chunked"})
 
 
@@ -91,48 +93,25 @@ async def read(request: web.Request, max_body: int, timeout: float, count: Calla
         raise InvalidRequest("the request body is not valid HTTP: its encoding or its length is wrong") from exc
 
 
-def parse_object(body: bytes, kind: type[Body] | None, most_parts: int = MOST_PARTS) -> dict[str, Any]:
-    """The body as a JSON object with only fields of its kind and all required ones, whatever its Content-Type says. A field
-    that is null is left out. None is the kind without fields."""
+def parse(body: bytes, kind: type[B], most_parts: int = MOST_PARTS) -> B:
+    """The body as one of this kind, whatever its Content-Type says. Raises InvalidRequest with each mistake."""
     if sum(map(body.count, (b"{", b"[", b":"))) > most_parts:
         raise InvalidRequest(f"invalid request body: it has more than {most_parts} objects, lists and names")
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequest(f"invalid request body: not JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise InvalidRequest("invalid request body: a JSON object is expected")
-    fields = fields_of(kind) if kind else ()
-    names = [each.name for each in fields]
-    _only_known(value, names)
-    _check_fields_once(body)
-    for each in fields:
-        if not each.optional:
-            _require(value, each.name)
-    return {name: given for name, given in value.items() if given is not None}
-
-
-def _only_known(fields: Mapping[str, Any], names: list[str]) -> None:
-    for name in fields:
-        if name not in names:
-            sentence = f"invalid request body: unknown field {unknown(name, names)}"
-            raise InvalidRequest(sentence, code=ErrorCode.UNKNOWN_FIELD)
-
-
-def _require(fields: Mapping[str, Any], name: str) -> None:
-    if fields.get(name) is None:
-        raise InvalidRequest(f"invalid request body: {name} is required")
-
-
-def _check_fields_once(body: bytes) -> None:
-    """Raise InvalidRequest if an object, at any depth, has a field twice: neither value is taken."""
-    try:
+        value = json.decode(body)
         _FIELDS_ONCE.decode(body.decode())
+    except DecodeError as exc:
+        raise InvalidRequest(f"invalid request body: not JSON: {exc}") from exc
     except RecursionError as exc:
         raise InvalidRequest("invalid request body: it is nested too deeply") from exc
+    if not isinstance(value, dict):
+        raise InvalidRequest("invalid request body: a JSON object is expected")
+    given: B = decode(kind, value)
+    return given
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:
+    """Raise InvalidRequest if an object, at any depth, has a field twice: neither value is taken."""
     if len(dict(pairs)) == len(pairs):
         return
     seen: set[str] = set()
@@ -142,45 +121,18 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
         seen.add(name)
 
 
-_FIELDS_ONCE: Final = json.JSONDecoder(object_pairs_hook=_once, parse_int=str, parse_float=str)
+_FIELDS_ONCE: Final = JSONDecoder(object_pairs_hook=_once, parse_int=str, parse_float=str)
 
 
-def text_of(fields: dict[str, Any], name: str) -> str:
-    """A field that must be a string."""
-    value = fields[name]
-    if not isinstance(value, str):
-        raise InvalidRequest(f"invalid request body: {name} must be a string")
-    return value
+class Nothing(Request, frozen=True, kw_only=True):
+    """The body of a route that takes none."""
 
 
-def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
-    """The ids of a batch job: trimmed, each once, in their order; at least one, none of them blank."""
-    values = fields["stack_ids"]
-    if not isinstance(values, list):
-        raise InvalidRequest("invalid request body: stack_ids must be a list of stack ids")
-    if not values:
-        raise InvalidRequest("invalid request body: stack_ids is empty")
-    if len(values) > max_ids:
-        raise RequestTooLarge(f"{len(values)} stack_ids; {max_ids} at most (batch_delete.max_ids)")
-    ids: dict[str, None] = {}
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise InvalidRequest(f"invalid request body: stack_ids[{index}] must be a string")
-        trimmed = value.strip()
-        if not trimmed:
-            raise InvalidRequest(f"invalid request body: stack_ids[{index}] is blank")
-        if len(trimmed) > LONGEST_NAME:
-            raise InvalidRequest(f"invalid request body: stack_ids[{index}] is longer than {LONGEST_NAME} characters")
-        ids[trimmed] = None
-    return list(ids)
-
-
-def renews(body: bytes) -> bool:
-    """Whether a restart is to renew the stack; the body may be missing. Raises InvalidRequest."""
-    given = parse_object(body, contract.Restart).get("template") if body else None
-    if given not in (None, LATEST):
-        raise _wrong_field("template", f'template must be "{LATEST}": the newest version of the stack\'s own template')
-    return given is not None
+def stack_ids(given: Collection[str], max_ids: int) -> list[str]:
+    """The ids of a batch job: trimmed, each once, in their order."""
+    if len(given) > max_ids:
+        raise RequestTooLarge(f"{len(given)} stack_ids; {max_ids} at most (batch_delete.max_ids)")
+    return list(dict.fromkeys(map(str.strip, given)))
 
 
 async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
@@ -189,71 +141,58 @@ async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
     max_ids = config.batch_delete.max_ids
     most_parts = MOST_PARTS + PARTS_PER_CREATE * max_ids
     if len(body) <= LONG_SPEC:
-        fields = parse_object(body, contract.Batch, most_parts)
+        given = parse(body, contract.Batch, most_parts)
     else:
         async with view.context.settings.long_specs:
-            fields = await asyncio.to_thread(parse_object, body, contract.Batch, most_parts)
-    name = text_of(fields, "action")
-    if name not in list(JobAction):
-        hint = did_you_mean(name, list(JobAction))
-        raise _wrong_field("action", f"action must be one of {', '.join(JobAction)}, not {short(name)!r}{hint}")
-    action = JobAction(name)
+            given = await asyncio.to_thread(parse, body, contract.Batch, most_parts)
+    action = JobAction(given.action)
     if action is JobAction.CREATE:
-        return [], await _creates(view, fields)
+        return [], await _creates(view, given)
     for field in ("template", "env", "each"):
-        if field in fields:
-            raise _wrong_field(field, f"{field} goes with the action create, and only with that")
-    if (action is JobAction.EXTEND) != ("ttl" in fields):
-        raise _wrong_field("ttl", 'ttl, such as "30m", goes with the action extend, and only with that')
-    if ("stack_ids" in fields) == ("labels" in fields):
-        raise _wrong_field("stack_ids", "give either stack_ids or labels")
-    ids = stack_ids(fields, max_ids) if "stack_ids" in fields else []
-    labels = labels_of(fields["labels"]) if "labels" in fields else NO_LABELS
-    if not (ids or labels):
-        raise _wrong_field("labels", 'labels is empty; give at least one, such as {"challenge": "web-1"}')
-    ttl = ttl_of(fields, config.stacks.max_ttl) if "ttl" in fields else 0.0
-    return ids, JobRequest(
-        action=action, ttl=round(ttl * NANOSECONDS), labels=labels, among=key.labels, by=key.principal
+        if getattr(given, field) is not None:
+            raise wrong(field, "goes with the action create, and only with that")
+    if (action is JobAction.EXTEND) != (given.ttl is not None):
+        raise wrong("ttl", 'goes with the action extend, and only with that, such as "30m"')
+    if (given.stack_ids is None) == (given.labels is None):
+        raise wrong("stack_ids", "give either stack_ids or labels")
+    ttl = 0.0 if given.ttl is None else ttl_of(given.ttl, config.stacks.max_ttl)
+    return stack_ids(given.stack_ids or (), max_ids), JobRequest(
+        action=action,
+        ttl=round(ttl * NANOSECONDS),
+        labels=given.labels or NO_LABELS,
+        among=key.labels,
+        by=key.principal,
     )
 
 
-async def _creates(view: View, fields: dict[str, Any]) -> JobRequest:
+async def _creates(view: View, given: contract.Batch) -> JobRequest:
     """A job that creates; each of its stacks is checked as the body of a create."""
-    for field in ("template", "each"):
-        _require(fields, field)
-    if "stack_ids" in fields or "labels" in fields:
-        raise _wrong_field(
-            "stack_ids", "the action create has no stack_ids and no labels; give each of the stacks its own"
-        )
-    each, max_ids = fields["each"], view.context.config.batch_delete.max_ids
-    if not isinstance(each, list) or not each:
-        raise _wrong_field("each", 'each must be a list of stacks, such as [{"labels": {"player": "a"}}]')
-    if len(each) > max_ids:
-        raise RequestTooLarge(f"{len(each)} stacks; {max_ids} at most (batch_delete.max_ids)")
-    _template_of({"template": fields["template"]}, view)  # else each of the stacks would be wrong
-    common: dict[str, Any] = {name: fields[name] for name in ("template", "ttl", "env") if name in fields}
-    wanted = [await _wanted(view, common, *one) async for one in in_turns(enumerate(each))]
+    if given.template is None or given.each is None:
+        raise wrong("template" if given.template is None else "each", "is required")
+    if given.stack_ids is not None or given.labels is not None:
+        raise wrong("stack_ids", "the action create has no stack_ids and no labels; give each of the stacks its own")
+    max_ids = view.context.config.batch_delete.max_ids
+    if len(given.each) > max_ids:
+        raise RequestTooLarge(f"{len(given.each)} stacks; {max_ids} at most (batch_delete.max_ids)")
+    common = contract.Create(template=given.template, ttl=given.ttl, env=given.env)
+    _template_of(common, view)  # else each of the stacks would be wrong
+    wanted = [await _wanted(view, common, *item) async for item in in_turns(enumerate(given.each))]
     return JobRequest(
         action=JobAction.CREATE,
         by=view.key.principal,
         labels=view.key.labels,
-        template=fields["template"],
+        template=given.template,
         each=tuple(wanted),
     )
 
 
-async def _wanted(view: View, common: Mapping[str, Any], index: int, item: object) -> WantedStack:
+async def _wanted(view: View, common: contract.Create, index: int, item: contract.BatchCreate) -> WantedStack:
+    own = {name: value for name, value in asdict(item).items() if value is not None}
     try:
-        if not isinstance(item, dict):
-            raise _wrong_field("", "an object is expected")
-        given = {name: value for name, value in item.items() if value is not None}
-        _only_known(given, [each.name for each in fields_of(contract.BatchCreate)])
-        request = (await _create_of(view, {**common, **given}, creates=True)).create_request
+        request = (await _create_of(view, common.replaced(**own), creates=True)).create_request
     except InvalidRequest as error:
-        where = f"each[{index}]"
-        reasons = [replace(one, path=f"{where}.{one.path}".rstrip(".")) for one in error.reasons]
-        sentence = str(error).removeprefix("invalid request body: ")
-        raise InvalidRequest(f"invalid request body: {where}: {sentence}", reasons, code=error.code) from error
+        reasons = [replace(each, path=f"each[{index}].{each.path}") for each in error.reasons]
+        raise refusal(reasons, error.code) from error
     return WantedStack(index=index, labels=request.labels, ttl=request.ttl, env=request.env)
 
 
@@ -287,44 +226,42 @@ async def create_body(view: View, body: bytes, *, creates: bool = True) -> Creat
 
 async def _create_body(view: View, body: bytes, *, creates: bool) -> CreateBody:
     most_parts = MOST_PARTS + view.context.config.limits.pod_spec // BYTES_PER_PART
-    return await _create_of(view, parse_object(body, contract.Create, most_parts), creates=creates)
+    return await _create_of(view, parse(body, contract.Create, most_parts), creates=creates)
 
 
-async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> CreateBody:
+async def _create_of(view: View, given: contract.Create, *, creates: bool) -> CreateBody:
     context, key = view.context, view.key
-    template = _template_of(fields, view)
+    template = _template_of(given, view)
     if template is None:
-        _require(fields, "pod_spec")
+        if given.pod_spec is None:
+            raise wrong("pod_spec", "is required")
         if creates and not key.pod_specs:
             sentence = f"the API key {key.name!r} creates stacks from templates only (pod_specs = false)"
             raise PermissionDenied(sentence, code=ErrorCode.TEMPLATES_ONLY)
     if template is not None and template.shared and key.tenant:
         sentence = f"{template.name} is shared: it has one stack, which stackd keeps, and no others are created from it"
         raise Conflict(sentence, code=ErrorCode.SHARED_TEMPLATE)
-    ttl = ttl_of(fields, context.config.stacks.max_ttl) if "ttl" in fields else None
-    labels = labels_of(fields["labels"], unreserved=True) if "labels" in fields else NO_LABELS
+    ttl = None if given.ttl is None else ttl_of(given.ttl, context.config.stacks.max_ttl)
+    labels = unreserved(given.labels or NO_LABELS)
     if template is not None:
         ttl = template.ttl if ttl is None else ttl
     of_template = NO_LABELS if template is None else template.labels
     if of_template or key.labels:
-        labels = labels_of(view.labels_of_create(labels, of_template))
+        labels = decode(contract.Labels, view.labels_of_create(labels, of_template), "labels")
     if creates:
         check_required(labels, context.config.limits.required_labels)
-    existing = fields.get("if_exists", "error")
-    if existing not in IF_EXISTS:
-        raise InvalidRequest(f"invalid request body: if_exists must be one of {', '.join(IF_EXISTS)}")
     if template is not None:
         ports, spec, text = template.target_ports, template.spec, ""
     else:
-        text = text_of(fields, "pod_spec")
-        ports = parse_target_ports(fields["target_port"]) if "target_port" in fields else ()
+        text = given.pod_spec or ""
+        ports = target_ports(given.target_port or ())
         if refusals := context.config.routes.refusals(ports):
-            raise InvalidRequest("; ".join(map(str, refusals)), refusals)
+            raise refusal(refusals)
         spec = await _sanitized(context, text, ports)
         ports = ports or _declared(spec)
     create_request = CreateRequest(
         spec=spec,
-        env=await asyncio.to_thread(env_of, fields["env"], template) if "env" in fields else NO_VALUES,
+        env=NO_VALUES if given.env is None else await asyncio.to_thread(env_of, given.env, template),
         target_ports=ports,
         ttl=ttl,
         labels=labels,
@@ -335,7 +272,7 @@ async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> Cr
         quotas=view.quotas(None if template is None else template.name),
         may_use=key.may_use,
     )
-    return CreateBody(create_request=create_request, return_existing=existing == "return", text=text)
+    return CreateBody(create_request=create_request, return_existing=given.if_exists == "return", text=text)
 
 
 async def _sanitized(context: Context, text: str, ports: tuple[TargetPort, ...]) -> SanitizedSpec:
@@ -348,58 +285,53 @@ async def _sanitized(context: Context, text: str, ports: tuple[TargetPort, ...])
 
 def _declared(spec: SanitizedSpec) -> tuple[TargetPort, ...]:
     """The ports that the containers declare which keep running. Raises InvalidRequest if none can be published."""
-    entries = [
-        {"container_port": port["containerPort"], "protocol": port.get("protocol", "TCP")}
+    entries = {
+        (port["containerPort"], port.get("protocol", "TCP")): None
         for path, container in by_path(spec.manifest["spec"]).items()
         if keeps_running(path, container)
         for port in container.get("ports", ())
         if port.get("protocol", "TCP") in PROTOCOLS
-    ]
+    }
     if not entries:
-        raise _wrong_field(
-            "target_port", "target_port is required: no container of the pod spec declares a TCP or UDP port"
-        )
-    return parse_target_ports([entry for index, entry in enumerate(entries) if entry not in entries[:index]])
+        raise wrong("target_port", "is required: no container of the pod spec declares a TCP or UDP port")
+    return parse_target_ports([{"container_port": number, "protocol": protocol} for number, protocol in entries])
 
 
-def _template_of(fields: dict[str, Any], view: View) -> Template | None:
+def _template_of(given: contract.Create, view: View) -> Template | None:
     """The template that the body names, or None. Raises InvalidRequest."""
-    if "template" not in fields:
+    if given.template is None:
         return None
     for name in ("target_port", "pod_spec"):
-        if name in fields:
-            raise _wrong_field("template", f"template and {name} exclude each other; the template has its own")
-    name = text_of(fields, "template")
-    if (template := view.template(name)) is None:
+        if getattr(given, name) is not None:
+            raise wrong("template", f"template and {name} exclude each other; the template has its own")
+    if (template := view.template(given.template)) is None:
         templates = view.templates()
         hint = (
-            did_you_mean(name, templates)
+            did_you_mean(given.template, templates)
             if templates
             else "; there are no templates that this API key may use (templates.directory)"
         )
-        sentence = f'template: there is no "{name[:64]}"{hint}'
-        raise _wrong_field("template", sentence, ErrorCode.TEMPLATE_NOT_FOUND)
+        raise wrong("template", f'there is no "{given.template[:64]}"{hint}', ErrorCode.TEMPLATE_NOT_FOUND)
     return template
 
 
-def env_of(value: object, template: Template | None) -> Mapping[str, str]:
+def env_of(given: Mapping[str, Any], template: Template | None) -> Mapping[str, str]:
     """The field ``env``: variables that the template names, with values that match their patterns. Raises InvalidRequest.
 
     The template's patterns may have to be compiled, which takes long: not for the event loop.
     """
     if template is None:
-        raise _wrong_field("env", "env goes with a template, which says what may be set", ErrorCode.INVALID_ENV)
-    if not isinstance(value, dict):
-        raise _wrong_field("env", 'env must be an object such as {"TEAM": "7"}')
-    for name, text in value.items():
+        raise wrong("env", "goes with a template, which says what may be set", ErrorCode.INVALID_ENV)
+    for name, text in given.items():
+        path = below("env", name)
         if name not in template.env:
             hint = did_you_mean(name, template.env) if template.env else "; it has none"
-            sentence = f"env: {template.name} has no variable {short(name)!r} that a create may set{hint}"
-            raise _wrong_field("env", sentence, ErrorCode.INVALID_ENV)
+            raise wrong(
+                path, f"{template.name} has no such variable that a create may set{hint}", ErrorCode.INVALID_ENV
+            )
         if not isinstance(text, str) or not matches(template.env[name], text):
-            sentence = f"env.{name} must be a text that matches {template.env[name]} as a whole"
-            raise _wrong_field("env", sentence, ErrorCode.INVALID_ENV)
-    return MappingProxyType(value) if value else NO_VALUES
+            raise wrong(path, f"must be a text that matches {template.env[name]} as a whole", ErrorCode.INVALID_ENV)
+    return given or NO_VALUES
 
 
 @contextmanager
@@ -411,37 +343,39 @@ def refusals_located(parsed: CreateBody) -> Iterator[None]:
         raise located(error, parsed.text) from error
 
 
-def _wrong_field(path: str, sentence: str, code: ErrorCode = ErrorCode.INVALID_REQUEST) -> InvalidRequest:
-    return InvalidRequest(f"invalid request body: {sentence}", [Reason(path=path, text=sentence)], code=code)
+def wrong(path: str, text: str, code: ErrorCode = ErrorCode.INVALID_REQUEST) -> InvalidRequest:
+    """The error for a body of which this field is wrong."""
+    return refusal([Reason(path=path, text=text)], code)
 
 
 def check_required(labels: Mapping[str, str], required: tuple[str, ...]) -> None:
     """Letter case matters: a label in another spelling is another label."""
     missing = [name for name in required if not labels.get(name)]
     if missing:
-        sentence = f"labels: {', '.join(missing)} must be given (limits.required_labels)"
-        raise _wrong_field("labels", sentence, ErrorCode.LABELS_REQUIRED)
+        text = f"{', '.join(missing)} must be given (limits.required_labels)"
+        raise wrong("labels", text, ErrorCode.LABELS_REQUIRED)
 
 
-def ttl_of(fields: Mapping[str, Any], most: float) -> float:
-    """The field ``ttl`` in seconds: at least a nanosecond, ``most`` at most (``stacks.max_ttl``)."""
-    value = fields["ttl"]
-    if not isinstance(value, str):
-        raise _wrong_field("ttl", 'ttl must be a string such as "30m"')
-    try:
-        seconds = seconds_of(value)
-    except ValueError as error:
-        raise _wrong_field("ttl", f"ttl must be {error}") from error
+def ttl_of(text: str, most: float) -> float:
+    """The seconds of a field ``ttl``: at least a nanosecond, ``most`` at most (``stacks.max_ttl``)."""
+    seconds = duration_of("ttl", text)
     if not 0 < seconds <= most or not round(seconds * NANOSECONDS):
-        raise _wrong_field("ttl", f"ttl must be above zero and at most {format_duration(most)}, not {value[:64]}")
+        raise wrong("ttl", f"must be above zero and at most {format_duration(most)}, not {text[:64]}")
     return seconds
 
 
-def labels_of(value: object, *, unreserved: bool = False) -> Mapping[str, str]:
-    """The field ``labels``: at most sixteen, with names and values as Kubernetes takes them; ``unreserved``: no link's."""
+def duration_of(path: str, text: str) -> float:
+    """The seconds of a field that is a duration."""
     try:
-        labels = parse_labels(value)
-        require_unreserved(labels if unreserved else ())
-        return labels
-    except ValueError as exc:
-        raise _wrong_field("labels", str(exc)) from exc
+        return seconds_of(text)
+    except ValueError as error:
+        raise wrong(path, f"must be {error}") from error
+
+
+def unreserved(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """The labels of a request, none of which is stackd's own."""
+    try:
+        require_unreserved(labels)
+    except ValueError as error:
+        raise wrong("labels", str(error)) from error
+    return labels

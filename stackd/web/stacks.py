@@ -241,7 +241,7 @@ async def read_body(call: ApiCall) -> bytes:
 async def require_no_body(call: ApiCall) -> None:
     """Raise InvalidRequest if the request has a body that is no empty object; as ``read_body``."""
     if body := await read_body(call):
-        requests.parse_object(body, None)
+        requests.parse(body, requests.Nothing)
 
 
 Run = Callable[[bytes, Claim | None], Awaitable[StoredResponse]]
@@ -315,8 +315,8 @@ async def extend_stack(call: ApiCall) -> web.Response:
     context = call.api.context
 
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
-        fields = requests.parse_object(body, contract.Extend)
-        seconds = requests.ttl_of(fields, context.config.stacks.max_ttl)
+        given = requests.parse(body, contract.Extend)
+        seconds = requests.ttl_of(given.ttl, context.config.stacks.max_ttl)
         stack = await extend(context, call.changeable.stack_id, seconds, by=call.key.principal, claim=claim)
         answer = StoredResponse(status=200, body=await _rendered(context, stack, 200))
         if claim is not None:
@@ -360,7 +360,8 @@ async def restart_stack(call: ApiCall) -> web.Response:
     Node ports and time to live stay the same. The node may change. With `{"template": "latest"}`, the stack gets the pod of
     the newest version of its template; a 409 if that has other ports.
     """
-    renew = requests.renews(await read_body(call))
+    body = await read_body(call)
+    renew = bool(body) and requests.parse(body, contract.Restart).template is not None
     stack = await fresh(call, partial(restart, renew=renew))
     return json_response(await _rendered(call.api.context, stack, 200))
 

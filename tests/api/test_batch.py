@@ -311,18 +311,18 @@ async def test_a_takeover_in_the_middle_of_a_job_loses_and_fails_nothing(vms: Ma
 async def test_a_body_that_is_wrong_is_refused_with_what_would_be_right(at: Harness) -> None:
     one, team = {"stack_ids": ["a"]}, {"labels": {"team": "7"}}
     wrong: list[tuple[dict[str, Any], str]] = [
-        (one, "action is required"),
+        (one, "action: is required"),
         ({"action": "extned", "ttl": "1m"} | one, 'did you mean "extend"'),
-        ({"action": ["stop"]} | one, "action must be a string"),
+        ({"action": ["stop"]} | one, "action: must be one of"),
         ({"action": "extend"} | one, "goes with the action extend"),
         ({"action": "extend", "ttl": None} | one, "goes with the action extend"),
         ({"action": "extend", "ttl": "25h"} | one, "at most 24h"),
         ({"action": "stop", "ttl": "1m"} | one, "only with that"),
         ({"action": "stop"}, "either stack_ids or labels"),
         ({"action": "stop"} | one | team, "either stack_ids or labels"),
-        ({"action": "stop", "stack_ids": []}, "stack_ids is empty"),
-        ({"action": "stop", "stack_ids": "a"}, "stack_ids must be a list"),
-        ({"action": "stop", "labels": {}}, "labels is empty"),
+        ({"action": "stop", "stack_ids": []}, "stack_ids: must be a list"),
+        ({"action": "stop", "stack_ids": "a"}, "stack_ids: must be a list"),
+        ({"action": "stop", "labels": {}}, "labels: must be at least one label"),
         ({"action": "stop", "labels": {"team": 7}}, "labels"),
         ({"action": "stop", "status": "failed"} | one, "unknown field"),
     ]

@@ -133,20 +133,20 @@ async def test_a_body_that_is_wrong_is_refused_with_the_place(vm: Machine) -> No
     at = await start(vm, web_1=PLAIN)
     good = {"labels": {"player": "a"}}
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"each": None}, "each is required"),
-        ({"template": None}, "template is required"),
-        ({"each": []}, "each must be a list"),
-        ({"each": {}}, "each must be a list"),
-        ({"each": [good, "b"]}, "each[1]: an object is expected"),
-        ({"each": [good, {"label": {}}]}, "each[1]: unknown field"),
-        ({"each": [good, {"labels": {"player": "a b"}}]}, "each[1]: labels"),
-        ({"each": [good, {"ttl": "25h"}]}, "each[1]: ttl must be above zero and at most 24h"),
-        ({"each": [good], "ttl": "x"}, "each[0]: ttl must be"),
+        ({"each": None}, "each: is required"),
+        ({"template": None}, "template: is required"),
+        ({"each": []}, "each: must be a list"),
+        ({"each": {}}, "each: must be a list"),
+        ({"each": [good, "b"]}, "each[1]: must be an object"),
+        ({"each": [good, {"label": {}}]}, "each[1].label: unknown field"),
+        ({"each": [good, {"labels": {"player": "a b"}}]}, "each[1].labels.player: must be"),
+        ({"each": [good, {"ttl": "25h"}]}, "each[1].ttl: must be above zero and at most 24h"),
+        ({"each": [good], "ttl": "x"}, "ttl: must be a duration"),
         ({"each": [good], "template": "web-2"}, 'did you mean "web-1"'),
         ({"each": [good], "stack_ids": ["a"]}, "the action create has no stack_ids"),
         ({"each": [good], "labels": {"a": "b"}}, "the action create has no stack_ids and no labels"),
-        ({"action": "stop", "stack_ids": ["a"], "each": [good], "template": None}, "each goes with the action create"),
-        ({"action": "stop", "stack_ids": ["a"], "each": None}, "template goes with the action create"),
+        ({"action": "stop", "stack_ids": ["a"], "each": [good], "template": None}, "each: goes with the action create"),
+        ({"action": "stop", "stack_ids": ["a"], "each": None}, "template: goes with the action create"),
     ]
     for more, words in wrong:
         body = {"action": "create", "template": "web-1"} | more
@@ -289,7 +289,7 @@ async def test_each_stack_has_the_variables_that_its_entry_or_its_job_sets(vm: M
     teams = [(await values_of(at, one["stack_id"]))[1]["TEAM"] for one in job["results"]]
     assert teams == ["7", "8"]
     wrong = {"action": "create", "template": "web-1", "each": [*each, {"env": {"TEAM": "x"}}]}
-    await at.refused(400, "each[2]: env.TEAM must be a text that matches", "/stacks/batch", wrong)
+    await at.refused(400, "each[2].env.TEAM: must be a text that matches", "/stacks/batch", wrong)
 
 
 async def test_a_stop_fails_no_item_of_a_job(vm: Machine) -> None:

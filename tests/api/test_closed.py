@@ -47,7 +47,7 @@ async def test_a_route_without_a_body_takes_none_or_an_empty_object(at: Harness)
             reply = await at.call(route.method, path_of(route), body)
             assert (reply.status, reply.code) == (400, code), (route, body)
     refused = await at.call("POST", f"/stacks/{stack_id}/stop", {"force": True})
-    assert refused.error == "invalid request body: unknown field 'force'; there are none here"
+    assert refused.error == "invalid request body: force: unknown field; there are none here"
     assert (await at.stack(stack_id))["status"] == "running"
     for verb in ("stop", "start"):
         assert (await at.call("POST", f"/stacks/{stack_id}/{verb}", {})).status == 200
@@ -61,7 +61,7 @@ async def test_every_body_names_a_field_that_it_does_not_have_and_the_nearest(at
             reply = await at.call(route.method, path_of(route), {name: 1})
             assert (reply.status, reply.code) == (400, "unknown_field"), (route, reply.text)
             nearest = f'(did you mean "{name[:-1]}"?)' if name != "colour" else "known are "
-            assert f"'{name}'" in reply.error
+            assert f"{name}: " in reply.error
             assert nearest in reply.error
 
 
@@ -101,8 +101,8 @@ async def test_null_stands_for_absent_in_every_optional_field(at: Harness) -> No
         "/stacks/batch", {"action": "stop", "ttl": None, "labels": None, "stack_ids": [made["stack_id"]]}, 202
     )
     assert job["total"] == 1
-    await at.refused(400, "pod_spec is required", "/stacks", {"pod_spec": None})
-    await at.refused(400, "stack_ids is required", "/stacks/batch-delete", {"stack_ids": None})
+    await at.refused(400, "pod_spec: is required", "/stacks", {"pod_spec": None})
+    await at.refused(400, "stack_ids: is required", "/stacks/batch-delete", {"stack_ids": None})
 
 
 async def test_a_dry_run_of_many_says_which_and_changes_nothing(at: Harness) -> None:
@@ -124,7 +124,7 @@ async def test_a_dry_run_of_many_says_which_and_changes_nothing(at: Harness) -> 
         matches("JobDryRun", reply.json)
     extended = await at.post(batch, {"action": "extend", "ttl": "30m", "stack_ids": [other]})
     assert extended == {**both, "action": "extend", "ttl": "30m", "total": 1, "not_found": 0, "stack_ids": [other]}
-    await at.refused(400, "action must be one of", batch, {"action": "remove", "stack_ids": [other]})
+    await at.refused(400, "action: must be one of", batch, {"action": "remove", "stack_ids": [other]})
     assert await at.answers() == before
     assert (await at.get("/activity?action=delete"))["activity"] == []
 

@@ -99,16 +99,16 @@ PORTS = b'{"target_port": [{"container_port": 80, "protocol": "TCP"}], '
 WRONG_BODIES = [
     ("/stacks/batch-delete", b"", "not JSON"),
     ("/stacks/batch-delete", b"[]", "a JSON object is expected"),
-    ("/stacks/batch-delete", b"{}", "stack_ids is required"),
-    ("/stacks/batch-delete", b'{"stack_ids": []}', "stack_ids is empty"),
-    ("/stacks/batch-delete", b'{"stack_ids": "stack-1"}', "must be a list"),
-    ("/stacks/batch-delete", b'{"stack_ids": [1]}', "stack_ids[0] must be a string"),
-    ("/stacks/batch-delete", b'{"stack_ids": ["a", "  "]}', "stack_ids[1] is blank"),
+    ("/stacks/batch-delete", b"{}", "stack_ids: is required"),
+    ("/stacks/batch-delete", b'{"stack_ids": []}', "stack_ids: must be a list of at least one"),
+    ("/stacks/batch-delete", b'{"stack_ids": "stack-1"}', "stack_ids: must be a list"),
+    ("/stacks/batch-delete", b'{"stack_ids": [1]}', "stack_ids[0]: must be a stack's id"),
+    ("/stacks/batch-delete", b'{"stack_ids": ["a", "  "]}', "stack_ids[1]: must be a stack's id"),
     ("/stacks/batch-delete", b'{"stack_id": ["a"]}', '(did you mean "stack_ids"?)'),
     ("/stacks", b"\xff\xfe", "not JSON"),
     ("/stacks", b'{"pod_spec": "x"}', "invalid pod spec: (root)"),
-    ("/stacks", b'{"target_port": []}', "pod_spec is required"),
-    ("/stacks", PORTS + b'"pod_spec": 5}', "pod_spec must be a string"),
+    ("/stacks", b'{"target_port": []}', "target_port: must be a list of 1 to 24"),
+    ("/stacks", PORTS + b'"pod_spec": 5}', "pod_spec: must be a string"),
     ("/stacks", b'{"target_ports": [], "pod_spec": ""}', '(did you mean "target_port"?)'),
 ]
 
@@ -143,7 +143,7 @@ async def test_without_target_port_all_ports_that_the_running_containers_declare
     assert (await at.call("POST", "/capacity", body)).json["requested_ports"] == 4
     for path in ("/stacks", "/stacks?dry_run=true", "/capacity"):
         reply = await at.call("POST", path, declaring("[]", ends="[{containerPort: 81}]", runs="[]"))
-        sentence = "target_port is required: no container of the pod spec declares a TCP or UDP port"
+        sentence = "is required: no container of the pod spec declares a TCP or UDP port"
         assert (reply.status, reply.reasons) == (400, [("target_port", None, sentence)])
 
 
@@ -165,7 +165,7 @@ REASONS: list[tuple[dict[str, object], tuple[str, int | None]]] = [
     ({"target_port": [{"container_port": 81, "protocol": "TCP"}]}, ("target_port[0]", None)),
     ({"ttl": 5}, ("ttl", None)),
     ({"ttl": "never"}, ("ttl", None)),
-    ({"labels": {"team": "a b"}}, ("labels", None)),
+    ({"labels": {"team": "a b"}}, ("labels.team", None)),
     ({"pod_spec": "kind: Pod\nmetadata:\n  name: [a\n"}, ("", 4)),
 ]
 

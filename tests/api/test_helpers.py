@@ -122,12 +122,12 @@ async def test_only_an_admin_makes_helpers_and_no_token_passes_for_another(at: H
     at.put_keys_in_force(*admin, tenant)
     await at.refused(403, "only an API key of scope admin makes links for helpers", "/links", HELPER, key=TENANT)
     for change, words in (
-        ({"scope": "admin"}, 'scope must be "read"'),
-        ({"labels": {"a": "b"}}, "labels does not go with scope"),
-        ({"templates": ["lab-*"]}, "templates does not go with scope"),
-        ({"stacks": 1}, "stacks does not go with scope"),
-        ({"each": "visitor"}, "each does not go with scope"),
-        ({"name": ""}, "name must be printable"),
+        ({"scope": "admin"}, 'scope: must be "read"'),
+        ({"labels": {"a": "b"}}, "labels: does not go with scope"),
+        ({"templates": ["lab-*"]}, "templates: does not go with scope"),
+        ({"stacks": 1}, "stacks: does not go with scope"),
+        ({"each": "visitor"}, "each: does not go with scope"),
+        ({"name": ""}, "name: must be printable"),
     ):
         await at.refused(400, words, "/links", HELPER | change)
     player = token_of(await make_link(at))

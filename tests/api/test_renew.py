@@ -146,7 +146,7 @@ async def test_what_cannot_be_renewed_is_left_as_it_is(vm: Machine) -> None:
     job = await finished(at, await at.call("POST", "/stacks/batch", {"action": "renew", "stack_ids": list(refused)}))
     assert {one["stack_id"]: one["code"] for one in job["errors"]} == refused
     for body, words in {
-        b'{"template": "web-1"}': 'template must be "latest"',
+        b'{"template": "web-1"}': 'template: must be "latest"',
         b'{"version": 2}': "unknown field",
     }.items():
         await at.refused(400, words, f"/stacks/{web}/restart", body)

@@ -94,18 +94,18 @@ async def test_a_create_sets_the_variables_that_the_template_names(vm: Machine) 
 async def test_other_variables_and_values_are_refused(vm: Machine) -> None:
     at = await start(vm, web_1=SETTABLE, plain=PLAIN)
     for body, words in (
-        (BODY | {"env": {"TEEM": "7"}}, "web-1 has no variable 'TEEM' that a create may set (did you mean \"TEAM\"?)"),
         (
-            {"template": "plain", "env": {"TEAM": "7"}},
-            "plain has no variable 'TEAM' that a create may set; it has none",
+            BODY | {"env": {"TEEM": "7"}},
+            'env.TEEM: web-1 has no such variable that a create may set (did you mean "TEAM"?)',
         ),
-        (BODY | {"env": {"TEAM": "12345"}}, "env.TEAM must be a text that matches [0-9]{1,4} as a whole"),
-        (BODY | {"env": {"TEAM": "7\n"}}, "env.TEAM must be a text that matches"),
-        (BODY | {"env": {"TEAM": 7}}, "env.TEAM must be a text that matches"),
-        (seed() | {"env": {"TEAM": "7"}}, "env goes with a template"),
+        ({"template": "plain", "env": {"TEAM": "7"}}, "plain has no such variable that a create may set; it has none"),
+        (BODY | {"env": {"TEAM": "12345"}}, "env.TEAM: must be a text that matches [0-9]{1,4} as a whole"),
+        (BODY | {"env": {"TEAM": "7\n"}}, "env.TEAM: must be a text that matches"),
+        (BODY | {"env": {"TEAM": 7}}, "env.TEAM: must be a text that matches"),
+        (seed() | {"env": {"TEAM": "7"}}, "env: goes with a template"),
     ):
         assert (await at.refused(400, words, "/stacks", body)).code == "invalid_env"
-    await at.refused(400, 'env must be an object such as {"TEAM": "7"}', "/stacks", BODY | {"env": ["TEAM"]})
+    await at.refused(400, 'env: must be an object such as {"TEAM": "7"}', "/stacks", BODY | {"env": ["TEAM"]})
     assert not await at.objects("pods")
 
 
@@ -128,11 +128,11 @@ async def test_no_pool_serves_a_create_that_sets_variables_and_the_answer_says_s
 async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness) -> None:
     for body, words in (
         ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),
-        ({"template": 7}, "template must be a string"),
-        ({"template": None}, "pod_spec is required"),
+        ({"template": 7}, "template: must be a template's name"),
+        ({"template": None}, "pod_spec: is required"),
         (BODY | seed(), "template and target_port exclude each other"),
         (BODY | {"pod_spec": "x"}, "template and pod_spec exclude each other"),
-        (BODY | {"labels": {f"k{number}": "v" for number in range(16)}}, "18 labels; 16 at most"),
+        (BODY | {"labels": {f"k{number}": "v" for number in range(16)}}, "labels: must be an object of at most 16"),
     ):
         await at.refused(400, words, "/stacks", body)
     assert not await at.objects("pods")

@@ -142,7 +142,7 @@ def test_all_mistakes_of_all_files_but_hidden_ones_and_other_kinds_are_reported_
         (WEB + "notice: 5m\n", "web-1.yaml:14: notice: there is no closes"),
         (WEB + "closes: 2026-03-02T00:00Z\nnotice: soon\n", "web-1.yaml:15: notice: a duration"),
         (WEB + "ttl: soon\n", 'web-1.yaml:14: ttl: a duration such as "30m" is expected, at most 86400 s'),
-        (WEB + "labels: {a/b: c}\n", "web-1.yaml:14: labels: labels: 'a/b' is not a label name"),
+        (WEB + "labels: {a/b: c}\n", 'web-1.yaml:14: labels: ["a/b"]: the name must be'),
         (WEB + "pool: -1\n", "web-1.yaml:14: pool: a whole number from 0 to 10000 is expected"),
         (WEB + "prepull: 1\n", "web-1.yaml:14: prepull: true or false is expected"),
         (WEB + "policy: {run_as_roo: no}\n", 'run_as_roo: [policy] has no such key (did you mean "run_as_root"?)'),

@@ -229,7 +229,7 @@ def test_ports_keep_their_order_and_protocols_are_in_upper_case() -> None:
 def test_a_wrong_target_port_is_refused_by_path(case: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse_target_ports(case["value"])
-    assert str(refused.value) == case["reason"]
+    assert str(refused.value) == f"invalid request body: {case['reason']}"
 
 
 @pytest.mark.parametrize(

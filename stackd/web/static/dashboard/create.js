@@ -247,9 +247,9 @@ function mistakes(error) {
   const reasons = error instanceof Refusal ? error.body?.reasons : null;
   if (!Array.isArray(reasons)) return [{ line: null, field: null, text: sentence(error) }];
   return reasons.map(({ path, line, text }) => {
-    const named = path === "ttl" || path === "labels" ? path : null;
+    const named = ["ttl", "labels"].find((name) => path.startsWith(name)) ?? null;
     const field = path.startsWith("target_port") ? "ports" : named;
-    return { line, field, text: path && path !== field ? `${path}: ${text}` : text };
+    return { line, field, text: path ? `${path}: ${text}` : text };
   });
 }
 
