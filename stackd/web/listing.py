@@ -175,8 +175,7 @@ async def batch_delete(call: ApiCall) -> web.Response:
 
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         max_ids = call.api.context.config.batch_delete.max_ids
-        given = requests.parse(body, contract.BatchDelete, requests.MOST_PARTS + max_ids)
-        ids = requests.stack_ids(given.stack_ids, max_ids)
+        ids = requests.stack_ids(requests.parse_many(body, contract.BatchDelete, max_ids).stack_ids)
         return await _begun(call, ids, JobRequest(by=call.key.principal), claim, bodies.accepted_body)
 
     return await _answered(call, run, bodies.accepted_body)

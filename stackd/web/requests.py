@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from json import JSONDecoder
@@ -95,6 +95,21 @@ async def read(request: web.Request, max_body: int, timeout: float, count: Calla
 
 def parse(body: bytes, kind: type[B], most_parts: int = MOST_PARTS) -> B:
     """The body as one of this kind, whatever its Content-Type says. Raises InvalidRequest with each mistake."""
+    given: B = decode(kind, _object(body, most_parts))
+    return given
+
+
+def parse_many(body: bytes, kind: type[B], max_ids: int) -> B:
+    """As ``parse``, of a batch job. Raises RequestTooLarge if it has more stacks (``batch_delete.max_ids``)."""
+    value = _object(body, MOST_PARTS + PARTS_PER_CREATE * max_ids)
+    for name in ("stack_ids", "each"):
+        if isinstance(stacks := value.get(name), list) and len(stacks) > max_ids:
+            raise RequestTooLarge(f"{name}: {len(stacks)} stacks; {max_ids} at most (batch_delete.max_ids)")
+    given: B = decode(kind, value)
+    return given
+
+
+def _object(body: bytes, most_parts: int) -> dict[str, Any]:
     if sum(map(body.count, (b"{", b"[", b":"))) > most_parts:
         raise InvalidRequest(f"invalid request body: it has more than {most_parts} objects, lists and names")
     try:
@@ -106,8 +121,7 @@ def parse(body: bytes, kind: type[B], most_parts: int = MOST_PARTS) -> B:
         raise InvalidRequest("invalid request body: it is nested too deeply") from exc
     if not isinstance(value, dict):
         raise InvalidRequest("invalid request body: a JSON object is expected")
-    given: B = decode(kind, value)
-    return given
+    return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:
@@ -128,10 +142,8 @@ class Nothing(Request, frozen=True, kw_only=True):
     """The body of a route that takes none."""
 
 
-def stack_ids(given: Collection[str], max_ids: int) -> list[str]:
+def stack_ids(given: Iterable[str]) -> list[str]:
     """The ids of a batch job: trimmed, each once, in their order."""
-    if len(given) > max_ids:
-        raise RequestTooLarge(f"{len(given)} stack_ids; {max_ids} at most (batch_delete.max_ids)")
     return list(dict.fromkeys(map(str.strip, given)))
 
 
@@ -139,12 +151,11 @@ async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
     """The stacks of a batch job, if the body names them, and what the job is to do. Raises InvalidRequest, PermissionDenied."""
     config, key = view.context.config, view.key
     max_ids = config.batch_delete.max_ids
-    most_parts = MOST_PARTS + PARTS_PER_CREATE * max_ids
     if len(body) <= LONG_SPEC:
-        given = parse(body, contract.Batch, most_parts)
+        given = parse_many(body, contract.Batch, max_ids)
     else:
         async with view.context.settings.long_specs:
-            given = await asyncio.to_thread(parse, body, contract.Batch, most_parts)
+            given = await asyncio.to_thread(parse_many, body, contract.Batch, max_ids)
     action = JobAction(given.action)
     if action is JobAction.CREATE:
         return [], await _creates(view, given)
@@ -156,7 +167,7 @@ async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
     if (given.stack_ids is None) == (given.labels is None):
         raise wrong("stack_ids", "give either stack_ids or labels")
     ttl = 0.0 if given.ttl is None else ttl_of(given.ttl, config.stacks.max_ttl)
-    return stack_ids(given.stack_ids or (), max_ids), JobRequest(
+    return stack_ids(given.stack_ids or ()), JobRequest(
         action=action,
         ttl=round(ttl * NANOSECONDS),
         labels=given.labels or NO_LABELS,
@@ -171,9 +182,6 @@ async def _creates(view: View, given: contract.Batch) -> JobRequest:
         raise wrong("template" if given.template is None else "each", "is required")
     if given.stack_ids is not None or given.labels is not None:
         raise wrong("stack_ids", "the action create has no stack_ids and no labels; give each of the stacks its own")
-    max_ids = view.context.config.batch_delete.max_ids
-    if len(given.each) > max_ids:
-        raise RequestTooLarge(f"{len(given.each)} stacks; {max_ids} at most (batch_delete.max_ids)")
     common = contract.Create(template=given.template, ttl=given.ttl, env=given.env)
     _template_of(common, view)  # else each of the stacks would be wrong
     wanted = [await _wanted(view, common, *item) async for item in in_turns(enumerate(given.each))]

@@ -27,7 +27,7 @@ schemathesis.openapi.format("stackd-cursor", strategies.just("MSBzdGFjay0w"))
 @schemathesis.hook
 def before_call(context: object, case: Any, kwargs: dict[str, Any]) -> None:
     """Replace any text for a pod spec with a real one, and any template's name with one that exists."""
-    body = case.body
+    body = case.body = _written_whole(case.body)
     if (
         isinstance(body, dict)
         and isinstance(body.get("template"), str)
@@ -38,7 +38,7 @@ def before_call(context: object, case: Any, kwargs: dict[str, Any]) -> None:
     if isinstance(body, dict) and isinstance(env := body.get("env"), dict) and all(map(_is_text, env.values())):
         body = case.body = {**body, "env": {"TEAM": "7"} if body.get("template") else None}
     if isinstance(body, dict) and isinstance(body.get("pod_spec"), str):
-        targets = [_written_whole(port) for port in _listed(body.get("target_port"))]
+        targets = _listed(body.get("target_port"))
         ports = [port for port in targets if isinstance(port, dict)]
         case.body = {**body, "target_port": targets or body.get("target_port"), "pod_spec": pod_spec(ports or [PORT])}
 
@@ -65,10 +65,13 @@ spec:
 """
 
 
-def _written_whole(port: Any) -> Any:
-    """A whole number for 80.0: JSON Schema takes both for an integer, but a port has to be written 80."""
-    number = port.get("container_port") if isinstance(port, dict) else None
-    return {**port, "container_port": int(number)} if isinstance(number, float) and number.is_integer() else port
+def _written_whole(value: Any) -> Any:
+    """A whole number for 80.0: JSON Schema takes both for an integer, but it has to be written 80."""
+    if isinstance(value, dict):
+        return {name: _written_whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_written_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_text(value: object) -> bool:
