@@ -82,6 +82,8 @@ class Mirror:
     """The copy. ``pods``, ``template_pods``, ``services`` and ``nodes`` are live views by name. The watches change them, and the
     answers to stackd's own changes, which come sooner (``saw``, ``gone``).
 
+    ``removals`` counts the objects that have gone.
+
     ``routes`` are views by resource and name, ``templates`` a view by the ConfigMap's name; their watches run only while they
     are followed (``follow``). The rest does not depend on them: while the watches of routes are away, all but names works.
 
@@ -118,6 +120,7 @@ class Mirror:
         self.extra_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES, CONFIG_MAPS)}
         self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.extra_health)}
         self._followed: tuple[str, ...] = ()
+        self.removals = 0
         self._subscribers: dict[str, list[Callable[[Changed | Relisted], None]]] = {kind: [] for kind in _READERS}
         self._synced = asyncio.Event()
         self._again = asyncio.Event()
@@ -356,6 +359,7 @@ class Mirror:
         if before is not None and after is not None and before.uid != after.uid:
             self._report(before, None, own=own)
             before = None
+        self.removals += after is None
         self._tell(state.resource, Changed(before=before, after=after, state=state, own=own))
 
     def _tell(self, kind: str, change: Changed | Relisted) -> None:

@@ -84,7 +84,9 @@ def kinds_of(config: RoutesSection) -> tuple[str, ...]:
 
 
 def names_of(stack: Stack) -> tuple[tuple[str, str], ...]:
-    """Resource and name of all objects that give this stack names."""
+    """Resource and name of all objects that this stack may have beside its pods and its Service: those that give it names."""
+    if not stack.routed:
+        return ()
     routes = tuple((resource_of(port.route), _name(stack, port)) for port in stack.routed)
     return (*routes, (BACKENDS, BACKEND_PREFIX + stack.stack_id)) if _is_mixed(stack) else routes
 

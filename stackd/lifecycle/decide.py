@@ -278,7 +278,7 @@ def _removal(one: PodState | ServiceState | RouteState, seen: Seen) -> Change:
 
 
 def _name_removals(stack: Stack, seen: Seen) -> Iterator[Change]:
-    for name in names_of(stack) if stack.routed else ():
+    for name in names_of(stack):
         if name not in seen.gone:
             state = seen.named.get(name)
             uid = None if state is None else state.uid

@@ -87,7 +87,7 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
                 unassigned=stack.unassigned,
             ),
         )
-    named = () if over or not stack.routed else wanted_routes(stack, routes, instance)
+    named = () if over else wanted_routes(stack, routes, instance)
     return Objects(service=service, pods=pods, named=named)
 
 

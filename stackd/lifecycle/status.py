@@ -62,7 +62,8 @@ class Memory:
     ``crowded``       the stacks that have no quota for two pods
     ``disruptions``   by the pod's uid, why the cluster itself has deleted it
 
-    ``epoch``: the gate's, when what is ``gone`` was said.
+    ``epoch``: the gate's, when what is ``gone`` was said. ``missing``: the stacks whose pods are gone from the mirror, and what
+    the mirror was then.
     """
 
     pull_failing: dict[str, int] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Memory:
     crowded: set[str] = field(default_factory=set)
     disruptions: dict[str | None, str] = field(default_factory=dict)
     epoch: int = 0
+    missing: tuple[tuple[int, int], frozenset[str]] = (-1, 0), frozenset()
 
     def enter(self, epoch: int) -> None:
         """Forget what is ``gone`` if that was said in an earlier epoch: perhaps by another cluster."""

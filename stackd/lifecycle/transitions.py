@@ -105,10 +105,8 @@ async def end(context: Context, stack: Stack, decision: Decision) -> bool:
     nothing is given back (invariant 8)."""
     snapshot, derived = derive(context, stack, None)
     seen = observation(stack, snapshot, derived)
-    if decision.brake:
-        gone = [row.stack_id for row in context.store.stacks.ordered() if _is_missing(context, row)]
-        if not _may_end(context, stack, f"end: {derived.message}", gone):
-            seen = replace(seen, ended=False)
+    if decision.brake and not _may_end(context, stack, f"end: {derived.message}", _missing(context)):
+        seen = replace(seen, ended=False)
     return (await write(context, stack, seen)).ended
 
 
@@ -117,6 +115,16 @@ def _may_end(context: Context, stack: Stack, what: str, candidates: Collection[s
     now (invariant 8)."""
     share = context.config.reconcile.max_delete_share
     return context.gate.brake.may_end(stack.stack_id, what, candidates, context.store.stacks.ids(), share)
+
+
+def _missing(context: Context) -> frozenset[str]:
+    """The stacks whose pods are gone although the cluster does not explain that. All of them are asked about at the same time:
+    they are looked for again only when something else has gone."""
+    memory, version = context.memory, (context.mirror.removals, len(context.mirror.nodes))
+    if memory.missing[0] != version:
+        rows = context.store.stacks.ordered()
+        memory.missing = version, frozenset(row.stack_id for row in rows if _is_missing(context, row))
+    return memory.missing[1]
 
 
 def _is_missing(context: Context, stack: Stack) -> bool:

@@ -5,7 +5,6 @@ Owns: ``see`` and ``look_at``. Sends nothing and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from stackd.kube.objects import PodState
@@ -14,8 +13,6 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Creating, Decision, Seen, decide
 from stackd.lifecycle.desired import ObjectName, Objects, desired, own_pod
 from stackd.model import SERVICE_PREFIX, Stack
-
-NO_NAMES: Mapping[ObjectName, RouteState | None] = {}
 
 
 def look_at(context: Context, stack: Stack) -> Decision:
@@ -40,7 +37,7 @@ def see(context: Context, stack: Stack, objects: Objects) -> Seen:
         service=mirror.services.get(SERVICE_PREFIX + stack_id),
         pod=pod,
         earlier=earlier,
-        named=names(context, stack) if stack.routed else NO_NAMES,
+        named=names(context, stack),
         nodes=mirror.nodes,
         gone=memory.gone.get(stack_id, ()),
         held=memory.held.get(stack_id, ()),
