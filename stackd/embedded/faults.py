@@ -307,6 +307,10 @@ class Faults:
         """Mark the node unschedulable, or schedulable again. Raises StatusError 404."""
         self._cluster.nodes.cordon(name, on=on)
 
+    def lose_kubelet(self, name: str, *, on: bool = True) -> None:
+        """Mark the node as one whose kubelet does not answer, or answers again. Raises StatusError 404."""
+        self._cluster.nodes.lose_kubelet(name, on=on)
+
     def hold_starts(self) -> None:
         """Keep pods that are not running yet from starting, until `let_start`."""
         self._cluster.kubelet.may_start.clear()

@@ -141,7 +141,8 @@ def new_node(spec: NodeSpec, now: float) -> Json:
 
 
 class NodeController:
-    """Updates the taints of nodes when their readiness changes or they are cordoned."""
+    """Updates the taints of nodes when their readiness changes or they are cordoned, and marks the pods of a node that is not
+    ready as not ready: its kubelet cannot."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -159,6 +160,15 @@ class NodeController:
         if on:
             spec["unschedulable"] = True
         return self._store.update(record, spec=spec)
+
+    def lose_kubelet(self, name: str, *, on: bool = True) -> Record:
+        """Set the condition of a node whose kubelet does not answer, or answers again. Raises StatusError 404."""
+        record = self._store.of(NODES).get("", name)
+        status = record.obj["status"]
+        ready = {"status": "Unknown" if on else "True", "reason": "NodeStatusUnknown" if on else "KubeletReady"}
+        ready["lastTransitionTime"] = timestamp(self._store.clock.now())
+        conditions = [one | (ready if one["type"] == "Ready" else {}) for one in status["conditions"]]
+        return self._store.update(record, status=status | {"conditions": conditions})
 
     def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is NODES and change.type != "DELETED":
@@ -181,7 +191,20 @@ class NodeController:
         spec = {key: value for key, value in spec.items() if key != "taints"} | ({"taints": taints} if taints else {})
         if ready:
             metadata = metadata | {"annotations": metadata.get("annotations", {}) | _TTL}
+        else:
+            self._mark_pods(name)
         self._store.update(record, spec=spec, metadata=metadata)
+
+    def _mark_pods(self, node: str) -> None:
+        now = timestamp(self._store.clock.now())
+        for pod in list(self._store.of(PODS).records.values()):
+            status = pod.obj["status"]
+            if pod.obj["spec"].get("nodeName") == node and is_ready(pod.obj):
+                conditions = [
+                    one | {"status": "False", "lastTransitionTime": now} if one["type"] == "Ready" else one
+                    for one in status["conditions"]
+                ]
+                self._store.update(pod, status=status | {"conditions": conditions})
 
 
 class EventRecorder:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from stackd.clock import NANOSECONDS
+from stackd.embedded.nodeports import ready_pod
 from stackd.embedded.resources import PODS, SERVICES
 from stackd.keys import digest
-from stackd.lifecycle import decide
+from stackd.lifecycle import decide, owned
 from tests.api.scenes import SetBack
 from tests.harness import Client, Harness, Machine, eventually, seed, until
 from tests.streams import follow
@@ -81,6 +82,12 @@ def service_of(at: Harness, stack_id: str) -> dict[str, Any]:
     return service
 
 
+def has_endpoint(at: Harness, stack_id: str, pod: str) -> bool:
+    """Whether the Service leads to this pod."""
+    ready = ready_pod(at.cluster.store, at.cluster.store.of(SERVICES).get("stacks", f"svc-{stack_id}"))
+    return ready is not None and ready.key[1] == pod
+
+
 async def test_there_is_one_stack_of_a_shared_template(vm: Machine) -> None:
     at = await start(vm, notes=template())
     stack_id = await shared_stack(at)
@@ -137,6 +144,22 @@ async def test_it_is_made_whole_again_behind_the_same_port(vm: Machine, what: st
     assert (after["ports"], after["labels"]) == (before["ports"], before["labels"])
     await until(lambda: at.objects("services"), lambda seen: f"svc-{stack_id}" in seen)
     assert await at.listed() == [stack_id]
+
+
+async def test_one_on_a_node_whose_kubelet_does_not_answer_is_replaced(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owned, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(decide, "LINGER_NANOSECONDS", 0)
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    lost = (await running(at, stack_id))["node_id"]
+    at.faults.lose_kubelet(lost)
+    await eventually(lambda: has_endpoint(at, stack_id, f"{stack_id}-1"))
+    stack = await at.stack(stack_id)
+    assert (stack["status"], stack.get("status_reason"), stack["node_id"] != lost) == ("running", "", True)
+    at.faults.lose_kubelet(lost, on=False)
+    await running(at, stack_id, f"{stack_id}-1")
 
 
 async def test_one_that_ends_again_and_again_is_started_less_and_less_often(vm: Machine) -> None:
