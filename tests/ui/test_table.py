@@ -162,6 +162,27 @@ async def test_rows_stay_where_they_are_while_one_reads_and_what_is_new_is_said(
         before = await board.page.evaluate(ORDER)
 
 
+async def test_rows_stay_where_they_are_while_the_pointer_is_on_its_way_to_one(board: Board) -> None:
+    await board.several({"team": "1"}, {"team": "2"})
+    await board.open()
+    await expect(board.rows).to_have_count(2)
+    fresh, arrives = board.page.locator("#fresh"), asyncio.Event()
+
+    async def move() -> None:
+        while not arrives.is_set():
+            for place in range(5, 50, 5):
+                await board.page.mouse.move(place, 5)
+
+    moving = asyncio.create_task(move())
+    new = await board.create(status="running")
+    await expect(fresh).to_contain_text("1 new")
+    await expect(board.rows).to_have_count(2)
+    arrives.set()
+    await moving
+    await expect(board.row(new)).to_be_visible()
+    await expect(fresh).to_have_text("")
+
+
 async def test_groups_have_counts_can_be_closed_and_put_what_they_hide_out_of_reach(board: Board) -> None:
     ids = await board.several(*GAMES)
     await board.at.do("stop", ids[0])

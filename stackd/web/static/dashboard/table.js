@@ -14,6 +14,7 @@ import { expiresSoon, guideOf, KINDS, kindOf, wordsOf } from "./trouble.js";
 const LEADING = 3; // so many labels are columns
 const BEYOND = 8;
 const GAP = 8;
+const REST = 1000; // milliseconds without a movement after which the pointer rests
 /** @type {Record<string, string>} */
 const HEADS = {
   status: "Status",
@@ -64,8 +65,18 @@ export class Table {
     this.selection = selection;
     this.actions = actions;
     this.frame = table.parentElement ?? table;
-    stacks.isRead = () => this.body.matches(":hover, :focus-within");
+    /** @type {number | undefined} */
+    let moving; // while the pointer is on its way, the row that is meant stays, too
+    stacks.isRead = () => moving !== undefined || this.body.matches(":hover, :focus-within");
     const left = () => stacks.isRead() || stacks.flush();
+    const rests = () => {
+      moving = undefined;
+      left();
+    };
+    addEventListener("pointermove", () => {
+      clearTimeout(moving);
+      moving = setTimeout(rests, REST);
+    });
     this.body.addEventListener("pointerleave", left);
     this.body.addEventListener(
       "focusout",
