@@ -26,7 +26,7 @@ Scope = Literal["admin", "read", "metrics", "tenant"]
 SCOPES = get_args(Scope)
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete", "create", "renew"]
-AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template", "link"]
+AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template", "link", "values"]
 TemplateSource = Literal["file", "api", "cluster"]
 TemplateTrouble = Literal["shadowed", "missing", "faulty", "stale"]
 ProblemKey = Literal[
@@ -53,6 +53,7 @@ LARGEST_PORT = 65535
 A_STACK = "stack-716b6384dd477b0b"  # in examples
 MAX_TARGET_PORTS = 24
 LONGEST_NAME = 253
+LONGEST_VALUE = 2048  # of a value that somebody asks about
 LONGEST_ERROR = 4096
 
 PORT = {"minimum": 1, "maximum": LARGEST_PORT}
@@ -988,6 +989,54 @@ class NotReady(Body, frozen=True, kw_only=True):
     missing_templates: Annotated[tuple[str, ...], MISSING] = ()
 
     optional = ("held", "missing_templates")
+
+
+class FindValue(Request, frozen=True, kw_only=True):
+    """Which value to find."""
+
+    value: Annotated[
+        Annotated[str, expects(f"a text of 1 to {LONGEST_VALUE} characters", min_length=1, max_length=LONGEST_VALUE)],
+        doc("The value, as somebody has handed it in."),
+    ]
+
+
+class ValueHolder(Body, frozen=True, kw_only=True):
+    """A stack for which the value was generated."""
+
+    stack_id: Annotated[str, doc("The stack's id.")]
+    name: Annotated[str, doc("The variable that has the value.")]
+    labels: Annotated[Mapping[str, str], doc("The stack's labels.")]
+    template: Annotated[str, doc("The stack's template; empty if it is gone.")] = ""
+    removed_at: Annotated[datetime | None, doc("When the stack was removed; null if it is there.")] = None
+
+    optional = ()
+
+
+class FoundValues(Body, frozen=True, kw_only=True):
+    """Whose the value is."""
+
+    found: Annotated[tuple[ValueHolder, ...], doc("The stacks; none if the value is nobody's.")]
+
+    optional = ()
+
+
+class ValuesOfStack(Body, frozen=True, kw_only=True):
+    """The values of one stack."""
+
+    stack_id: Annotated[str, doc("The stack's id.")]
+    template: Annotated[str, doc("Its template.")]
+    labels: Annotated[Mapping[str, str], doc("Its labels.")]
+    values: Annotated[Mapping[str, str], doc("Its generated values, by the names of the variables.")]
+
+    optional = ()
+
+
+class StackValues(Body, frozen=True, kw_only=True):
+    """The values of stacks."""
+
+    stacks: Annotated[tuple[ValuesOfStack, ...], doc("The stacks that have any.")]
+
+    optional = ()
 
 
 class CreateLink(Request, frozen=True, kw_only=True):

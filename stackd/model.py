@@ -403,6 +403,7 @@ class AuditKind(enum.StrEnum):
     SIGN_IN = "sign_in"
     TEMPLATE = "template"
     LINK = "link"
+    VALUES = "values"
 
 
 @struct

@@ -44,3 +44,8 @@ def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
     except (OSError, ValueError):
         return False
     return (device, inode) == (str(stat.st_dev), str(stat.st_ino))
+
+
+def inert(cell: str) -> str:
+    """The cell of a CSV file, which no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell

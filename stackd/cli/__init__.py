@@ -49,6 +49,7 @@ COMMANDS = {
     "push": ("stackd.cli.push:push", "Send a folder of templates to a daemon."),
     "test": ("stackd.cli.testing:test", "Try templates: a stack of each, its check, its deletion."),
     "links": ("stackd.cli.links:links", "Make and revoke links for players."),
+    "flags": ("stackd.cli.flags:flags", "Find whose a generated value is, or print them all."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),
     "rehearse": ("stackd.cli.system:rehearse", "Start many stacks as players would, and measure."),

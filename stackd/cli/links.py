@@ -23,7 +23,7 @@ from stackd.cli import output as render
 from stackd.cli.options import Length, config_option, label_complete, labels_of, output_option, template_complete
 from stackd.cli.players import PLAYER, Player, players_option, read_players
 from stackd.cli.target import client_options, interruptible
-from stackd.printable import printable
+from stackd.printable import inert, printable
 
 if TYPE_CHECKING:
     from stackd.client import Client
@@ -165,14 +165,9 @@ def _print_csv(columns: Mapping[str, str], link: NewLink, *, head: bool) -> None
     cells, lines = {**columns, **{name: str(link.raw[name]) for name in MADE}}, io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerows([cells] if head else [])
-    writer.writerow(map(_inert, cells.values()))
+    writer.writerow(map(inert, cells.values()))
     click.echo(lines.getvalue(), nl=False)
     sys.stdout.flush()
-
-
-def _inert(text: str) -> str:
-    """The cell, which no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def sheet(made: list[tuple[Mapping[str, str], NewLink]]) -> str:

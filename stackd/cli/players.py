@@ -47,7 +47,7 @@ class Player:
 
 def read_players(source: str) -> list[Player]:
     """The players in a file, each once. Raises UsageError with the line that is wrong."""
-    rows = _rows(source)
+    rows = rows_of(source, PLAYER)
     first, head = next(rows, (1, []))
     names = [name.lower() for name in head]
     if names.count(PLAYER) != 1:
@@ -73,14 +73,14 @@ def read_players(source: str) -> list[Player]:
     return players
 
 
-def _rows(source: str) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a CSV file that are not empty, each with its number. Spreadsheets separate cells by commas, semicolons or
-    tabs, and may name that in a first line ``sep=;``. Raises UsageError."""
+def rows_of(source: str, column: str) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a CSV file with this ``column`` that are not empty, each with its number. Spreadsheets separate cells by
+    commas, semicolons or tabs, and may name that in a first line ``sep=;``. Raises UsageError."""
     lines = io.StringIO(_text(source), newline="").readlines()
     named = re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE) if lines else None
     skipped = 0 if named is None else 1
     first = next(filter(str.strip, lines), "")
-    delimiter = named[1] if named else next((each for each in ",;\t" if PLAYER in _head(first, each)), ",")
+    delimiter = named[1] if named else next((each for each in ",;\t" if column in _head(first, each)), ",")
     reader = csv.reader(lines[skipped:], delimiter=delimiter, strict=True)
     while True:
         line = skipped + reader.line_num + 1

@@ -199,6 +199,8 @@ class Operations:
     template = Operation(operations.template)
     put_template = Operation(operations.put_template)
     delete_template = Operation(operations.delete_template)
+    find_value = Operation(operations.find_value)
+    values = Operation(operations.values)
     create_link = Operation(operations.create_link)
     links = Operation(operations.links)
     revoke_link = Operation(operations.revoke_link)

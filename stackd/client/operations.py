@@ -47,6 +47,8 @@ from stackd.contract import (
     Template,
     TemplateProblem,
     TimelineEvent,
+    ValueHolder,
+    ValuesOfStack,
 )
 from stackd.units import format_duration, parse_duration
 
@@ -393,6 +395,18 @@ def delete_template(name: str) -> Steps[None]:
 def stats(**filters: Unpack[Filters]) -> Steps[Stats]:
     """Counts over all stacks, or over those that the filters select."""
     return decode(Stats, (yield from call("GET", "/stats", query=filter_query(**filters))))
+
+
+def find_value(value: str) -> Steps[list[ValueHolder]]:
+    """The stacks for which this value was generated, also those that are gone."""
+    answer = yield from call("POST", "/values/find", {"value": value}, repeatable=True)
+    return [decode(ValueHolder, one) for one in answer["found"]]
+
+
+def values(**filters: Unpack[Filters]) -> Steps[list[ValuesOfStack]]:
+    """The generated values of all stacks, or of those that the filters select. The audit says who has read them."""
+    answer = yield from call("GET", "/values", query=filter_query(**filters))
+    return [decode(ValuesOfStack, one) for one in answer["stacks"]]
 
 
 def create_link(body: Mapping[str, Any]) -> Steps[NewLink]:

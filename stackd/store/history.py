@@ -8,9 +8,12 @@ stacks is part of the job.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from stackd.model import (
     CHECK_FAILED,
@@ -79,6 +82,12 @@ OLDEST_TIMELINES = (
     "SELECT stack_id FROM (SELECT stack_id FROM timeline INDEXED BY timeline_accepted WHERE kind = 'accepted'"
     " AND principal = ?"
     " ORDER BY at DESC LIMIT -1 OFFSET ?) WHERE stack_id NOT IN (SELECT stack_id FROM stacks) LIMIT ?"
+)
+HOLDERS = (
+    "SELECT v.stack_id, v.name, r.labels, r.removed_at,"
+    " (SELECT by FROM timeline WHERE stack_id = v.stack_id AND kind = 'accepted' ORDER BY seq LIMIT 1)"
+    " FROM removed_values AS v JOIN removed_stacks AS r USING (stack_id) WHERE v.digest = ?"
+    " ORDER BY r.removed_at DESC LIMIT 100"
 )
 INSERT_REMOVED_LABELS = (
     "INSERT OR IGNORE INTO removed_labels SELECT lower(own.key), lower(own.value), r.stack_id FROM json_each(?) AS wanted"
@@ -187,14 +196,52 @@ def _keep_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> None:
 
 
 def forget(tx: Transaction, ids: Collection[str]) -> int:
-    """Delete the timelines, logs and labels of removed stacks; returns how many lines."""
+    """Delete the timelines, logs, labels and values of removed stacks; returns how many lines."""
     if not ids:
         return 0
     array = id_array(ids)
-    for table in ("kept_logs", "removed_labels"):
+    for table in ("kept_logs", "removed_labels", "removed_values"):
         tx.run(f"DELETE FROM {table} WHERE stack_id IN {IDS}", (array,))
     tx.run(f"UPDATE removed_stacks SET labels = '{{}}' WHERE stack_id IN {IDS}", (array,))
     return tx.run(f"DELETE FROM timeline WHERE stack_id IN {IDS}", (array,))
+
+
+def note_values(tx: Transaction, values: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+    """Keep the digests of the values that removed stacks had, by their ids."""
+    if not tx.tight:
+        digests = [(digest_of_value(value), name, stack_id) for stack_id, own in values for name, value in own.items()]
+        tx.many("INSERT OR IGNORE INTO removed_values VALUES (?, ?, ?)", digests)
+
+
+def digest_of_value(value: str) -> str:
+    """What is kept of a value of a removed stack."""
+    return hashlib.sha256(value.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A removed stack that had a value as the variable ``name``; ``removed_at`` in nanoseconds. ``by``: who has created it."""
+
+    stack_id: str
+    name: str
+    labels: Mapping[str, str]
+    removed_at: int
+    by: Principal | None
+
+
+def holders(tx: Transaction, value: str) -> list[Holder]:
+    """The removed stacks that had the value, the last one first."""
+    found = tx.rows(HOLDERS, (digest_of_value(value),))
+    return [
+        Holder(
+            stack_id=stack_id,
+            name=name,
+            labels=orjson.loads(labels),
+            removed_at=at,
+            by=None if by is None else Principal.parse(by),
+        )
+        for stack_id, name, labels, at, by in found
+    ]
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:
@@ -326,3 +373,4 @@ class Timeline(Searched):
     keep_final_logs = operation(keep_final_logs, grows=True, relaxed=True)
     requests = search(requests)
     jobs_about = search(jobs_about)
+    holders = search(holders)

@@ -215,24 +215,26 @@ def remove(tx: Transaction, ids: Collection[str]) -> int:
     # The rows go first: on a full disk, what is written about them takes their space.
     gone = tx.rows(
         f"DELETE FROM stacks WHERE stack_id IN {IDS}"
-        " RETURNING stack_id, labels, coalesce(delete_reason, ''), accepted, unassigned",
+        " RETURNING stack_id, labels, coalesce(delete_reason, ''), accepted, unassigned, coalesce(generated, '{}')",
         (array,),
     )
     if not gone:
         return 0
     drop_unanswered(tx, array)
-    known = {stack_id: labels for stack_id, labels, _, accepted, unassigned in gone if accepted and not unassigned}
+    known = {stack_id: labels for stack_id, labels, _, accepted, unassigned, _ in gone if accepted and not unassigned}
     removed = [(row[0], tx.now, known.get(row[0], "{}")) for row in gone]
     tx.many("INSERT OR IGNORE INTO removed_stacks VALUES (?, ?, ?)", removed)
     if any(labels != "{}" for labels in known.values()):
         tx.run(history.INSERT_REMOVED_LABELS, (id_array(known),))
+    had = ((stack_id, orjson.loads(generated)) for stack_id, *_, generated in gone if stack_id in known)
+    history.note_values(tx, had)
     lines = [
         (stack_id, TimelineEvent(kind=EventKind.DELETED, at=tx.now, reason=reason))
-        for stack_id, _, reason, _, _ in gone
+        for stack_id, _, reason, *_ in gone
         if stack_id in known
     ]
     history.add(tx, lines, essential=True)
-    history.forget(tx, [stack_id for stack_id, *_, unassigned in gone if unassigned])
+    history.forget(tx, [stack_id for stack_id, *_, unassigned, _ in gone if unassigned])
     tx.stacks.extend((stack_id, None) for stack_id, *_ in gone)
     return len(gone)
 

@@ -36,6 +36,15 @@ CREATE INDEX jobs_by ON jobs (principal, created_at, items);
 CREATE INDEX links_by ON links (principal, expires_at);
 """
 
+# Digests of the values that were generated for removed stacks, by which a value is found that somebody has handed in.
+REMOVED_VALUES = """
+CREATE TABLE removed_values (
+    digest TEXT NOT NULL, name TEXT NOT NULL,
+    stack_id TEXT NOT NULL REFERENCES removed_stacks (stack_id) ON DELETE CASCADE, PRIMARY KEY (digest, stack_id, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX removed_values_stack ON removed_values (stack_id);
+"""
+
 SCHEMA = f"""
 CREATE TABLE stacks (
     stack_id TEXT NOT NULL PRIMARY KEY, namespace TEXT NOT NULL, pod_spec TEXT NOT NULL, ports TEXT NOT NULL,
@@ -85,6 +94,7 @@ CREATE TABLE removed_labels (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX removed_labels_stack ON removed_labels (stack_id);
 
+{REMOVED_VALUES}
 CREATE TABLE jobs (
     job_id TEXT NOT NULL PRIMARY KEY,
     status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'completed', 'failed')), total INTEGER NOT NULL,
@@ -157,7 +167,7 @@ TO_12 = (
     "DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;"
     + BY_PRINCIPAL
     + f"ALTER TABLE templates ADD COLUMN {TEMPLATE_SOURCE}; ALTER TABLE stacks ADD COLUMN offer TEXT;"
-    "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;" + REMOVED_VALUES
 )
 
 # The formats that the steps lead to, each from the one before; 1.0.0 wrote format 11.

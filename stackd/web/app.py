@@ -38,6 +38,7 @@ from stackd.web import (
     stacks,
     system,
     templates,
+    values,
 )
 from stackd.web.api import CALLER, JOB_ID, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, client_network
@@ -47,7 +48,7 @@ from stackd.web.requests import check_coding
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
 __all__ = ["ROUTES", "application", "unrouted"]
-PARTS = (activity, events, exposition, links, listing, openapi, pages, play, sign_in, stacks, system, templates)
+PARTS = (activity, events, exposition, links, listing, openapi, pages, play, sign_in, stacks, system, templates, values)
 """Their imports fill ``ROUTES``."""
 
 log = logging.getLogger("stackd.request")

@@ -144,6 +144,20 @@ OTHERS: dict[str, dict[str, Any]] = {
             "expires_at": EXPIRES,
         }
     },
+    "FindValue": {"flag": {"value": "flag{6804aa27d53fbbaf}"}},
+    "FoundValues": {
+        "one": {
+            "found": [
+                {
+                    "stack_id": STACK_ID,
+                    "name": "FLAG",
+                    "labels": {"player": "seat-12"},
+                    "template": "web-1",
+                    "removed_at": None,
+                }
+            ]
+        }
+    },
     "Stats": {
         "seven": {
             "total_stacks": 7,

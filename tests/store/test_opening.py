@@ -72,7 +72,7 @@ async def test_a_new_file_and_its_folder_are_for_their_owner_only(tmp_path: Path
         assert stat.S_IMODE(path.with_name(path.name + suffix).stat().st_mode) == 0o600, suffix
     strict = dict(query(path, "SELECT name, strict FROM pragma_table_list WHERE name NOT LIKE 'sqlite%'"))
     assert set(strict.values()) == {1}
-    assert len(strict) == 14
+    assert len(strict) == 15
     assert query(path, "PRAGMA journal_mode") == [("wal",)]
     await store.close()
     path.chmod(0o644)
@@ -243,6 +243,7 @@ ALTER TABLE templates DROP COLUMN principal;
 ALTER TABLE templates DROP COLUMN source;
 ALTER TABLE stacks DROP COLUMN offer;
 ALTER TABLE stacks DROP COLUMN spare;
+DROP TABLE removed_values;
 CREATE INDEX timeline_accepted ON timeline (by, at) WHERE kind = 'accepted';
 CREATE INDEX jobs_by ON jobs (by, created_at, items);
 CREATE INDEX links_by ON links (by, expires_at);

@@ -1,0 +1,133 @@
+"""``stackd flags …``: whose is a value that somebody has handed in, one or a column of a file; and all values, for a grader."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stackd.cli import lazy
+from stackd.cli import output as render
+from stackd.cli.options import label_complete, labels_of, output_option, template_complete
+from stackd.cli.players import rows_of
+from stackd.cli.target import client_options
+from stackd.printable import inert, printable
+
+if TYPE_CHECKING:
+    from stackd.client import Client
+    from stackd.contract import ValueHolder
+
+VERBS = {
+    "find": ("stackd.cli.flags:find", "Say whose a value is."),
+    "check": ("stackd.cli.flags:check", "Say whose each value of a file is."),
+    "export": ("stackd.cli.flags:export", "Print the values of all stacks, for a grader."),
+}
+FLAG = "flag"
+ADDED = ("stack_id", "labels", "is_there")
+NOBODY = 1
+
+
+@click.group(cls=lazy(VERBS))
+def flags() -> None:
+    """Find out for whom a value such as a flag was generated."""
+
+
+@click.command()
+@client_options
+@click.argument("value")
+@output_option("json", "jsonl", "name")
+@click.pass_context
+def find(context: click.Context, client: Client, value: str, output: str | None) -> None:
+    """Say whose a value is; exit code 1 if it is nobody's.
+
+    Finds stacks that are gone, too, for as long as their history is kept.
+    """
+    found = [one.raw for one in client.find_value(value)]
+    if not render.printed({"found": found}, output, found, "stack_id"):
+        render.print_table(COLUMNS, found)
+    context.exit(0 if found else NOBODY)
+
+
+@click.command()
+@client_options
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE")
+@click.option("--column", default=FLAG, show_default=True, metavar="NAME", help="The column with the values.")
+def check(client: Client, file: str, column: str) -> None:
+    """Say whose each value of a CSV file is: prints its lines again, with the stack and its labels.
+
+    A value that was generated for nobody gets empty cells.
+
+    \b
+    stackd flags check answers.csv --column answer > checked.csv
+    """
+    rows = rows_of(file, column.lower())
+    line, head = next(rows, (1, []))
+    names = [name.lower() for name in head]
+    if names.count(column.lower()) != 1:
+        seen = printable(", ".join(head)) or "nothing"
+        raise click.UsageError(f'{file}:{line}: one column "{column}" is expected, not {seen}; see --column')
+    place = names.index(column.lower())
+    _write([*head, *ADDED], _checked(client, rows, place, len(head)))
+
+
+def _checked(client: Client, rows: Iterable[tuple[int, list[str]]], place: int, width: int) -> Iterator[list[str]]:
+    """Each line with what is known of its value; each value is asked for once."""
+    known: dict[str, list[ValueHolder]] = {}
+    for _, row in rows:
+        row.extend([""] * (width - len(row)))
+        value = row[place]
+        if value and value not in known:
+            known[value] = client.find_value(value)
+        holders = known.get(value, [])
+        yield [
+            *row,
+            " ".join(one.stack_id for one in holders),
+            "; ".join(render.label_text(one.raw) for one in holders),
+            " ".join("no" if one.removed_at else "yes" for one in holders),
+        ]
+
+
+@click.command()
+@client_options
+@click.option("--template", "-t", metavar="NAME", shell_complete=template_complete, help="Of this template only.")
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", shell_complete=label_complete,
+              help="Of stacks with this label only; may be repeated.")  # fmt: skip
+@output_option("json", "jsonl")
+def export(client: Client, template: str | None, labels: tuple[str, ...], output: str | None) -> None:
+    """Print the values of all stacks as CSV, a line for each value. The activity says who has done so.
+
+    \b
+    stackd flags export --template lab-1 > flags.csv
+    """
+    chosen: dict[str, Any] = {"template": template} if template else {}
+    stacks = [one.raw for one in client.values(labels=labels_of(labels), **chosen)]
+    if render.printed({"stacks": stacks}, output, stacks):
+        return
+    lines = (
+        [one["stack_id"], one["template"], render.label_text(one), *pair] for one in stacks for pair in _pairs(one)
+    )
+    _write(["stack_id", "template", "labels", "name", "value"], lines)
+
+
+def _pairs(stack: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    return stack["values"].items()  # type: ignore[no-any-return]
+
+
+def _write(head: list[str], lines: Iterable[list[str]]) -> None:
+    """Print a CSV file, in whose cells no spreadsheet finds a formula."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(head)
+    for line in lines:
+        writer.writerow(map(inert, line))
+
+
+COLUMNS = (
+    render.Column(head="stack", of=lambda one: one["stack_id"]),
+    render.Column(head="name", of=lambda one: one["name"]),
+    render.Column(head="labels", of=lambda one: render.label_text(one) or "-", elastic=True),
+    render.Column(head="template", of=lambda one: one["template"] or "-", keep=5),
+    render.Column(head="removed", of=lambda one: render.local(one["removed_at"]) if one["removed_at"] else "-"),
+)
