@@ -120,6 +120,7 @@ class Mirror:
         self.extra_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES, CONFIG_MAPS)}
         self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.extra_health)}
         self._followed: tuple[str, ...] = ()
+        self._removed: dict[str, tuple[int, State]] = {}
         self.removals = 0
         self._subscribers: dict[str, list[Callable[[Changed | Relisted], None]]] = {kind: [] for kind in _READERS}
         self._synced = asyncio.Event()
@@ -221,6 +222,12 @@ class Mirror:
                 del table[state.name]
                 self._report(before, None, own=own)
 
+    def removed(self, state: State) -> None:
+        """The API server has removed the object at stackd's request: what a late watch still reports of it is outdated."""
+        if (seen := self.find(state.resource, state.name)) is not None and seen.uid == state.uid:
+            self._removed[state.uid] = self._cluster.connection.identity.epoch, state
+            self.gone(state)
+
     def missed(self, pod: PodState) -> None:
         """Reopen the watch if it has not reported ``pod`` as a get has just returned it.
 
@@ -302,7 +309,10 @@ class Mirror:
                     self._tell(kind, Relisted(kind=kind))
                 else:
                     state, gone = event
-                    if gone or not self._is_ours(state):
+                    if state.uid in self._removed:
+                        if gone:
+                            del self._removed[state.uid]
+                    elif gone or not self._is_ours(state):
                         self.gone(state, own=False)
                     else:
                         self._store(state)
@@ -311,6 +321,11 @@ class Mirror:
         """The state of the object. Much of what a watch reports, stackd has done itself and knows by the answer; a list is read
         in full, since the cluster's history may have been set back."""
         metadata = raw["metadata"]
+        if metadata["uid"] in self._removed:
+            epoch, removed = self._removed[metadata["uid"]]
+            if health.version and epoch == self._cluster.connection.identity.epoch:
+                return removed
+            del self._removed[metadata["uid"]]  # perhaps by another cluster
         for table in self._by_resource[kind] if health.version else ():
             seen: State | None = table.get(metadata["name"])
             same = getattr(seen, "resource_version", "") == metadata["resourceVersion"]
@@ -340,6 +355,7 @@ class Mirror:
 
     def _replace(self, resource: str, states: Iterable[State]) -> None:
         """Make the copy be this complete list (of two states of one name, the last), then report the differences."""
+        self._removed = {uid: known for uid, known in self._removed.items() if known[1].resource != resource}
         listed = [state for state in states if self._is_ours(state)]
         pairs: list[tuple[State | None, State | None]] = []
         for (kind, of), table in self._tables.items():

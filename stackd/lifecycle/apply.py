@@ -330,9 +330,14 @@ async def _remove(context: Context, stack: Stack, change: Change) -> None:
             raise
         return  # the next decision goes on with what does not depend on it
     crash_point("object.removed")
-    _is_gone(context, change)
-    if gone:
-        context.memory.note_gone(stack.stack_id, name, change.uid)
+    if not gone:
+        _is_gone(context, change)
+        return
+    context.memory.note_gone(stack.stack_id, name, change.uid)
+    if (seen := context.mirror.find(*name)) is not None and seen.uid == change.uid:
+        context.mirror.removed(seen)
+    else:
+        _is_gone(context, change)
 
 
 def _is_gone(context: Context, change: Change) -> None:

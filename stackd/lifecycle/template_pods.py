@@ -152,7 +152,7 @@ class TemplatePods:
         await self._cluster.delete("pods", name, uid)
         crash_point("template_pod.removed")
         if (seen := self._seen(name)) is not None and seen.uid == uid:
-            self._mirror.gone(seen)
+            self._mirror.removed(seen)
 
     def _failed(self, name: str, error: StackdError, delay: float | None) -> None:
         if (wanted := self._wanted.get(name)) is not None:

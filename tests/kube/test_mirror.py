@@ -162,6 +162,33 @@ async def test_an_answer_that_the_watch_has_overtaken_changes_nothing(cluster: C
         assert changes_of_pods(changes)[-1] == ("b", "came")
 
 
+@pytest.mark.parametrize("doubted", [False, True])
+async def test_what_a_late_watch_reports_of_an_object_that_stackd_has_removed_is_outdated(
+    cluster: Cluster, wire: Wire, *, doubted: bool
+) -> None:
+    """Unless another cluster may have said that it is gone. Another object of the name is news."""
+    removed = asyncio.Event()
+
+    async def late(stream: Stream) -> None:
+        await stream.send("ADDED", pod("a", uid="u1", version=102))
+        await removed.wait()
+        await stream.send("MODIFIED", pod("a", uid="u1", version=103, phase="Running"))
+        await stream.send("DELETED", pod("a", uid="u1", version=104))
+        await stream.send("ADDED", pod("a", uid="u2", version=105))
+        await asyncio.sleep(60)
+
+    wire.watch("pods", late)
+    async with mirroring(cluster) as (mirror, changes):
+        mirror.removed(await seen(mirror, "a", 102))
+        if doubted:
+            cluster.connection.identity.doubt()
+        removed.set()
+        await seen(mirror, "a", 105)
+        between = [("a", "came"), ("a", "went")] if doubted else []
+        assert changes_of_pods(changes)[-2 - len(between) :] == [("a", "went"), *between, ("a", "came")]
+        assert changes_of_pods(changes)[: -2 - len(between)] == [("a", "came")]
+
+
 async def test_a_pod_reported_later_was_not_missed(
     cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
