@@ -66,6 +66,7 @@ async def created(real: Real) -> list[str]:
     return ids
 
 
+@pytest.mark.skipif(VARIABLE not in os.environ, reason="on the embedded cluster: tests/api/test_lost_file.py")
 async def test_a_lost_file_ends_nothing_and_forgets_no_stack(process: Process) -> None:
     """Neither does a file that is rebuilt, nor a configuration for another namespace or instance."""
     await process.start()

@@ -127,11 +127,6 @@ class StateFile:
         kinds = (("extended", "extend"), ("restart_requested", "restart renew"))
         return [stack_id for kind in kinds for (stack_id,) in self._ask(_DONE, *kind)]
 
-    @property
-    def incomplete(self) -> bool:
-        """Whether the file may lack stacks that the cluster has: it is new, or does not exist yet."""
-        return not self.path.exists() or bool(self._ask("SELECT 1 FROM meta WHERE key = 'incomplete'"))
-
     def damage(self) -> str:
         """What SQLite's own check and the foreign keys report; empty if nothing is wrong."""
         ((verdict,),) = self._ask("PRAGMA integrity_check(1)")

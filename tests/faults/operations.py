@@ -6,7 +6,7 @@ Owns: which responses are allowed, and what a response promises (invariant 3) at
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stackd.embedded.nodeports import node_ports
@@ -17,7 +17,6 @@ from tests.harness import request_for
 
 KEYED_TRIES = 6
 TRY_AGAIN_SECONDS = 0.1
-READ_SECONDS = 8.0
 TTLS = {None: 7200 * 10**9, "1s": 10**9, "10m": 600 * 10**9, "3h": 10_800 * 10**9}
 """The times to live that a create or an extension may request, in nanoseconds; None is the configured default."""
 ROUTES = ("both", "only", "")
@@ -288,36 +287,6 @@ class Operations:
         return self._world.checked("only documented answers", outcome.status in allowed, f"{what}: {outcome}")
 
     # ---- reads
-
-    async def read(self, pick: float, route: str) -> None:
-        """A read has to be answered soon, whatever else happens, unless there is no daemon."""
-        world, machine = self._world, self._world.machine
-        path, may_miss = self._path(pick, route)
-        process = machine.process
-        starved, incomplete = process.starved(), world.file.incomplete
-        outcome = await world.call("GET", path)
-        starved = max(0.0, process.starved() - starved)
-        if outcome.status is None:
-            up = process.alive and process is machine.process and not machine.expect_stop and outcome.sent
-            await asyncio.sleep(0.05)  # a kill is noticed a moment after the connection is lost
-            world.checked("6 reads are answered", not (up and process.alive), f"GET {path}: {outcome}")
-            return
-        away = outcome.status == 503 and (incomplete or machine.expect_stop)
-        good = outcome.status == 200 or away or (outcome.status == 404 and may_miss())
-        world.checked("6 reads are answered", good, f"GET {path}: {outcome}")
-        slow = f"GET {path} took {outcome.seconds:.1f} s, {starved:.1f} s of it without a CPU"
-        world.checked("6 reads are answered", outcome.seconds - starved < READ_SECONDS, slow)
-
-    def _path(self, pick: float, route: str) -> tuple[str, Callable[[], bool]]:
-        world = self._world
-        jobs = [batch for batch in world.ledger.batches if batch.job_id]
-        if route == "job" and jobs:
-            batch = jobs[min(int(pick * len(jobs)), len(jobs) - 1)]
-            return f"{batch.route}/{batch.job_id}", lambda: False
-        stack_id = self._one(pick)
-        if not stack_id or route in ("list", "stats", "job"):
-            return ("/stats" if route == "stats" else "/stacks"), lambda: False
-        return f"/stacks/{stack_id}{'/status' * (route == 'status')}", lambda: world.may_be_gone(stack_id)
 
     # ---- others
 

@@ -84,7 +84,6 @@ OPERATIONS = {
     "start": Operation(4, "change", PICK | {"verb": "start"}),
     "restart": Operation(4, "change", PICK | {"verb": "restart"}),
     "extend": Operation(3, "extend", PICK | {"ttl": ("1s", "10m", "3h"), "keyed": (True, False)}),
-    "read": Operation(20, "read", PICK | {"route": ("one", "one", "status", "list", "stats", "job")}),
     "delete pod by hand": Operation(2, "lose_pod", PICK),
     "delete service by hand": Operation(3, "lose_service", PICK),
     "confirm": Operation(1, "confirm", {}),

@@ -71,13 +71,6 @@ class Process:
     def alive(self) -> bool:
         return not self.exited.done()
 
-    def starved(self) -> float:
-        """Seconds for which its event loop, or ours, was ready to run but had no CPU; 0 if the kernel does not say.
-
-        The daemon is not to blame for what a busy machine takes from it.
-        """
-        return sum(_waited_for_cpu(pid) for pid in (self.pid, os.getpid()))
-
     def send(self, number: signal.Signals) -> None:
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
@@ -107,13 +100,6 @@ class Process:
         if LISTENING in line and not self.listening.done():
             self.url = f"http://{line.split(LISTENING, 1)[1].split(',', 1)[0]}"
             self.listening.set_result(None)
-
-
-def _waited_for_cpu(pid: int) -> float:
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
 
 
 def _record(line: str) -> dict[str, Any]:

@@ -60,7 +60,6 @@ class Outcome:
     status: int | None = None
     body: Any = None
     sent: bool = True
-    seconds: float = 0.0
 
     def __str__(self) -> str:
         if self.status is None:
@@ -171,7 +170,6 @@ class World:
         if not url:
             await asyncio.sleep(0.005)  # as long as a refused connection takes: whoever tries again lets others run
             return Outcome(sent=False)
-        began = time.monotonic()
         try:
             async with self.session.request(method, url + path, json=body, headers=headers) as answer:
                 text = await answer.text()
@@ -179,7 +177,7 @@ class World:
             return Outcome(sent=False)
         except (aiohttp.ClientError, OSError):
             return Outcome()
-        return Outcome(status=answer.status, body=json.loads(text), seconds=time.monotonic() - began)
+        return Outcome(status=answer.status, body=json.loads(text))
 
     # ---- the cluster, as it is
 

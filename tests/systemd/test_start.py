@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
-from stackd.embedded import Fault, User
+from stackd.embedded import Fault
 from stackd.embedded.resources import LEASES
 from tests.daemons import replace_owner
 from tests.harness import eventually, request_for, seed
@@ -44,26 +43,6 @@ async def test_a_start_that_lacks_something_says_in_one_line_what_it_is(bare: Se
         state = await bare.state()
         assert (state["ActiveState"], state["NRestarts"], state["ExecMainStatus"]) == ("failed", "0", "2")
         await bare.try_to("systemctl", "reset-failed", UNIT)
-
-
-async def test_a_start_without_the_cluster_says_what_it_waits_for(bare: Service) -> None:
-    await bare.credentials(token="stackd")
-    before, began = len(await bare.messages()), time.monotonic()
-    await bare.run("systemctl", "start", UNIT)
-    assert time.monotonic() - began < SOON
-    state = await bare.until(lambda state: "cannot be reached" in state["StatusText"])
-    assert (state["ActiveState"], state["NRestarts"]) == ("active", "0")
-    assert (await bare.call("GET", "/readyz")).json["reasons"] == [state["StatusText"]]
-    reply = await bare.refused(503, "", "/stacks", method="GET")  # since a new file may lack stacks
-    assert "cannot be reached" in reply.detail
-    lines = [line for line in (await bare.messages())[before:] if line.startswith("waiting for the cluster: ")]
-    assert len(lines) == 1
-    cluster = await bare.start_cluster(users=(User(token="stackd", name="stackd", rules=()),))
-    await bare.until(lambda state: "rejected stackd's credentials or permissions" in state["StatusText"])
-    await cluster.stop()
-    await bare.start_cluster()
-    state = await bare.until(lambda state: state["StatusText"] == READY)
-    assert state["NRestarts"] == "0"
 
 
 async def test_a_ready_service_shows_its_key_nowhere(service: Service) -> None:
