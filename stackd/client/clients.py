@@ -9,10 +9,10 @@ import functools
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 from stackd.client import operations
@@ -22,6 +22,7 @@ from stackd.client.attempts import (
     ClientError,
     Event,
     EventReader,
+    NotFound,
     Pause,
     Reply,
     Request,
@@ -32,11 +33,14 @@ from stackd.client.attempts import (
     resume,
     with_retries,
 )
-from stackd.client.operations import Filters
+from stackd.client.follow import AsyncFollow, Follow
+from stackd.client.operations import CreateOptions, Filters, Length, LogTail, Page
+from stackd.contract import Stack
 from stackd.files import can_be_sent
 from stackd.version import VERSION
 
 if TYPE_CHECKING:
+    import socket
     import ssl
 
     import httpx2
@@ -71,6 +75,30 @@ class Operation(Generic[P, T]):
         @functools.wraps(self._steps)
         def method(*args: P.args, **kwargs: P.kwargs) -> Any:
             return client.run(self._steps(*args, **kwargs))
+
+        return method
+
+
+class Paged(Generic[P, T]):
+    """A method of both clients that goes through all pages; ``AsyncClient``'s for an ``async for``."""
+
+    def __init__(self, steps: Callable[Concatenate[str, P], Steps[Page[T]]]) -> None:
+        self._steps = steps
+        self.__doc__ = steps.__doc__
+
+    @overload
+    def __get__(self, client: None, kind: type) -> Self: ...
+    @overload
+    def __get__(self, client: Client, kind: type) -> Callable[P, Iterator[T]]: ...
+    @overload
+    def __get__(self, client: AsyncClient, kind: type) -> Callable[P, AsyncIterator[T]]: ...
+    def __get__(self, client: Client | AsyncClient | None, kind: type) -> Any:
+        if client is None:
+            return self
+
+        @functools.wraps(self._steps)
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.pages(lambda cursor: self._steps(cursor, *args, **kwargs))
 
         return method
 
@@ -193,6 +221,9 @@ class Operations:
     renew = Operation(operations.renew)
     timeline = Operation(operations.timeline)
     activity = Operation(operations.activity)
+    iter_stacks = Paged(operations.iter_stacks)
+    iter_links = Paged(operations.iter_links)
+    iter_activity = Paged(operations.iter_activity)
     logs = Operation(operations.logs)
     templates = Operation(operations.templates)
     template_problems = Operation(operations.template_problems)
@@ -312,6 +343,44 @@ class Client(Operations):
             except ClientError as error:
                 reply = self._explained(error)
 
+    def pages(self, page: Callable[[str], Steps[Page[T]]]) -> Iterator[T]:
+        """All that is on the page at the cursor and on the next ones."""
+        more, cursor = True, ""
+        while more:
+            found, cursor = self.run(page(cursor))
+            yield from found
+            more = bool(cursor)
+
+    @contextmanager
+    def stack(
+        self, what: Mapping[str, Any] | str, *, timeout: Length = 300.0, **options: Unpack[CreateOptions]
+    ) -> Iterator[Stack]:
+        """A stack that runs, for a ``with``: created from a template's name or a request body, and deleted at the end.
+
+        Raises what ``create_from`` and ``wait`` raise. If the create itself is interrupted, its time to live ends it.
+        """
+        created = self.run(operations.create_from(operations.body_for(what, options)))
+        try:
+            yield self.wait(created, timeout=timeout)
+        finally:
+            with suppress(NotFound):
+                self.delete(created)
+
+    def follow_logs(self, stack: str | Stack, *, tail: int = 0, container: str = "") -> Iterator[str]:
+        """What a container writes, as it comes, from the last ``tail`` lines on; ends with the stack."""
+        log = LogTail(stack=stack, container=container, tail=tail)
+        while not log.ended:
+            if text := self.run(log.poll()):
+                yield text
+
+    def follow(self, *, fields: Iterable[str] = (), **filters: Unpack[Filters]) -> Follow:
+        """The stacks that ``stacks`` would return, kept current over restarts and outages: use it in a ``with``.
+
+        ``fields`` selects those of each stack; by default all but the pod spec. Raises at the beginning what ``stacks``
+        raises; later errors are in ``error`` until the stacks are current again.
+        """
+        return Follow(self, fields, filters, self._retries)
+
     def events(
         self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]
     ) -> Iterator[Event]:
@@ -335,8 +404,9 @@ class Client(Operations):
                 return
             time.sleep(reader.pause(error, self._retries))
 
-    def _events(self, reader: EventReader) -> Iterator[Event]:
+    def _events(self, reader: EventReader, opened: Callable[[socket.socket], None] = lambda _: None) -> Iterator[Event]:
         with self._losing(), self._connections().stream(**self._arguments(reader.request())) as answer:
+            opened(answer.extensions["network_stream"].get_extra_info("socket"))
             if answer.status_code != OK:
                 answer.read()
                 _response(answer).check()
@@ -407,6 +477,38 @@ class AsyncClient(Operations):
                 self._answered = self._answered or reply is not None
             except ClientError as error:
                 reply = await asyncio.to_thread(self._explained, error)
+
+    async def pages(self, page: Callable[[str], Steps[Page[T]]]) -> AsyncIterator[T]:
+        """As ``Client.pages``."""
+        more, cursor = True, ""
+        while more:
+            found, cursor = await self.run(page(cursor))
+            for one in found:
+                yield one
+            more = bool(cursor)
+
+    @asynccontextmanager
+    async def stack(
+        self, what: Mapping[str, Any] | str, *, timeout: Length = 300.0, **options: Unpack[CreateOptions]
+    ) -> AsyncIterator[Stack]:
+        """As ``Client.stack``, for an ``async with``."""
+        created = await self.run(operations.create_from(operations.body_for(what, options)))
+        try:
+            yield await self.wait(created, timeout=timeout)
+        finally:
+            with suppress(NotFound):
+                await self.delete(created)
+
+    async def follow_logs(self, stack: str | Stack, *, tail: int = 0, container: str = "") -> AsyncIterator[str]:
+        """As ``Client.follow_logs``."""
+        log = LogTail(stack=stack, container=container, tail=tail)
+        while not log.ended:
+            if text := await self.run(log.poll()):
+                yield text
+
+    def follow(self, *, fields: Iterable[str] = (), **filters: Unpack[Filters]) -> AsyncFollow:
+        """As ``Client.follow``, for an ``async with``."""
+        return AsyncFollow(self, fields, filters, self._retries)
 
     async def events(
         self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]

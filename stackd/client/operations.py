@@ -9,11 +9,14 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from stackd.client.attempts import (
+    Busy,
     ClientError,
+    Conflict,
     NotFound,
     Pause,
     Request,
@@ -63,13 +66,19 @@ LONGEST_WAIT = 30
 """How many seconds one request waits for a status; to wait longer, the client asks again."""
 
 POLL_SECONDS = 0.25
+FOLLOW_SECONDS = 1.0
+FOLLOWED_LINES = 10_000
 LARGEST_PAGE = 1000
 ENDS = ("stopped", "failed", "node_deleted")
 PATH_PART = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,253}")
 
+T = TypeVar("T")
 Query = Iterable[tuple[str, str]]
 Length = str | float | timedelta
 """A length of time: ``"30m"``, seconds, or a timedelta."""
+
+Page = tuple[list[T], str]
+"""Some of many, and where the next page begins; empty at the end."""
 
 Ports = Iterable[str | int | Port] | str | int | Port
 Labels = Iterable[str] | Mapping[str, str]
@@ -140,8 +149,7 @@ def create(
 
 def create_from_template(template: str, *, idempotency_key: str = "", **options: Unpack[CreateOptions]) -> Steps[Stack]:
     """Create a stack from one of the operator's templates; its ``values`` are those generated for it."""
-    body = {"template": template, **_more(options)}
-    return (yield from create_from(body, idempotency_key=idempotency_key))
+    return (yield from create_from(body_for(template, options), idempotency_key=idempotency_key))
 
 
 def create_from(body: Mapping[str, Any], *, idempotency_key: str = "") -> Steps[Stack]:
@@ -325,23 +333,49 @@ def timeline(stack: str | Stack) -> Steps[list[TimelineEvent]]:
     return [decode(TimelineEvent, one) for one in answer["events"]]
 
 
+def iter_stacks(cursor: str, *, fields: Iterable[str] = (), **filters: Unpack[Filters]) -> Steps[Page[Stack]]:
+    """As ``stacks``, one after the other, read in pages: what is created meanwhile comes, too, and nothing comes twice."""
+    query = [*selection_query(fields or STACK_FIELDS, filters), *_page(cursor)]
+    answer = yield from call("GET", "/stacks", query=query)
+    return [decode(Stack, one) for one in answer["stacks"]], answer["next_cursor"] or ""
+
+
+def iter_links(cursor: str) -> Steps[Page[KeptLink]]:
+    """As ``links``, one after the other, read in pages."""
+    answer = yield from call("GET", "/links", query=_page(cursor))
+    return [decode(KeptLink, one) for one in answer["links"]], answer["next_cursor"] or ""
+
+
+def iter_activity(cursor: str, **asked: Unpack[Asked]) -> Steps[Page[Activity]]:
+    """What API keys have asked for, the latest first, read in pages."""
+    answer = yield from call("GET", "/activity", query=[*_asked(asked), *_page(cursor)])
+    return [decode(Activity, one) for one in answer["activity"]], answer["next_cursor"] or ""
+
+
+def _page(cursor: str) -> list[tuple[str, str]]:
+    return [("limit", str(LARGEST_PAGE)), *([("cursor", cursor)] if cursor else ())]
+
+
 def activity(*, limit: int = 100, **asked: Unpack[Asked]) -> Steps[list[Activity]]:
     """What API keys have asked for, the latest first, at most ``limit``."""
-    since = asked.get("since")
-    single = {"key": asked.get("key"), "action": asked.get("action"), "stack": _id(asked.get("stack", ""))}
-    single["since"] = None if since is None else _since(since)
-    query = filter_query(labels=asked.get("labels", ())) + [(name, value) for name, value in single.items() if value]
-    query += [("find", text) for text in _several(asked.get("find", ()))]
     entries: list[Activity] = []
     cursor: list[tuple[str, str]] = []
     while len(entries) < limit:
         page = [("limit", str(min(limit - len(entries), LARGEST_PAGE))), *cursor]
-        answer = yield from call("GET", "/activity", query=[*query, *page])
+        answer = yield from call("GET", "/activity", query=[*_asked(asked), *page])
         entries += [decode(Activity, one) for one in answer["activity"]]
         if answer["next_cursor"] is None:
             break
         cursor = [("cursor", answer["next_cursor"])]
     return entries
+
+
+def _asked(asked: Asked) -> list[tuple[str, str]]:
+    since = asked.get("since")
+    single = {"key": asked.get("key"), "action": asked.get("action"), "stack": _id(asked.get("stack", ""))}
+    single["since"] = None if since is None else _since(since)
+    query = filter_query(labels=asked.get("labels", ())) + [(name, value) for name, value in single.items() if value]
+    return query + [("find", text) for text in _several(asked.get("find", ()))]
 
 
 def _since(since: Length | datetime) -> str:
@@ -356,6 +390,50 @@ def logs(stack: str | Stack, *, tail: int = 0, container: str = "") -> Steps[str
     query += [("container", container)] if container else []
     response: Response = yield Request(method="GET", path=f"{path_of(stack)}/logs", query=tuple(query), repeatable=True)
     return response.text()
+
+
+@dataclass(slots=True, kw_only=True)
+class LogTail:
+    """What a stack's container writes, read again and again; ``ended`` once nothing more will come.
+
+    A container that has not started yet is waited for, and so is a stackd that is busy.
+    """
+
+    stack: str | Stack
+    container: str = ""
+    tail: int = 0
+    ended: bool = False
+    _before: str | None = None
+
+    def poll(self) -> Steps[str]:
+        """The new output, perhaps after a second. Raises ApiError."""
+        if self._before is not None:
+            yield Pause(seconds=FOLLOW_SECONDS)
+        first, self._before = self._before is None, self._before or ""
+        has_ended = False
+        try:
+            has_ended = (yield from get(self.stack)).status not in ("creating", "running")
+            text = yield from logs(self.stack, tail=FOLLOWED_LINES, container=self.container)
+        except NotFound:
+            self.ended = True
+            return ""
+        except (Busy, Conflict) as error:
+            if has_ended and isinstance(error, Conflict):
+                raise
+            return ""
+        new, self._before, self.ended = _added(self._before, text), text, has_ended
+        return "".join(new.splitlines(keepends=True)[-self.tail :]) if first else new
+
+
+def _added(before: str, now: str) -> str:
+    """The lines of ``now`` after those of ``before``, where both are tails of one log; all of ``now`` for a new log."""
+    lines = before.splitlines(keepends=True)
+    for start in range(len(lines)):
+        kept = "".join(lines[start:])
+        at = now.find(kept)
+        if at == 0 or (at > 0 and now[at - 1] == "\n"):
+            return now[at + len(kept) :]
+    return now
 
 
 def templates() -> Steps[list[Template]]:
@@ -469,6 +547,11 @@ def release() -> Steps[Released]:
 def _body_of(pod_spec: str, ports: Ports, options: CreateOptions) -> dict[str, Any]:
     targets = [target_port(port) for port in _several(ports)]
     return {**({"target_port": targets} if targets else {}), "pod_spec": pod_spec, **_more(options)}
+
+
+def body_for(what: Mapping[str, Any] | str, options: CreateOptions) -> dict[str, Any]:
+    """The request body of a create: from a template's name, or another body, with these options."""
+    return {**({"template": what} if isinstance(what, str) else what), **_more(options)}
 
 
 def _more(options: CreateOptions) -> dict[str, Any]:

@@ -24,21 +24,28 @@ from stackd import model
 from stackd.client import (
     ApiError,
     AsyncClient,
+    AsyncFollow,
+    Change,
+    Changes,
     Client,
     ClientError,
     Event,
+    Follow,
     Retries,
     Stack,
     Unreachable,
     attempts,
+    follow,
     operations,
 )
 from stackd.client.attempts import NO_RETRIES, EventReader, Pause, Request, Response, Steps, with_retries
 from stackd.config import load
 from stackd.contract import EPOCH, JobStatus, NewLink, Problem
+from stackd.embedded import EmbeddedCluster
 from tests.certificates import authority
+from tests.daemons import daemon, on
 from tests.gate import gate
-from tests.harness import KEY, Harness, eventually, harness, request_for, seed
+from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
 from tests.raw import saying
 
 POD = seed()["pod_spec"]
@@ -227,6 +234,175 @@ async def test_events_go_on_behind_a_cut_and_lose_nothing(at: Harness, kind: Any
         assert (events[-1].kind, events[-1].stack_id) == ("left", first)
         assert {event.stack_id for event in events if event.kind != "hello"} == {first, second}
         await ask("close")
+
+
+@asynccontextmanager
+async def following(client: Client | AsyncClient, **filters: Any) -> AsyncIterator[Follow | AsyncFollow]:
+    view = client.follow(**filters)
+    if isinstance(view, AsyncFollow):
+        async with view:
+            yield view
+        return
+    await asyncio.to_thread(view.__enter__)
+    try:
+        yield view
+    finally:
+        await asyncio.to_thread(view.close)
+
+
+async def all_of(changes: Changes) -> list[Change]:
+    """The changes until their end."""
+    if isinstance(changes.unread, asyncio.Queue):
+        return [change async for change in changes]
+    return await asyncio.to_thread(list, changes)
+
+
+async def test_what_is_followed_is_current_again_after_stackd_was_killed(tmp_path: Path, kind: Any) -> None:
+    team = seed() | {"labels": {"team": "7"}}
+    async with EmbeddedCluster(fast_cluster()) as cluster, daemon(tmp_path, on(cluster, tmp_path)) as process:
+        at, client = process.real, kind(process.real.url, KEY, retries=Retries(first=0.05, longest=0.2))
+        async with following(client, labels="team=7") as view:
+            assert (view.stacks, view.error) == ({}, None)
+            changes = view.changes()
+            await at.create()
+            first = (await at.create(team))["stack_id"]
+            await eventually(lambda: [one.status for one in view.stacks.values()] == ["running"])
+            assert "pod_spec" not in view.stacks[first].raw
+            process.kill()
+            await eventually(lambda: isinstance(view.error, Unreachable))
+            assert list(view.stacks) == [first], "the last that is known"
+            await process.start()
+            await at.delete(first)
+            second = (await at.create(team))["stack_id"]
+            await eventually(lambda: list(view.stacks) == [second] and view.error is None)
+            assert "1 stacks" in repr(view)
+        seen = [(change.kind, change.stack.stack_id) for change in await all_of(changes)]
+        assert [seen[0], seen[-1][1]] == [("stack", first), second]
+        assert {(kind, stack_id) for kind, stack_id in seen if stack_id == first and kind != "stack"} <= {
+            ("left", first), ("deleted", first)
+        }  # fmt: skip
+        await Caller(client)("close")
+
+
+async def test_what_is_followed_is_listed_again_until_that_succeeds(kind: Any) -> None:
+    """A reset whose list is lost is not over with the next connection, which resumes behind it."""
+
+    def stack(name: str, status: str) -> str:
+        return json.dumps({"stack_id": name, "status": status})
+
+    def answered(kind: str, body: str, status: str = "200 OK") -> bytes:
+        length = f"Content-Length: {len(body)}\r\n" if kind == "application/json" else ""
+        return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{length}Connection: close\r\n\r\n{body}".encode()
+
+    def streamed(*events: str) -> bytes:
+        return answered("text/event-stream", "".join(f"{event}\n\n" for event in events))
+
+    def listed(*stacks: str) -> bytes:
+        return answered("application/json", f'{{"stacks": [{", ".join(stacks)}]}}')
+
+    hello, busy = "event: hello\ndata: {}", answered("application/json", '{"error": "no"}', "503 No")
+    replies = [
+        streamed(f"{hello}\nid: x-1"), busy, streamed(hello), listed(stack("a", "creating"), stack("b", "running")),
+        streamed(f"{hello}\nid: y-1", "event: reset\ndata: {}"), busy, streamed(hello), listed(stack("b", "failed")),
+        streamed(f"event: stack\nid: y-2\ndata: {stack('c', 'running')}", 'event: left\ndata: {"stack_id": "b"}'),
+    ]  # fmt: skip
+    async with saying(*replies, *[busy] * 1000) as url:
+        client = kind(url, KEY, retries=Retries(times=1, first=0.0, busy=False))
+        async with following(client) as view:
+            changes = view.changes()
+            await eventually(lambda: list(view.stacks) == ["c"])
+        await Caller(client)("close")
+    seen = [(one.kind, one.stack.stack_id, one.stack.status, one.before is None) for one in await all_of(changes)]
+    assert seen[-4:] == [
+        ("deleted", "a", "creating", True), ("stack", "b", "failed", False), ("stack", "c", "running", True),
+        ("left", "b", "failed", True),
+    ]  # fmt: skip
+
+
+async def test_who_follows_what_it_may_not_see_or_reach_is_told_at_once(at: Harness, kind: Any) -> None:
+    for url, key, error in ((at.url, "sk-wrong", api.KeyRefused), ("http://127.0.0.1:1", KEY, Unreachable)):
+        client = kind(url, key, retries=NO_RETRIES)
+        with pytest.raises(error):
+            async with following(client):
+                pass
+        await Caller(client)("close")
+
+
+async def test_a_reader_that_is_too_slow_is_told(at: Harness, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "MOST_UNREAD", 2)
+    client = kind(at.url, KEY)
+    async with following(client) as view:
+        slow = view.changes()
+        for _ in range(4):
+            await at.create()
+        await eventually(lambda: len(view.stacks) == 4)
+        with pytest.raises(ClientError, match="were not read"):
+            await all_of(slow)
+    assert await all_of(view.changes()) == []
+    await Caller(client)("close")
+
+
+async def test_a_stack_is_deleted_at_the_end_of_its_block(at: Harness, kind: Any) -> None:
+    client = kind(at.url, KEY)
+    body = {"pod_spec": POD, "target_port": [{"container_port": 80, "protocol": "TCP"}]}
+
+    def use() -> None:
+        with client.stack(body, ttl="30m", labels={"team": "7"}) as stack:
+            assert (stack.status, stack.labels) == ("running", {"team": "7"})
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        if isinstance(client, AsyncClient):
+            async with client.stack(body) as stack:
+                await client.delete(stack)
+                raise KeyError
+        await asyncio.to_thread(use)
+    assert await at.listed() == []
+    await Caller(client)("close")
+
+
+async def test_long_lists_are_read_in_pages(at: Harness, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "LARGEST_PAGE", 2)
+    made = [(await at.create())["stack_id"] for _ in range(5)]
+    client = kind(at.url, KEY)
+    for name, found in (("iter_stacks", made), ("iter_activity", made[::-1]), ("iter_links", [])):
+        pages = getattr(client, name)()
+        several = [one async for one in pages] if kind is AsyncClient else await asyncio.to_thread(list, pages)
+        assert [one.stack_id for one in several] == found, name
+    await Caller(client)("close")
+
+
+async def test_a_log_is_followed_to_its_end(at: Harness, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "FOLLOW_SECONDS", 0.01)
+    client, stack_id = kind(at.url, KEY), await at.running()
+    pieces = client.follow_logs(stack_id, tail=1)
+    first = await anext(pieces) if kind is AsyncClient else await asyncio.to_thread(next, pieces)
+    assert "ready" in first
+    await at.delete(stack_id)
+    rest = [one async for one in pieces] if kind is AsyncClient else await asyncio.to_thread(list, pieces)
+    assert "".join(rest).count("ready") == 0
+    await Caller(client)("close")
+
+
+async def test_stackd_and_its_log_can_name_the_program_and_the_request(
+    at: Harness, kind: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with saying(b"", b"", b"") as url:
+        ask = Caller(kind(url, KEY, retries=Retries(times=2, first=0.0), user_agent="platform/2.1"))
+        with caplog.at_level("DEBUG", "stackd.client"), pytest.raises(Unreachable):
+            await ask("get", "stack-1")
+        assert len([line for line in caplog.messages if line.startswith("GET /stacks/stack-1: http://")]) == 2
+        assert KEY not in caplog.text
+        await ask("close")
+    client = kind(at.url, KEY, user_agent="platform/2.1")
+    headers = client._arguments(Request(method="GET", path="/stats"))["headers"]
+    assert headers["User-Agent"].startswith("platform/2.1 stackd/")
+    with pytest.raises(api.NotFound) as missing:
+        await Caller(client)("get", "stack-none")
+    assert missing.value.request_id
+    with pytest.raises(ValueError, match="user_agent"):
+        kind(at.url, KEY, user_agent="a\nb")
+    await Caller(client)("close")
 
 
 def seen(events: list[Event]) -> list[tuple[str, str]]:
@@ -583,7 +759,8 @@ async def test_an_ipv6_address_without_a_port_has_the_usual_one(monkeypatch: pyt
 
 
 def operations_of(module: Any) -> set[str]:
-    hidden = {"Asked", "CreateOptions", "Filters", "Times", "filter_query", "selection_query", "path_of", "target_port"}
+    hidden = {"Asked", "CreateOptions", "Filters", "LogTail", "Times", "body_for"}
+    hidden |= {"filter_query", "selection_query", "path_of", "target_port"}
     found: dict[str, Callable[..., Any]] = {
         name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")
     }
