@@ -51,8 +51,6 @@ VERBS = {
     "logs": ("stackd.cli.stacks:logs", "Print what a stack has written."),
     "timeline": ("stackd.cli.stacks:timeline", "Print what happened to a stack."),
 }
-FOLLOW_SECONDS = 1.0
-FOLLOWED_LINES = 10_000
 CHOSEN = {None: render.LISTED, "wide": render.WIDE, "name": ("stack_id",)}
 """The fields to request by the form of the output; the JSON forms have all."""
 
@@ -146,58 +144,12 @@ def timeline(client: Client, stack_id: str, output: str | None) -> None:
 @click.option("--raw", is_flag=True, help="Do not escape control characters; a terminal obeys them.")
 def logs(client: Client, stack_id: str, follow: bool, tail: int | None, container: str | None, raw: bool) -> None:
     """Print what a stack's container has written; after a failure, its last lines."""
-    from stackd.client import Conflict
-
-    stack_id, text = checked(stack_id), ""
-    try:
-        text = client.logs(stack_id, tail=FOLLOWED_LINES if follow else tail or 0, container=container or "")
-    except Conflict:
-        if not follow:
-            raise
-    if text:
-        render.print_text("".join(text.splitlines(keepends=True)[-(tail or 0) :]), raw=raw)
-    if follow:
-        with suppress(KeyboardInterrupt):
-            _follow(client, stack_id, container or "", text, raw=raw)
-
-
-def _follow(client: Client, stack_id: str, container: str, before: str, *, raw: bool) -> None:
-    """Print new output at each poll, until the stack is gone or no longer creating or running.
-
-    A container that has not started yet is waited for.
-    """
-    from stackd.client import Busy, Conflict, NotFound
-
-    has_ended = False
-    while not has_ended:
-        time.sleep(FOLLOW_SECONDS)
-        try:
-            has_ended = client.get(stack_id).status not in ("creating", "running")
-            text = client.logs(stack_id, tail=FOLLOWED_LINES, container=container)
-        except NotFound:
-            click.echo(f"{stack_id} is gone", err=True)
-            return
-        except Busy:
-            has_ended = False  # a later poll prints what is missed now
-            continue
-        except Conflict:
-            if has_ended:
-                raise
-            continue
-        if more := added(before, text):
-            render.print_text(more, raw=raw)
-        before = text
-
-
-def added(before: str, now: str) -> str:
-    """The lines of ``now`` after those of ``before``, where both are tails of one log; all of ``now`` for a new log."""
-    lines = before.splitlines(keepends=True)
-    for start in range(len(lines)):
-        kept = "".join(lines[start:])
-        at = now.find(kept)
-        if at == 0 or (at > 0 and now[at - 1] == "\n"):
-            return now[at + len(kept) :]
-    return now
+    if not follow:
+        render.print_text(client.logs(checked(stack_id), tail=tail or 0, container=container or ""), raw=raw)
+        return
+    with suppress(KeyboardInterrupt):
+        for text in client.follow_logs(checked(stack_id), tail=tail or 0, container=container or ""):
+            render.print_text(text, raw=raw)
 
 
 def for_each(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:

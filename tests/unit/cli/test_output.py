@@ -9,8 +9,6 @@ import asyncio
 import io
 import json
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,11 @@ from rich.console import Console
 
 from stackd.cli import output as render
 from stackd.cli.output import line
-from stackd.cli.stacks import added
-from stackd.cli.watch import WatchedStacks
-from stackd.client import AsyncClient, Client, Plan
+from stackd.client import Client, Plan
+from stackd.client.operations import _added
 from stackd.contract import STACK_FIELDS, decode
 from tests.brakes import MANY, running, until_held, unverify, vanish
-from tests.harness import KEY, Harness, eventually, request_for, seed
+from tests.harness import eventually, request_for, seed
 from tests.unit.cli.conftest import Shell
 
 NOW = datetime.now(UTC)
@@ -165,7 +162,7 @@ async def test_events_are_printed_as_they_come(shell: Shell, form: list[str]) ->
     ],
 )  # fmt: skip
 def test_what_is_new_in_a_log_is_found_also_where_its_beginning_is_cut_off(before: str, now: str, more: str) -> None:
-    assert added(before, now) == more
+    assert _added(before, now) == more
 
 
 async def test_following_a_log_waits_for_the_container_and_outlasts_a_cluster_that_is_away(shell: Shell) -> None:
@@ -208,51 +205,33 @@ async def test_reconcile_shows_what_is_held_and_fails_with_the_reason_while_it_c
 
 # ---- ``stacks watch`` follows the event stream; and an interrupted command says what continues without it
 
-Changes = list[tuple[str, str]]
-
-
-@asynccontextmanager
-async def following(at: Harness, **chosen: Any) -> AsyncIterator[tuple[WatchedStacks, Changes]]:
-    changes: Changes = []
-    async with AsyncClient(at.url, KEY) as client:
-        watched = WatchedStacks(
-            client, chosen, lambda kind, stack: changes.append((kind, f"{stack['stack_id']} {stack['status']}"))
-        )
-        task = asyncio.create_task(watched.follow())
-        try:
-            await eventually(lambda: at.daemon.api.feed.followers == 1)
-            yield watched, changes
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
 
 async def test_only_what_was_chosen_is_reported(shell: Shell) -> None:
-    async with following(shell.at, labels=["team=7"], statuses=["running"]) as (watched, changes):
+    first = await shell.at.running(seed() | {"labels": {"team": "7"}})
+    process = await shell.process("stacks", "watch", "--label", "team=7", "--status", "running", "--json")
+    assert process.stdout is not None
+    changes: list[tuple[str, str, str]] = []
+
+    async def until(events: tuple[str, ...], stack_id: str) -> str:
+        """The status with which one of these is reported."""
+        while not changes or changes[-1][0] not in events or changes[-1][1] != stack_id:
+            change = json.loads(await process.stdout.readline())
+            changes.append((change["event"], change["stack"]["stack_id"], change["stack"]["status"]))
+        return changes[-1][2]
+
+    async with asyncio.timeout(60):
+        await until(("stack",), first)
         other = await shell.at.create(seed() | {"labels": {"team": "8"}})
-        mine, gone = [(await shell.at.create(seed() | {"labels": {"team": "7"}}))["stack_id"] for _ in range(2)]
-        await eventually(lambda: {("stack", f"{one} running") for one in (mine, gone)} <= set(changes))
+        mine = (await shell.at.create(seed() | {"labels": {"team": "7"}}))["stack_id"]
+        assert await until(("stack",), mine) == "running"
         await shell.at.call("POST", f"/stacks/{mine}/stop")
-        await eventually(lambda: changes[-1] == ("left", f"{mine} stopped"))
-        await shell.at.call("DELETE", f"/stacks/{gone}")
-        await eventually(lambda: changes[-1][0] in ("deleted", "left") and gone in changes[-1][1])
-        assert changes.count(("stack", f"{mine} running")) == 1
-        assert not [line for _, line in changes if other["stack_id"] in line]
-        assert watched.stacks == {}
-
-
-async def test_a_cut_stream_resumes_without_a_list(shell: Shell) -> None:
-    feed = shell.at.daemon.api.feed
-    async with following(shell.at) as (watched, changes):
-        first = (await shell.at.create())["stack_id"]
-        await eventually(lambda: ("stack", f"{first} running") in changes)
-        feed.closed = True
-        second = (await shell.at.create())["stack_id"]
-        await eventually(lambda: feed.followers == 0)
-        feed.closed = False
-        await eventually(lambda: second in watched.stacks)
-        assert changes.count(("stack", f"{first} running")) == 1
+        assert await until(("left",), mine) == "stopped"
+        await shell.at.call("DELETE", f"/stacks/{first}")
+        await until(("left", "deleted"), first)
+    assert other["stack_id"] not in {stack_id for _, stack_id, _ in changes}
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(
