@@ -49,6 +49,7 @@ from tests.harness import KEY, Harness, eventually, fast_cluster, harness, reque
 from tests.raw import saying
 
 POD = seed()["pod_spec"]
+PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 
 
 class Caller:
@@ -409,10 +410,9 @@ def seen(events: list[Event]) -> list[tuple[str, str]]:
     return [(stack.stack_id, stack.status) for event in events if (stack := event.stack) is not None]
 
 
-async def test_the_example_of_the_reference_runs(at: Harness, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "api-reference.md").read_text()
-    block = text.partition("```python\nfrom stackd.client")[2].partition("```")[0]
-    program = compile("from stackd.client" + block, "api-reference.md", "exec")
+async def test_the_example_of_the_page_runs(at: Harness, capsys: pytest.CaptureFixture[str]) -> None:
+    block = PAGE.read_text().partition("```python example\n")[2].partition("```")[0]
+    program = compile(block, PAGE.name, "exec")
     running = asyncio.to_thread(exec, program, {"url": at.url, "key": KEY, "pod_spec": POD})
     example = asyncio.create_task(running)
 
@@ -504,6 +504,7 @@ def test_each_client_has_every_operation(kind: type) -> None:
     assert {"create", "wait", "batch_delete", "capacity"} <= wanted
     for name in wanted:
         assert getattr(kind, name).__doc__ == getattr(operations, name).__doc__
+        assert f"`{name}(" in PAGE.read_text()
 
 
 def test_it_imports_none_of_the_daemons_libraries() -> None:

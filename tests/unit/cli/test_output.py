@@ -209,13 +209,13 @@ async def test_reconcile_shows_what_is_held_and_fails_with_the_reason_while_it_c
 async def test_only_what_was_chosen_is_reported(shell: Shell) -> None:
     first = await shell.at.running(seed() | {"labels": {"team": "7"}})
     process = await shell.process("stacks", "watch", "--label", "team=7", "--status", "running", "--json")
-    assert process.stdout is not None
+    assert (lines := process.stdout) is not None
     changes: list[tuple[str, str, str]] = []
 
     async def until(events: tuple[str, ...], stack_id: str) -> str:
         """The status with which one of these is reported."""
         while not changes or changes[-1][0] not in events or changes[-1][1] != stack_id:
-            change = json.loads(await process.stdout.readline())
+            change = json.loads(await lines.readline())
             changes.append((change["event"], change["stack"]["stack_id"], change["stack"]["status"]))
         return changes[-1][2]
 
