@@ -32,7 +32,13 @@ FILES = {
     "~/.config/stackd/client.toml": "url, key or key_file, ca_file: which daemon the commands talk to, unless --url and "
     "--key-file, STACKD_URL and STACKD_API_KEY, or this machine's configuration say so.",
 }
-EXIT = {"0": "Done.", "1": "Failed.", "2": "Wrong usage, or a wrong configuration."}
+EXIT = {
+    "0": "Done.",
+    "1": "Failed.",
+    "2": "Wrong usage, or a wrong configuration.",
+    "3": "Of push --check: something differs.",
+    "4": "Of push --check: no API key was given.",
+}
 SEE_ALSO = "stackd-config(5), systemctl(1), journalctl(1), kubectl(1)"
 CONFIG = (
     "The configuration is TOML. A key that is not there has its default. Durations are written 1h30m, sizes 1MiB. `stackd "

@@ -1,4 +1,5 @@
-"""The commands. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted.
+"""The commands. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted; of ``push --check``, also 3 (something
+differs) and 4 (no key).
 
 Owns: arguments, output, and the exit code. The work of each command is elsewhere, and is loaded when the command runs.
 
@@ -6,9 +7,10 @@ machine    serve, demo, rebuild, setup, check, doctor, backup, reload, key: this
 process, setup, doctor    what these load when they run
 manifests  manifests; provision, admission: the objects that a cluster needs before stackd runs, and how setup applies them
 stacks     stacks …: the group, and what reads and creates; change, watch: the others
+jobs       jobs …: batch jobs
 links      links …: for players; players: the files of players that they and stacks create read
 system     templates, stats, capacity, events, activity, reconcile, owner, takeover, rehearse: the daemon, over its API
-push       a folder of templates, over the API
+push       a folder of templates, over the API; override: values of an environment in their texts
 rehearsal  what rehearse loads when it runs
 testing    test, over the API
 options    what commands share
@@ -31,6 +33,8 @@ from stackd.version import VERSION
 
 FAILED = 1
 USAGE = 2
+DRIFT = 3
+NO_KEY = 4
 INTERRUPTED = 130
 
 COMMANDS = {
@@ -45,9 +49,10 @@ COMMANDS = {
     "reload": ("stackd.cli.machine:reload", "Make the service reload its configuration."),
     "key": ("stackd.cli.machine:key", "Make API keys."),
     "stacks": ("stackd.cli.stacks:stacks", "Show and change stacks."),
-    "templates": ("stackd.cli.system:templates", "List the templates."),
+    "templates": ("stackd.cli.system:templates", "List the templates, or delete some."),
     "push": ("stackd.cli.push:push", "Send a folder of templates to a daemon."),
     "test": ("stackd.cli.testing:test", "Try templates: a stack of each, its check, its deletion."),
+    "jobs": ("stackd.cli.jobs:jobs", "Show batch jobs, or wait for them."),
     "links": ("stackd.cli.links:links", "Make and revoke links for players."),
     "flags": ("stackd.cli.flags:flags", "Find whose a generated value is, or print them all."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
@@ -70,11 +75,18 @@ def load(place: str) -> Any:
 class _LazyGroup(click.Group):
     """A group whose commands are loaded when they run: ``--version``, ``--help`` and completion load none.
 
-    ``table``: name → (``module:attribute``, one line of help). ``aliases``: another name → name.
+    ``table``: name → (``module:attribute``, one line of help). ``aliases``: another name → name. ``default``: the command that
+    runs if none is named.
     """
 
     table: Mapping[str, tuple[str, str]] = {}
     aliases: Mapping[str, str] = {}
+    default = ""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if self.default and args[:1] not in (["-h"], ["--help"]) and (not args or args[0].startswith("-")):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
 
     def names(self, command: str) -> list[str]:
         """The command's name, and its other names."""
@@ -132,10 +144,10 @@ def _suggestion(name: str, table: Mapping[str, tuple[str, str]], path: str) -> s
     )
 
 
-def lazy(table: Mapping[str, tuple[str, str]], **aliases: str) -> Any:
+def lazy(table: Mapping[str, tuple[str, str]], default: str = "", /, **aliases: str) -> Any:
     """The class of a group with this table, for ``click.group(cls=…)``; ``aliases`` have _ for -."""
     others = {alias.replace("_", "-"): name for alias, name in aliases.items()}
-    return type("Group", (_LazyGroup,), {"table": dict(table), "aliases": others})
+    return type("Group", (_LazyGroup,), {"table": dict(table), "aliases": others, "default": default})
 
 
 @click.group(cls=lazy(COMMANDS), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -30,7 +30,7 @@ NAMED = 3
 CHOICE = "name stacks, choose them with --label, --status, --node or --template, or use --all"
 DONE = {
     "delete": "deleted", "extend": "extended", "restart": "restarted", "renew": "renewed", "stop": "stopped",
-    "start": "started",
+    "start": "started", "create": "created",
 }  # fmt: skip
 WORDS = {"creating": "are starting", "node_deleted": "lost their node", "deleted": "are gone"}
 HARMLESS = ("extend", "start")
@@ -73,13 +73,13 @@ def _command(action: Any, text: str, example: str = "", *, starts: bool = False)
         bulk = _Bulk(client, action, ttl or None)
         jobs, total = bulk.begun(stack_ids, chosen, sure=options["yes"] or action in HARMLESS)
         if not total:
-            _print_jobs(jobs, output)
+            print_jobs(jobs, output)
             nothing = f"no stack matches: nothing to {action}"
             if action != "delete":
                 raise click.ClickException(nothing)
             click.echo(nothing, err=True)
         elif options["no_wait"]:
-            if not _print_jobs(jobs, output):
+            if not print_jobs(jobs, output):
                 click.echo("\n".join(job.job_id for job in jobs))
         else:
             named = bool(stack_ids) and stack_ids != ("-",)
@@ -198,9 +198,9 @@ def _follow(
     with interruptible(f"{_continuing(jobs)} to {action} {counted(total, 'stack')}"):
         jobs = finished(action, bulk.read, jobs, total)
         jobs = [_settled(bulk, job) if settles else job for job in jobs]
-    if not _print_jobs(jobs, output):
+    if not print_jobs(jobs, output):
         for job in jobs:
-            _print_job(job, came_of(job, DONE[action]) if settles else f"{job.done} {DONE[action]}", output)
+            print_job(job, came_of(job, DONE[action]) if settles else f"{job.done} {DONE[action]}", output)
     undone = sum(job.failed + (job.not_found if named or action != "delete" else 0) for job in jobs)
     broken = sum(job.outcome.statuses.get("failed", 0) for job in jobs if settles and job.outcome)
     if broken and not undone:
@@ -260,13 +260,14 @@ def came_of(job: Job, done: str) -> str:
     return f"{job.done} {done}: {', '.join(parts)}"
 
 
-def _print_jobs(jobs: list[Job], output: str | None) -> bool:
+def print_jobs(jobs: list[Job], output: str | None) -> bool:
     """Print jobs as JSON, if that is the output: the job, or ``{"jobs": […]}`` if there is not exactly one."""
     raw = [job.raw for job in jobs]
     return printed(raw[0] if len(raw) == 1 else {"jobs": raw}, output, raw)
 
 
-def _print_job(job: Job, done: str, output: str | None) -> None:
+def print_job(job: Job, done: str, output: str | None) -> None:
+    """Print a job's counts in a line, and why stacks failed."""
     counts = (done, f"{job.not_found} not found", f"{job.failed} failed")
     click.echo("\t".join([job.job_id, *(() if output == "name" else counts)]))
     reasons: dict[str, list[str]] = {}

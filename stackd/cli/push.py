@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from stackd.cli import DRIFT, NO_KEY
 from stackd.cli import output as render
-from stackd.cli.target import client_options, interruptible
+from stackd.cli.options import output_option
+from stackd.cli.target import client_options, interruptible, no_key
 from stackd.printable import printable, some_of
 
 if TYPE_CHECKING:
-    from stackd.client import ApiError, Client
+    from stackd.client import ApiError, Client, Template
 
+SENT = ("new", "changed", "deleted")
+ORDER = {"new": 0, "changed": 0, "deleted": 1, "same": 2, "kept": 3}
 SHOWN = 4
 """How many fields of a changed template are named."""
 
@@ -37,16 +41,22 @@ class Source:
     mistakes: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True, kw_only=True)
-class Changes:
-    """What a push would do, by template: ``put`` with a word and the fields that differ, ``delete``; and what is wrong.
-    ``kept``: what the folder lacks, and others have written."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a push would do about one template; ``fields``: of a changed one, those that differ.
 
-    put: dict[str, str] = field(default_factory=dict)
-    delete: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    same: list[str] = field(default_factory=list)
-    mistakes: list[str] = field(default_factory=list)
+    ``kept`` is what the folder lacks, and others have written.
+    """
+
+    name: str
+    change: Literal["new", "changed", "deleted", "same", "kept"]
+    fields: list[str] = field(default_factory=list)
+
+    @property
+    def line(self) -> str:
+        """The change in a line."""
+        more = f": {some_of(self.fields or ['comments'], SHOWN)}" if self.change == "changed" else ""
+        return f"{self.change:<8} {self.name}{more}"
 
 
 @click.command()
@@ -55,7 +65,15 @@ class Changes:
 @click.option("--prune", is_flag=True, help="Delete what this key has written and the folder lacks; asks before.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would change, and send nothing.")
-def push(client: Client, folder: Path, prune: bool, yes: bool, dry_run: bool) -> None:
+@click.option(
+    "--check", is_flag=True, help="As --dry-run; exit code 3 if something would change, 4 without an API key."
+)
+@click.option(
+    "--set", "values", multiple=True, metavar="NAME.FIELD=VALUE",
+    help="Another value in a template, as YAML, for this daemon: web-1.pool=20. May be repeated.",
+)  # fmt: skip
+@output_option("json")
+def push(client: Client, folder: Path, output: str | None, values: tuple[str, ...], **options: bool) -> None:
     """Send the templates in a folder and the folders in it (NAME.yaml each) to a daemon.
 
     Says what is new, changed, the same, and deleted. If a template is wrong, prints all mistakes with their lines, sends
@@ -63,38 +81,81 @@ def push(client: Client, folder: Path, prune: bool, yes: bool, dry_run: bool) ->
     those that another key has written. It deletes nothing for a folder without templates.
 
     \b
-    stackd push challenges/ --dry-run
-    stackd push challenges/ --prune --yes
+    stackd push challenges/ --check
+    stackd push challenges/ --prune --yes --set web-1.pool=20
     """
-    source = _source(folder)
-    changes = _changes(client, source, prune=prune)
-    if mistakes := [*source.mistakes, *changes.mistakes]:
-        raise click.ClickException("\n".join([*map(printable, mistakes), "nothing was sent"]))
+    from stackd.client import KeyRefused, Unreachable
+
+    source, sends = _source(folder), not (options["dry_run"] or options["check"])
+    _override(source, values)
+    try:
+        changes = _changes(client, source, prune=options["prune"])
+    except (KeyRefused, Unreachable):
+        if client.has_key or not options["check"]:
+            raise
+        source.mistakes += [
+            f"{source.files[name]}: a mapping with target_port and pod is expected, in YAML"
+            for name, text in source.texts.items()
+            if not _fields(text).keys() >= OF_A_TEMPLATE
+        ]
+        _refuse(source.mistakes, output)
+        click.echo(f"nothing was compared with what stackd has: {no_key(client.url)}", err=True)
+        sys.exit(NO_KEY)
+    _refuse(source.mistakes, output)
     if source.others:
         click.echo(printable(f"no templates, and not sent: {some_of(source.others, SHOWN)}"), err=True)
     if not source.texts:
         raise click.ClickException(
             f"{printable(str(folder))} has no templates: NAME.yaml is expected; nothing was sent"
         )
-    if changes.kept:
-        click.echo(printable(f"written by others, and not deleted: {some_of(changes.kept, SHOWN)}"), err=True)
-    if changes.delete and not (yes or dry_run):
-        _ask(changes.delete)
+    if kept := [one.name for one in changes if one.change == "kept"]:
+        click.echo(printable(f"written by others, and not deleted: {some_of(kept, SHOWN)}"), err=True)
+    deleted = [one.name for one in changes if one.change == "deleted"]
+    if deleted and sends and not options["yes"]:
+        _ask(deleted)
+    _carry_out(client, source, changes, sends=sends, output=output)
+    if would := sum(one.change in SENT for one in changes) if not sends else 0:
+        click.echo(f"a dry run: {render.counted(would, 'template')} would change", err=True)
+        sys.exit(DRIFT if options["check"] else 0)
+
+
+def _carry_out(client: Client, source: Source, changes: list[Change], *, sends: bool, output: str | None) -> None:
+    """Send the changes in their order, and print each."""
     with interruptible("what is listed was sent; the same push sends the rest"):
-        for name, what in changes.put.items():
-            if not dry_run:
-                client.put_template(name, source.texts[name])
-            click.echo(printable(what))
-        for name in changes.delete:
-            if not dry_run:
-                client.delete_template(name)
-            click.echo(f"deleted  {name}")
-    for name in changes.same:
-        click.echo(f"same     {name}")
-    if dry_run:
-        click.echo(
-            f"a dry run: {render.counted(len(changes.put) + len(changes.delete), 'template')} would change", err=True
-        )
+        for one in changes:
+            if sends and one.change in ("new", "changed"):
+                client.put_template(one.name, source.texts[one.name])
+            elif sends and one.change == "deleted":
+                client.delete_template(one.name)
+            if not output and one.change != "kept":
+                click.echo(printable(one.line))
+    if output:
+        render.print_json({"sent": sends, "templates": [asdict(one) for one in changes], "others": source.others})
+
+
+def _refuse(mistakes: list[str], output: str | None) -> None:
+    """Fail with the mistakes, if there are any."""
+    if mistakes:
+        if output:
+            render.print_json({"sent": False, "mistakes": mistakes})
+        raise click.ClickException("\n".join([*map(printable, mistakes), "nothing was sent"]))
+
+
+def _override(source: Source, values: tuple[str, ...]) -> None:
+    """Set the values of ``--set`` in the texts. Raises UsageError."""
+    from stackd.cli.override import overridden
+
+    for one in values:
+        where, equals, value = one.partition("=")
+        name, *path = where.split(".")
+        if not equals or not path or not all(path):
+            raise click.UsageError(f"--set must be like web-1.pool=20, not {printable(one)!r}")
+        if name not in source.texts:
+            raise click.UsageError(f"--set {printable(one)}: the folder has no template {printable(name)}")
+        try:
+            source.texts[name] = overridden(source.texts[name], path, value)
+        except ValueError as error:
+            raise click.UsageError(f"--set {printable(one)}: {printable(str(error))}") from error
 
 
 def _ask(names: list[str]) -> None:
@@ -140,36 +201,44 @@ def _read(source: Source, path: Path) -> str:
         return ""
 
 
-def _changes(client: Client, source: Source, *, prune: bool) -> Changes:
-    from stackd.client import ApiError as Refused
-    from stackd.client import Conflict, KeyRefused
-    from stackd.template_files import version_of
-
-    changes, there = Changes(), {one.name: one for one in client.templates()}
-    for name, text in source.texts.items():
-        known, file = there.get(name), source.files[name]
-        if known is not None and known.version == version_of(text.encode()):
-            changes.same.append(name)
-            continue
-        try:
-            client.put_template(name, text, dry_run=True)
-        except (KeyRefused, Conflict) as error:
-            changes.mistakes.append(f"{file}: {error.sentence}")
-        except Refused as error:
-            if error.status not in (400, 413):
-                raise
-            changes.mistakes += _mistakes(str(file), error)
-        else:
-            changes.put[name] = f"new      {name}"
-            if known is not None:
-                differ = [*_differences(_fields(client.template(name).text), _fields(text))]
-                changes.put[name] = f"changed  {name}: {some_of(differ or ['comments'], SHOWN)}"
+def _changes(client: Client, source: Source, *, prune: bool) -> list[Change]:
+    """In the order in which they are sent; adds what is wrong to the source's mistakes."""
+    there = {one.name: one for one in client.templates()}
+    changes = [one for name in source.texts if (one := _change(client, source, name, there.get(name))) is not None]
     if prune:
         own = client.key().name
         for name, one in there.items():
             if one.source != "file" and name not in source.texts:
-                (changes.delete if one.written_by == own else changes.kept).append(name)
-    return changes
+                changes.append(Change(name=name, change="deleted" if one.written_by == own else "kept"))
+    return sorted(changes, key=lambda one: ORDER[one.change])
+
+
+def _change(client: Client, source: Source, name: str, known: Template | None) -> Change | None:
+    """What a push would do about a template of the folder; None if it is wrong."""
+    from stackd.client import ApiError as Refused
+    from stackd.client import Conflict, KeyRefused
+    from stackd.template_files import version_of
+
+    text, file = source.texts[name], source.files[name]
+    if known is not None and known.version == version_of(text.encode()):
+        return Change(name=name, change="same")
+    try:
+        client.put_template(name, text, dry_run=True)
+    except (KeyRefused, Conflict) as error:
+        source.mistakes.append(f"{file}: {error.sentence}")
+    except Refused as error:
+        if error.status not in (400, 413):
+            raise
+        source.mistakes += _mistakes(str(file), error)
+    else:
+        if known is None:
+            return Change(name=name, change="new")
+        return Change(
+            name=name,
+            change="changed",
+            fields=[*_differences(_fields(client.template(name).text), _fields(text))],
+        )
+    return None
 
 
 def _mistakes(file: str, error: ApiError) -> Iterator[str]:

@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackd.cli import lazy
 from stackd.cli import output as render
-from stackd.cli.options import Length, filter_options, label_option, output_option, stack_complete
+from stackd.cli.options import (
+    Length,
+    checked,
+    filter_options,
+    label_option,
+    output_option,
+    stack_complete,
+    template_complete,
+)
 from stackd.cli.target import client_options
 from stackd.contract import ACTIONS, AUDIT, STACK_FIELDS
 from stackd.printable import printable
@@ -27,10 +36,34 @@ IN_EVENTS = tuple(column for column in render.COLUMNS if column.head not in ("no
 """The columns of a stack that an event shows on a terminal."""
 
 
-@click.command()
+TEMPLATE_VERBS = {
+    "list": ("stackd.cli.system:list_templates", "List the templates."),
+    "delete": ("stackd.cli.system:delete_templates", "Delete templates of the API."),
+}
+
+
+@click.group(cls=lazy(TEMPLATE_VERBS, "list", get="list"))
+def templates() -> None:
+    """List the templates, or delete some; `stackd push` writes them. Without a command, it lists them."""
+
+
+@click.command("delete")
+@client_options
+@click.argument("names", metavar="TEMPLATE…", nargs=-1, required=True, shell_complete=template_complete)
+def delete_templates(client: Client, names: tuple[str, ...]) -> None:
+    """Delete templates that were written over the API. Their stacks stay until they expire; their pools are removed.
+
+    A template of a file on the daemon's machine is deleted there.
+    """
+    for name in names:
+        client.delete_template(checked(name))
+        click.echo(f"deleted  {name}")
+
+
+@click.command("list")
 @client_options
 @output_option("json", "jsonl", "name")
-def templates(client: Client, output: str | None) -> None:
+def list_templates(client: Client, output: str | None) -> None:
     """List the templates that a create can name, their stacks, and the state of their pools."""
     entries = [one.raw for one in client.templates()]
     if not render.printed({"templates": entries}, output, entries, "name"):

@@ -185,6 +185,19 @@ async def test_following_a_log_waits_for_the_container_and_outlasts_a_cluster_th
     assert (result.exit_code, result.stdout) == (0, "starting\nready\n")
 
 
+async def test_jobs_are_listed_shown_and_waited_for(shell: Shell) -> None:
+    stack_id = (await shell.at.create())["stack_id"]
+    job_id = await shell.at.batch_delete(stack_id, "stack-none")
+    waited = await shell.any_command("jobs", "wait", job_id)
+    assert (waited.exit_code, waited.stdout) == (0, f"{job_id}\t1 deleted\t1 not found\t0 failed\n")
+    assert (await shell.any_command("jobs", "list", "-o", "name")).stdout == f"{job_id}\n"
+    shown = json.loads((await shell.any_command("jobs", "show", job_id, "--results", "-o", "json")).stdout)
+    assert (shown["status"], len(shown["results"])) == ("completed", 2)
+    facts = dict(line.split("\t") for line in (await shell.any_command("jobs", "show", job_id)).stdout.splitlines())
+    assert facts["stacks"] == "2: 1 deleted, 1 not found, 0 failed"
+    assert (await shell.any_command("jobs", "show", "job-none")).exit_code == 1
+
+
 async def test_reconcile_shows_what_is_held_and_fails_with_the_reason_while_it_cannot_be_released(shell: Shell) -> None:
     async def reconcile(*words: str) -> tuple[int, str]:
         result = await shell.any_command("reconcile", *words)
@@ -209,7 +222,8 @@ async def test_reconcile_shows_what_is_held_and_fails_with_the_reason_while_it_c
 async def test_only_what_was_chosen_is_reported(shell: Shell) -> None:
     first = await shell.at.running(seed() | {"labels": {"team": "7"}})
     process = await shell.process("stacks", "watch", "--label", "team=7", "--status", "running", "--json")
-    assert (lines := process.stdout) is not None
+    lines = process.stdout
+    assert lines is not None
     changes: list[tuple[str, str, str]] = []
 
     async def until(events: tuple[str, ...], stack_id: str) -> str:

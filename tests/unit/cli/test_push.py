@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
 
+from stackd.cli.override import overridden
 from stackd.keys import digest
 from tests.harness import harness
 from tests.templates import PLAIN, folder_with, shown
@@ -58,6 +61,65 @@ async def test_a_folder_is_sent_changed_and_pruned_and_the_same_changes_nothing(
     assert list(await shown(shell.at)) == ["filed", "web-1", "web-3"], "the file's template stays"
     write(shell, web_3=PLAIN)
     assert "changed  web-3: comments" in (await push(shell)).stdout
+
+
+async def test_a_check_has_a_code_for_what_differs_and_for_no_key(shell: Shell) -> None:
+    write(shell, web_1=PLAIN)
+    assert (await push(shell, "--check", code=3)).stdout == "new      web-1\n"
+    assert list(await shown(shell.at)) == ["filed"]
+    await push(shell)
+    assert (await push(shell, "--check")).stdout == "same     web-1\n"
+    alone = await shell.any_command("push", str(shell.home / "pushed"), "--check", STACKD_API_KEY="")
+    assert (alone.exit_code, "STACKD_API_KEY" in alone.stderr) == (4, True)
+    write(shell, web_1="pod: [")
+    wrong = await shell.any_command("push", str(shell.home / "pushed"), "--check", STACKD_API_KEY="")
+    assert (wrong.exit_code, "web-1.yaml: a mapping with target_port and pod is expected" in wrong.stderr) == (1, True)
+
+
+async def test_an_environment_has_values_of_its_own_and_a_program_reads_json(shell: Shell) -> None:
+    write(shell, web_1=PLAIN)
+    given = ("--set", "web-1.pool=2", "--set", "web-1.ttl=2h", "--set", "web-1.pod.spec.containers.0.image=x:1")
+    first = json.loads((await push(shell, "-o", "json", *given)).stdout)
+    assert first == {"sent": True, "templates": [{"name": "web-1", "change": "new", "fields": []}], "others": []}
+    text = (await shell.at.get("/templates/web-1"))["text"]
+    assert yaml.safe_load(text) == yaml.safe_load(
+        PLAIN.replace("ttl: 1h", "ttl: 2h").replace("nginx:stable", "x:1")
+    ) | {"pool": 2}
+    changed = json.loads((await push(shell, "-o", "json", "--check", code=3)).stdout)
+    assert (changed["sent"], changed["templates"][0]["fields"]) == (
+        False,
+        ["pool", "ttl", "pod.spec.containers[0].image"],
+    )
+    write(shell, web_1=PLAIN + "ttll: 1h\n")
+    wrong = json.loads((await push(shell, "-o", "json", code=1)).stdout)
+    assert "ttll" in wrong["mistakes"][0]
+    for bad in (
+        "web-1",
+        "web-1.=2",
+        "web-9.pool=2",
+        "web-1.ttl.x=2",
+        "web-1.pool=[",
+        "web-1.pod.spec.containers.9.image=x",
+    ):
+        assert "--set" in (await push(shell, "--set", bad, code=2)).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value", "after"),
+    [
+        ("a: 1 # one\nb: 2\n", "a", "3", "a:  3 # one\nb: 2\n"),
+        ("# top\na: 1\n", "b", "yes", "# top\nb: true\na: 1\n"),
+        ("a:\n  b: x\n# c\nd: 1\n", "a.c", "2", 'a:\n  c: 2\n  b: x\n# c\nd: 1\n'),
+        ("a: {b: 1}\n", "a.c.d", "x", 'a: {c: {"d": "x"}, b: 1}\n'),
+        ("a: {}\n", "a.b", "1", "a: {b: 1}\n"),
+        ("a:\nb: 1\n", "a", "[1, 2]", "a: [1, 2]\nb: 1\n"),
+        ("a:\n- x\n- y\nb: 1\n", "a", "[z]", 'a:\n ["z"]\nb: 1\n'),
+        ("a:\n- x: 1\n- x: 2\n", "a.1.x", "3", "a:\n- x: 1\n- x:  3\n"),
+        ("a: |\n  many\n  lines\nb: 1\n", "a", "one", 'a:  "one"\nb: 1\n'),
+    ],
+)  # fmt: skip
+def test_a_value_is_set_and_the_rest_of_the_text_stays(text: str, path: str, value: str, after: str) -> None:
+    assert overridden(text, path.split("."), value) == after
 
 
 async def test_a_folder_without_templates_deletes_nothing(shell: Shell) -> None:
@@ -140,3 +202,13 @@ async def test_a_template_of_a_file_that_is_the_same_is_no_mistake(shell: Shell)
 
 async def test_a_folder_that_is_not_there_is_a_usage_error(shell: Shell) -> None:
     assert (await shell.any_command("push", str(shell.home / "nowhere"))).exit_code == 2
+
+
+async def test_templates_are_deleted_and_listed_also_without_a_command(shell: Shell) -> None:
+    write(shell, web_1=PLAIN)
+    await push(shell)
+    for words in (("templates", "-o", "name"), ("templates", "list", "-o", "name")):
+        assert (await shell.any_command(*words)).stdout == "filed\nweb-1\n"
+    assert (await shell.any_command("templates", "delete", "web-1")).stdout == "deleted  web-1\n"
+    assert list(await shown(shell.at)) == ["filed"]
+    assert (await shell.any_command("templates", "delete", "web-1")).exit_code == 1
