@@ -204,7 +204,8 @@ def _read(source: Source, path: Path) -> str:
 def _changes(client: Client, source: Source, *, prune: bool) -> list[Change]:
     """In the order in which they are sent; adds what is wrong to the source's mistakes."""
     there = {one.name: one for one in client.templates()}
-    changes = [one for name in source.texts if (one := _change(client, source, name, there.get(name))) is not None]
+    found = [_change(client, source, name, there.get(name)) for name in source.texts]
+    changes = [change for change in found if change is not None]
     if prune:
         own = client.key().name
         for name, one in there.items():
