@@ -37,11 +37,13 @@ async def observe(context: Context, stack: Stack) -> Stack:
     """Write the status of an accepted stack if it differs from the row; returns the row. That a missing pod ends the
     stack is a step (``end``). Raises StoreUnavailable; then nothing seen is remembered."""
     stack_id, memory, mirror = stack.stack_id, context.memory, context.mirror
-    if not stack.accepted or stack.deleting_since is not None or context.gate.view_is_unverified:
+    if not stack.accepted or stack.deleting_since is not None:
         return stack
     pod = own_pod(mirror.pods.get(stack.pod_name), stack)
     if (stack.pod_uid is None or pod is None) and not stack.ended:
         return stack  # it is being stopped or started, or its end has to be proven: a step writes its status
+    if context.gate.view_is_unverified:
+        return stack
     node = mirror.nodes.get((pod.node_name if pod is not None else None) or stack.node_id or "")
     seen = (pod, mirror.services.get(SERVICE_PREFIX + stack_id), node)
     if memory.seen.get(stack_id) == (stack, *seen):

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stackd.clock import NANOSECONDS
+from stackd.config import RoutesSection
 from stackd.kube.objects import ContainerState, PodState
 from stackd.kube.records import POD_DELETED, POD_DELETED_MESSAGE
+from stackd.lifecycle.desired import Objects
 from stackd.model import CLUSTER, NOT_READY, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent, struct
 from stackd.templates.hiding import hide
 
@@ -59,6 +61,7 @@ class Memory:
     ``gone``          the objects that Kubernetes itself has said to be gone, since stackd last made them; and the uid of
                       those that it has removed (None: it had none of that name)
     ``held``          the objects whose removal something holds up
+    ``objects``       the row and the configuration for which its objects were computed last, and these
     ``crowded``       the stacks that have no quota for two pods
     ``disruptions``   by the pod's uid, why the cluster itself has deleted it
 
@@ -71,6 +74,7 @@ class Memory:
     seen: dict[str, tuple[object, ...]] = field(default_factory=dict)
     gone: dict[str, dict[tuple[str, str], str | None]] = field(default_factory=dict)
     held: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    objects: dict[str, tuple[Stack, RoutesSection, Objects]] = field(default_factory=dict)
     crowded: set[str] = field(default_factory=set)
     disruptions: dict[str | None, str] = field(default_factory=dict)
     epoch: int = 0
@@ -107,7 +111,7 @@ class Memory:
         self.crowded.discard(before.stack_id)
         self.held.pop(before.stack_id, None)
         if after is None:
-            for memory in (self.pull_failing, self.progress, self.gone, self.seen):
+            for memory in (self.pull_failing, self.progress, self.gone, self.seen, self.objects):
                 memory.pop(before.stack_id, None)
 
 

@@ -22,8 +22,15 @@ def look_at(context: Context, stack: Stack) -> Decision:
 
 
 def objects_of(context: Context, stack: Stack) -> Objects:
-    """The objects that the stack should have, by the configuration in force."""
-    return desired(stack, context.config.routes, context.cluster.instance)
+    """The objects that the stack should have, by the configuration in force. They are computed once for each version of the
+    row."""
+    known, routes = context.memory.objects.get(stack.stack_id), context.config.routes
+    if known is not None and known[0] is stack and known[1] is routes:
+        return known[2]
+    objects = desired(stack, routes, context.cluster.instance)
+    if context.store.stacks.get(stack.stack_id) is stack:
+        context.memory.objects[stack.stack_id] = stack, routes, objects
+    return objects
 
 
 def see(context: Context, stack: Stack, objects: Objects) -> Seen:
