@@ -149,7 +149,7 @@ async def test_it_is_made_whole_again_behind_the_same_port(vm: Machine, what: st
 async def test_one_on_a_node_whose_kubelet_does_not_answer_is_replaced(
     vm: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owned, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(owned, "UNREADY_SECONDS", 0.0)
     monkeypatch.setattr(decide, "LINGER_NANOSECONDS", 0)
     at = await start(vm, notes=template())
     stack_id = await shared_stack(at)
