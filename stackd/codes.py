@@ -75,10 +75,6 @@ class ErrorCode(enum.StrEnum):
         *("cross_site", 403, "Of `/play`: another site's page sent this, or it lacks the header `X-Play`."),
         *(NO, RELOAD),
     )
-    WORK_WRONG = (
-        *("work_wrong", 403, "Of `/play`: the proof of work is wrong, late or used."),
-        *("with a new challenge", "Your browser could not solve the puzzle that keeps robots away. Reload the page."),
-    )
     STACK_NOT_FOUND = "stack_not_found", 404, "There is no such stack; it may have expired.", NO, ENDED
     JOB_NOT_FOUND = (
         *("job_not_found", 404, "There is no such job, or no longer (`batch_delete.keep_jobs`)."),

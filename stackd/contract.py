@@ -144,7 +144,7 @@ class Body(Struct, frozen=True, kw_only=True, dict=True):
     optional: ClassVar[tuple[str, ...] | None] = None
     """The fields that are left out while they have their default; None: all that have one."""
 
-    unshown: ClassVar[tuple[str, ...]] = ("pod_spec", "values", "env", "token", "work")
+    unshown: ClassVar[tuple[str, ...]] = ("pod_spec", "values", "env", "token")
     """The fields that ``repr`` leaves out: a log is read by people who may not know a flag or use a link."""
 
     def __post_init__(self) -> None:
@@ -1074,10 +1074,6 @@ class CreateLink(Request, frozen=True, kw_only=True):
     total: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None,
         doc("With `each`: how many stacks all visitors may have together."),
-    ] = None
-    work: Annotated[
-        Annotated[int, Meta(ge=0, le=24)] | None,
-        doc("With `each`: bits of the work of a new visitor's browser; if not given, `play.work`."),
     ] = None
 
 

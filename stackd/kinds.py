@@ -39,8 +39,6 @@ AT_START: Final = "at start"
 _LONGEST_SECONDS: Final = 10 * 366 * 86400.0
 _ORIGIN: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 SHORTEST_SECRET: Final = 32
-MOST_WORK: Final = 24
-"""The most bits of a proof of work: a phone needs a minute for these."""
 
 
 class Section(BaseModel):
@@ -249,7 +247,6 @@ PlayUrl = Annotated[
     _matches(_optional(lambda text: bool(_ORIGIN.fullmatch(text))), "is not such a URL"),
     Expects(what='a URL without a path, such as "https://stackd.example", or ""'),
 ]
-Work = Annotated[int, Ge(0), Le(MOST_WORK), Expects(what=f"a whole number from 0 to {MOST_WORK}")]
 LabelRates = Annotated[
     Mapping[ClientLabel, Annotated[str, _parses(parse_frequency)]],
     one_spelling,

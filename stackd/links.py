@@ -33,6 +33,7 @@ PLAYER, LINK = "player", LINK_LABEL
 """The labels of the stacks of an open link: whose visitor they are, and of which link."""
 
 _VERSION: Final = 1
+_UNUSED: Final = 9  # a place in the signed list: links of earlier versions have a number there
 _TOKEN, _SESSION, _HELPER = b"token", b"session", b"helper"
 
 
@@ -43,7 +44,6 @@ class Link:
     ``stacks``     how many stacks a player may have; 0: it is a helper's, who reads everything
     ``expires_at`` in seconds since the epoch
     ``total``      of an open link: how many stacks all of its visitors may have; 0: it is one player's
-    ``work``       the bits of the proof of work of a new visitor
     ``visitor``    in a session of an open link: which visitor
     """
 
@@ -55,7 +55,6 @@ class Link:
     expires_at: int
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     total: int = 0
-    work: int = 0
     visitor: str = ""
 
     @property
@@ -163,7 +162,9 @@ class Signer:
         return self._read(_SESSION, text)
 
     def _sign(self, purpose: bytes, link: Link, key_id: str) -> str:
-        payload = _encode(orjson.dumps([_VERSION, *(getattr(link, name) for name in Link.__slots__)], default=dict))
+        values = [_VERSION, *(getattr(link, name) for name in Link.__slots__)]
+        values.insert(_UNUSED, 0)
+        payload = _encode(orjson.dumps(values, default=dict))
         return f"{key_id}.{payload}.{_encode(self._signature(purpose, key_id, payload))}"
 
     def _read(self, purpose: bytes, text: str) -> Link:
@@ -174,8 +175,9 @@ class Signer:
                 self._signature(purpose, key_id, payload)
             )  # compared as text: none has a second spelling
             if hmac.compare_digest(signature, expected):
-                version, *values = orjson.loads(_decode(payload))
-                if version == _VERSION:
+                values = orjson.loads(_decode(payload))
+                if values.pop(0) == _VERSION:
+                    del values[_UNUSED - 1]
                     link = Link(**dict(zip(Link.__slots__, values, strict=True)))
                     return replace(link, templates=tuple(link.templates))
         raise Unauthenticated("the link is not valid", code=ErrorCode.LINK_INVALID)

@@ -48,7 +48,6 @@ from stackd.kinds import (
     Size,
     Text,
     TextSize,
-    Work,
     as_tuple,
     key,
 )
@@ -327,7 +326,6 @@ class PlaySection(Section):
     """Links by which players start stacks on stackd's own page, /play; off without a secret."""
 
     url: PlayUrl = key("", 'Where browsers reach stackd, such as "https://stackd.example"; links begin with it.')
-    work: Work = key(0, "Bits of the proof of work of open links that do not say; each bit doubles it, 0 is none.")
     secret: Secret = key(
         SecretStr(""), 'Signs the links; better in the credential "play-secret". Of several, the first signs.'
     )

@@ -275,6 +275,10 @@ def _unknown_key(section: str, key: str) -> str:
     """The sentence for an unknown key, with the nearest name in the section, or the section that has the key."""
     if (section, key) == ("auth", "key"):
         return _NO_KEY_TEXT
+    if (section, key) == ("play", "work"):
+        return (
+            "this key has gone, and proof of work with it: take it out; the total of an open link limits its visitors"
+        )
     owner = next((other for other, model in SECTIONS.items() if key in model.model_fields), "")
     return "unknown key" + (suggest(f"[{owner}] {key}") if owner else did_you_mean(key, SECTIONS[section].model_fields))
 

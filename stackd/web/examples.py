@@ -134,7 +134,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "CreateLink": {
         "for a player": {"labels": {"player": "seat-12"}, "templates": ["lab-*"], "expires": "7d", "name": "Seat 12"},
-        "open": {"labels": {}, "each": "visitor", "total": 50, "work": 18, "expires": "4h", "name": "Workshop"},
+        "open": {"labels": {}, "each": "visitor", "total": 50, "expires": "4h", "name": "Workshop"},
     },
     "NewLink": {
         "made": {

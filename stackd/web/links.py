@@ -155,7 +155,7 @@ async def revoke_link(call: ApiCall) -> web.Response:
 
 def _link_of(call: ApiCall, given: contract.CreateLink) -> Link:
     """The link that the body asks for. Raises InvalidRequest, PermissionDenied."""
-    helper, is_open, config = given.scope is not None, given.each is not None, call.api.context.config
+    helper, is_open = given.scope is not None, given.each is not None
     if helper:
         _check_helper(call.key, given)
     if is_open != (given.total is not None):
@@ -170,7 +170,6 @@ def _link_of(call: ApiCall, given: contract.CreateLink) -> Link:
         expires_at=call.api.context.clock.now() // NANOSECONDS + _life(given.expires or DEFAULT_LIFE),
         among=call.key.labels,
         total=given.total or 0,
-        work=(config.play.work if is_open else 0) if given.work is None else given.work,
     )
 
 

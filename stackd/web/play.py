@@ -6,7 +6,6 @@ An error has its code and what a player may read, nothing else. Times are second
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, cast
@@ -34,9 +33,6 @@ class OpenLink(Request, frozen=True, kw_only=True):
     """A player's browser opens a link."""
 
     token: Annotated[str, doc("What follows the `#` of the link.")]
-    work: Annotated[
-        Mapping[str, str] | None, doc("Of a new visitor of an open link: the challenge and its answer.")
-    ] = None
 
 
 class StartOfPlayer(Request, frozen=True, kw_only=True):
@@ -48,19 +44,14 @@ class StartOfPlayer(Request, frozen=True, kw_only=True):
 
 @route("POST", "/play/session", public=True, asks=True)
 async def open_session(call: ApiCall) -> web.Response:
-    """Exchange a link's token for a cookie, or for the work that a new visitor of an open link has to do first."""
+    """Exchange a link's token for a cookie; of an open link, each browser gets one of its own."""
     players = call.api.players
     players.require_own_page(call.request)
-    given = requests.parse(await stacks.read_body(call), OpenLink)
-    token = given.token
+    token = requests.parse(await stacks.read_body(call), OpenLink).token
     link = players.valid(players.signer.read_token(token))
     call.request[CALLER] = link.key().principal
     if link.total:
-        challenge, answer = ((given.work or {}).get(name, "") for name in ("challenge", "answer"))
-        known = _same_link(call, link)
-        if known is None and link.work and not challenge:
-            return json_response(orjson.dumps({"work": {"bits": link.work, "challenge": players.challenge(link)}}))
-        link = known or players.new_visitor(call.request, link, challenge, answer)
+        link = _same_link(call, link) or players.new_visitor(call.request, link)
     response = web.Response(status=204)
     players.remember(call.request, response, players.signer.session(link, token), players.remaining(link))
     return response

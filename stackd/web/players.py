@@ -1,18 +1,13 @@
 """Players: which link a request below ``/play`` belongs to, and the budgets of players. And helpers, whose link is an API key.
 
-Owns: the cookie, the proof of work of new visitors, and that a request comes from stackd's own page. The cookie is the signed
-session (``stackd.links``), so a session survives a restart and a takeover. It opens no other route, and no API key opens
-these. A challenge is signed with a key of this process, for one link, and good for two minutes, once: so what has to be
-remembered of used ones is bounded, and a restart leaves none.
+Owns: the cookie, and that a request comes from stackd's own page. The cookie is the signed session (``stackd.links``), so a
+session survives a restart and a takeover. It opens no other route, and no API key opens these.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -51,8 +46,6 @@ MOST_ENDS: Final = 10_000
 KEPT_SECONDS: Final = 7 * 86_400
 """For so long after its link has expired, a browser keeps the session, so that the page can say what has happened."""
 
-CHALLENGE_SECONDS: Final = 120
-MOST_USED: Final = 50_000
 REQUESTS_A_MINUTE: Final = 600
 """Of each player, whether the operator limits keys or not."""
 
@@ -67,8 +60,6 @@ class Players:
         self._context, self._keys = context, keys
         self._requests, self._visitors = Failures(context.clock), Failures(context.clock)
         self._requests.per_minute, self._visitors.per_minute = REQUESTS_A_MINUTE, VISITORS_A_MINUTE
-        self._process_key = secrets.token_bytes(32)
-        self._used: dict[str, int] = {}
         self._ends: OrderedDict[tuple[str | None, frozenset[tuple[str, str]]], tuple[str, int]] = OrderedDict()
         self.stopped: set[str] = set()
         self._by_label: dict[tuple[str, str], set[str]] = {}
@@ -211,55 +202,9 @@ class Players:
 
     # ---- new visitors of open links
 
-    def challenge(self, link: Link) -> str:
-        """A new challenge for a visitor of the link."""
-        text = f"{secrets.token_hex(12)}.{self._seconds + CHALLENGE_SECONDS}"
-        return f"{text}.{self._of_process(link, text)}"
-
-    def new_visitor(self, request: web.Request, link: Link, challenge: str, answer: str) -> Link:
-        """The session of a new visitor. Raises PermissionDenied if the work is wrong, TooManyRequests if the address has
-        sent too many."""
+    def new_visitor(self, request: web.Request, link: Link) -> Link:
+        """The session of a new visitor. Raises TooManyRequests if the address has sent too many."""
         if wait := self._visitors.wait(self._keys.caller(request), attempt=True):
             sentence = f"more than {VISITORS_A_MINUTE} new visitors a minute from one address"
             raise TooManyRequests(sentence, wait, code=ErrorCode.TOO_MANY_VISITORS)
-        if link.work:
-            self._require_work(link, challenge, answer)
         return link.visited(secrets.token_hex(5))
-
-    def _require_work(self, link: Link, challenge: str, answer: str) -> None:
-        text, _, signature = challenge.rpartition(".")
-        now, until = self._seconds, text.rpartition(".")[2]
-        if not hmac.compare_digest(signature.encode(), self._of_process(link, text).encode()) or int(until) < now:
-            raise _wrong("the challenge is late, of another link, or no challenge")
-        if not solves(challenge, answer, link.work):
-            raise _wrong(f"the answer does not solve the challenge with {link.work} bits")
-        self._use(challenge, int(until), now)
-
-    def _use(self, challenge: str, until: int, now: int) -> None:
-        if challenge in self._used:
-            raise _wrong("the challenge was used before")
-        if len(self._used) >= MOST_USED:
-            self._used = {text: end for text, end in self._used.items() if end >= now}
-        if len(self._used) >= MOST_USED:
-            raise TooManyRequests("too many new visitors", CHALLENGE_SECONDS, code=ErrorCode.TOO_MANY_VISITORS)
-        self._used[challenge] = until
-
-    def _of_process(self, link: Link, text: str) -> str:
-        return hmac.digest(self._process_key, f"{link.link_id}.{text}".encode(), "sha256").hex()
-
-
-def solves(challenge: str, answer: str, bits: int) -> bool:
-    """Whether SHA-256 of ``challenge:answer`` begins with so many zero bits."""
-    hashed = hashlib.sha256(f"{challenge}:{answer[:32]}".encode(errors="replace")).digest()
-    return int.from_bytes(hashed) >> (256 - bits) == 0
-
-
-def _wrong(sentence: str) -> PermissionDenied:
-    return PermissionDenied(sentence, code=ErrorCode.WORK_WRONG)
-
-
-def work_of(fields: Mapping[str, object]) -> tuple[str, str]:
-    """Challenge and answer of the field ``work``."""
-    work = fields.get("work")
-    given = work if isinstance(work, dict) else {}
-    return str(given.get("challenge", ""))[:256], str(given.get("answer", ""))[:32]

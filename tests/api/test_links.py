@@ -285,10 +285,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an open link without a total": ({"labels": {}, "each": "visitor"}, "and each with total"),
     "another each": ({"each": "player", "total": 5}, 'each: must be "visitor"'),
     "an open link with a player": ({"each": "visitor", "total": 5}, "player is given to each visitor"),
-    "too much work": (
-        {"labels": {}, "each": "visitor", "total": 5, "work": 25},
-        "work: must be a whole number from 0 to 24",
-    ),
     "templates as text": ({"templates": "lab-*"}, "templates: must be a list"),
     "an empty template": ({"templates": [""]}, "templates[0]: must be a name"),
     "a name of two lines": ({"name": "a\nb"}, "name: must be printable"),

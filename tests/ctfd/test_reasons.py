@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -174,24 +172,6 @@ async def test_the_last_attempt_refuses_a_start(ctfd: Ctfd) -> None:
     challenge, player = await ctfd.challenge(max_attempts=1), await ctfd.player("ada")
     assert await player.submit(challenge, "flag{wrong}") == "incorrect"
     assert (await refused(player, f"challenges/{challenge}"))[:2] == (403, "no_attempts")
-
-
-async def test_a_start_costs_work_if_the_settings_say_so(ctfd: Ctfd, stackd: Harness) -> None:
-    await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", {"stackd_work_bits": 8})
-    challenges = [await ctfd.challenge(name=f"C{number}") for number in range(2)]
-    player, path = await ctfd.player("ada"), f"/api/v1/stackd/challenges/{challenges[0]}"
-    status, code, values = await refused(player, f"challenges/{challenges[0]}")
-    assert (status, code, values["bits"]) == (403, "work", 8)
-    asked = (await player.press(challenges[0]))["work"]["challenge"]
-    zero = (hashlib.sha256(f"{asked}:{nonce}".encode()).digest()[0] for nonce in count())
-    work = {"challenge": asked, "nonce": str(next(nonce for nonce, byte in enumerate(zero) if byte == 0))}
-    for wrong in (None, {**work, "nonce": "x"}, {**work, "challenge": "mine"}):
-        assert (await refused(player, f"challenges/{challenges[0]}", {"work": wrong}))[1] == "work"
-    assert (await refused(player, f"challenges/{challenges[1]}", {"work": work}))[1] == "work", "of another challenge"
-    await player.data("POST", path, {"work": work})
-    await player.until(challenges[0], status="running")
-    await player.press(challenges[0], "stop")
-    assert (await refused(player, f"challenges/{challenges[0]}", {"work": work}))[1] == "work", "once"
 
 
 async def test_ctfds_reset_takes_instances_flags_and_the_report_along(ctfd: Ctfd, stackd: Harness) -> None:

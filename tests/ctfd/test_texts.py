@@ -31,7 +31,7 @@ def test_each_reason_that_players_can_meet_has_a_text_in_their_language() -> Non
     }
     sources = {path.name: path.read_text() for path in PLUGIN.glob("*.py")}
     reasons = set(re.findall(r'^    "(\w+)": "', sources["answers.py"].partition("HOPELESS")[0], re.MULTILINE))
-    for name in ("access.py", "instances.py", "routes.py", "work.py"):
+    for name in ("access.py", "instances.py", "routes.py"):
         reasons |= set(re.findall(r'Refused\(.*?, "(\w+)"', sources[name]))
     assert len(reasons) > 30
     reasons |= {code.value for code in ErrorCode if code.players}
@@ -39,7 +39,7 @@ def test_each_reason_that_players_can_meet_has_a_text_in_their_language() -> Non
 
 
 def test_the_page_of_links_shows_the_same_box_in_the_same_languages() -> None:
-    shared = [*(PLUGIN / "assets" / name for name in ("box.js", "box.css", "feed.js", "work.js")), *LOCALE.iterdir()]
+    shared = [*(PLUGIN / "assets" / name for name in ("box.js", "box.css", "feed.js")), *LOCALE.iterdir()]
     assert {path.resolve() for path in PLAY.iterdir() if path.is_symlink()} == {path.resolve() for path in shared}
 
 

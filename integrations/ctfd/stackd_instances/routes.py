@@ -8,7 +8,7 @@ from CTFd.utils.user import authed, get_locale
 from flask import Blueprint, current_app, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from . import PLUGIN, access, instances, work
+from . import PLUGIN, access, instances
 from .access import Refused
 from .models import StackdChallenge, StackdInstance
 
@@ -53,8 +53,6 @@ def answer(row, account, challenge_id=None):
     more = instances.allowance(account)
     if data["status"] != "none":
         more["others"] = []
-    elif challenge_id is not None:
-        data["work"] = work.needed(account, challenge_id)
     return jsonify({"success": True, "data": {**data, **more, "locale": str(get_locale() or "")}})
 
 
@@ -104,9 +102,6 @@ def start(challenge_id):
         raise Refused("Everybody shares the instance of this challenge.", 409, "shared")
     if not access.has_attempts(challenge):
         raise Refused("You have no attempts left for this challenge.", 403, "no_attempts")
-    existing = instances.of_challenge(account, challenge_id)
-    if existing is None or existing.slot is None:
-        work.check(account, challenge_id, wanted.get("work"))
     row = instances.start(account, challenge, str(wanted.get("instead_of") or ""))
     current_app.stackd_worker.wake()
     return answer(row, account, challenge_id)

@@ -11,8 +11,8 @@ from .client import Stackd
 
 URL, KEY, SITE = "stackd_url", "stackd_key", "stackd_site"
 INSTANCES, STARTS = "stackd_instances_per_account", "stackd_starts_per_minute"
-MAKES_ROOM, WORK = "stackd_stop_the_oldest", "stackd_work_bits"
-NUMBERS = {INSTANCES: (1, 1, 1000), STARTS: (6, 1, 1000), MAKES_ROOM: (0, 0, 1), WORK: (0, 0, 24)}
+MAKES_ROOM = "stackd_stop_the_oldest"
+NUMBERS = {INSTANCES: (1, 1, 1000), STARTS: (6, 1, 1000), MAKES_ROOM: (0, 0, 1)}
 """The default of each number, the least and the most."""
 ENVIRONMENT = {URL: "STACKD_URL", KEY: "STACKD_KEY"}
 

@@ -38,6 +38,9 @@ node_selector = { role = 1 }
 
 [log]
 level = "debgu"
+
+[play]
+work = 18
 """
     assert mistakes_in(text, {"STACKD_SERVER__HOST": "a b"}) == [
         "config.toml:1: port: this key belongs in a section (did you mean [server] port?)",
@@ -52,6 +55,8 @@ level = "debgu"
         'config.toml:13: [stacks] node_selector.role: a table of labels such as { role = "stack" } is expected, not 1',
         'config.toml:16: [log] level: one of "debug", "info", "warning", "error" is expected, not "debgu" '
         '(did you mean "debug"?)',
+        "config.toml:19: [play] work: this key has gone, and proof of work with it: take it out; "
+        "the total of an open link limits its visitors",
         'environment STACKD_SERVER__HOST: [server] host: "a b" is neither an IP address nor a host name; '
         "an IP address or a host name is expected",
         "config.toml: [auth] keys: no API key is configured, and auth.enabled is true; `stackd key new` prints one and "

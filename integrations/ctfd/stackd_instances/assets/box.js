@@ -58,8 +58,6 @@ export class Box {
   /** @type {any} */
   refusal = null;
   busy = false;
-  /** What the browser does for an action. */
-  working = "";
   drawn = "";
   at = 0;
   title = h("h2");
@@ -108,7 +106,7 @@ export class Box {
       if (refusal.code === "unreachable") this.lose(refusal);
       else this.refusal = refusal;
     });
-    [this.busy, this.working] = [false, ""];
+    this.busy = false;
     this.show(state ?? this.state);
     this.options.look();
   }
@@ -234,7 +232,7 @@ export class Box {
     const { state, texts } = this;
     const passed = Math.round((Date.now() - this.at) / 1000);
     const { key, seconds = 0 } = state.doing ?? {};
-    say(this.doing, this.working || (key ? texts(`doing.${key}`, { seconds: seconds + passed }) : ""));
+    say(this.doing, key ? texts(`doing.${key}`, { seconds: seconds + passed }) : "");
     const time = this.root.getElementById("time");
     if (!time) return say(this.status, this.sentence ?? "");
     const left = Math.max(0, (state.seconds_left ?? 0) - passed);

@@ -20,19 +20,6 @@ export async function request(send, url, method = "GET", body = {}, headers = {}
   throw Object.assign(new Error(sentences.join(" ") || data.player_message || ""), { code: data.code });
 }
 
-/** The proof of work, found beside the page. @param {string} folder @param {{ challenge: string, bits: number }} work @param {(percent: number) => void} progress @returns {Promise<string>} */
-export function solve(folder, work, progress) {
-  const rules = { createScriptURL: (/** @type {string} */ url) => url };
-  const policy = /** @type {any} */ (globalThis).trustedTypes?.createPolicy("stackd-work", rules) ?? rules;
-  const worker = new Worker(policy.createScriptURL(`${folder}work.js`));
-  const percent = (/** @type {number} */ tried) => Math.min(99, Math.round((100 * tried) / 2 ** work.bits));
-  return new Promise((resolve, reject) => {
-    worker.onmessage = ({ data }) => (data.nonce ? resolve(data.nonce) : progress(percent(data.tried)));
-    worker.onerror = () => reject(new Error());
-    worker.postMessage(work);
-  }).finally(() => worker.terminate());
-}
-
 /** Read again and again while the page is visible: often while something happens, else seldom. `tell` makes all tabs look. @param {() => Promise<any>} read @param {(data: any) => State[]} show @param {(refusal: any) => void} lose */
 export function follow(read, show, lose) {
   const news = new BroadcastChannel("stackd-instances");

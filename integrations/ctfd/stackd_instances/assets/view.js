@@ -22,7 +22,7 @@ if (CTFd._internal?.challenge) {
 globalThis.stackdInstances ??= (async () => {
   const ASSETS = `${CTFd.config.urlRoot}/plugins/stackd_instances/assets/`;
   const { Box, arrange, load, say } = await import(`${ASSETS}box.js`);
-  const { follow, request, solve } = await import(`${ASSETS}feed.js`);
+  const { follow, request } = await import(`${ASSETS}feed.js`);
   const call = (path, method, body) => request(CTFd.fetch, `/api/v1/stackd/${path}`, method, body);
   const actions = {
     extend: ({ name }) => call(`instances/${name}/extend`, "POST"),
@@ -45,12 +45,7 @@ globalThis.stackdInstances ??= (async () => {
   class StackdInstance extends StackdElement {
     begin(texts) {
       const path = `challenges/${this.getAttribute("challenge")}`;
-      const start = async ({ work }, instead) => {
-        const progress = (percent) => Object.assign(this.box, { working: texts("working", { percent }) });
-        const nonce = work && (await solve(ASSETS, work, progress));
-        const solved = work && { work: { challenge: work.challenge, nonce } };
-        return call(path, "POST", { ...(instead && { instead_of: instead }), ...solved });
-      };
+      const start = (_, instead) => call(path, "POST", instead ? { instead_of: instead } : {});
       this.box ??= new Box(this, { texts, actions: { start, ...actions }, look: () => this.feed?.tell() });
       const show = (state) => {
         this.box.show({ ...state, challenge: "" }); // the window has its name

@@ -247,7 +247,7 @@ function mistakes(error) {
   const reasons = error instanceof Refusal ? error.body?.reasons : null;
   if (!Array.isArray(reasons)) return [{ line: null, field: null, text: sentence(error) }];
   return reasons.map(({ path, line, text }) => {
-    const named = ["ttl", "labels"].find((name) => path.startsWith(name)) ?? null;
+    const named = path === "ttl" ? path : path.startsWith("labels") ? "labels" : null;
     const field = path.startsWith("target_port") ? "ports" : named;
     return { line, field, text: path ? `${path}: ${text}` : text };
   });

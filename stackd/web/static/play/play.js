@@ -10,9 +10,8 @@ if (token) history.replaceState(null, "", location.pathname); // before anything
 addEventListener("hashchange", () => location.reload()); // another link was opened in this tab
 
 const { Box, arrange, h, load, say } = await import("./box.js");
-const { follow, request, solve } = await import("./feed.js");
-const FOLDER = "/static/play/";
-const texts = await load(FOLDER, ...navigator.languages);
+const { follow, request } = await import("./feed.js");
+const texts = await load("/static/play/", ...navigator.languages);
 document.documentElement.lang = texts.language;
 const part = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
 const notice = part("notice");
@@ -22,13 +21,8 @@ let shown = (!token && sessionStorage.getItem("link")) || "1";
 const call = (path, method, body, headers) =>
   request((url, options) => fetch(url, options), `/play/${path}`, method, body, { "X-Play": shown, ...headers });
 
-/** Exchange the token; an open link wants a proof of work for it. */
 async function enter() {
-  const { work } = await call("session", "POST", { token });
-  if (work) {
-    const answer = await solve(FOLDER, work, (percent) => say(notice, texts("working", { percent })));
-    await call("session", "POST", { token, work: { challenge: work.challenge, answer } });
-  }
+  await call("session", "POST", { token });
   token = "";
 }
 

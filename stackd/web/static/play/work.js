@@ -1,1 +1,0 @@
-../../../../integrations/ctfd/stackd_instances/assets/work.js
