@@ -63,7 +63,7 @@ def check(client: Client, file: str, column: str) -> None:
     \b
     stackd flags check answers.csv --column answer > checked.csv
     """
-    rows = rows_of(file, column.lower())
+    _, rows = rows_of(file, column)
     line, head = next(rows, (1, []))
     names = [name.lower() for name in head]
     if names.count(column.lower()) != 1:

@@ -6,13 +6,8 @@ Owns: what is printed, once; stackd shows no link again.
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import secrets
-import sys
-import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +15,22 @@ import click
 
 from stackd.cli import lazy
 from stackd.cli import output as render
-from stackd.cli.options import Length, config_option, label_complete, labels_of, output_option, template_complete
-from stackd.cli.players import PLAYER, Player, players_option, read_players
+from stackd.cli.link_files import Group, Made, patiently, replace_file
+from stackd.cli.options import (
+    Length,
+    column_option,
+    config_option,
+    label_complete,
+    labels_of,
+    output_option,
+    template_complete,
+)
+from stackd.cli.players import players_option, read_players
 from stackd.cli.target import client_options, interruptible
-from stackd.printable import inert, printable
+from stackd.printable import printable
 
 if TYPE_CHECKING:
     from stackd.client import Client
-    from stackd.contract import NewLink
 
 VERBS = {
     "create": ("stackd.cli.links:create", "Make links for players."),
@@ -36,8 +39,6 @@ VERBS = {
     "rotate": ("stackd.cli.links:rotate", "Replace the secret that signs links."),
 }
 SECRET_BYTES = 32
-LONGEST_NAME = 40
-MADE = ("link_id", "url", "expires_at")
 SHEET = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -77,14 +78,20 @@ def links() -> None:
 @click.option("--stacks", type=click.IntRange(1, 100), help="How many stacks a player may have at a time.  [1]")
 @click.option("--visitors", type=click.IntRange(1, 10_000), metavar="TOTAL",
               help="An open link: everybody who opens it is a player; all have at most TOTAL stacks.")  # fmt: skip
+@click.option("--csv", "into", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="With --players: write the links into this file. Who has one in it keeps that.")  # fmt: skip
+@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="With --players: write the same links into this page to print, each with a QR code.")  # fmt: skip
+@column_option
+@click.option("--new", is_flag=True, help="With --csv: replace the links that players have, and revoke those.")
 @click.option("--html", "as_html", is_flag=True, help="Print a sheet for a classroom, with a QR code for each link.")
 @output_option("json", "jsonl")
 def create(client: Client, players: str | None, output: str | None, as_html: bool, **options: Any) -> None:
     """Make links for players. Each link is shown only now: who has it is the player.
 
     \b
-    stackd links create -t lab-1 --players players.csv --expires 7d > links.csv
-    stackd links create -t lab-1 --players players.csv --html > sheet.html
+    stackd links create -t lab-1 --players players.csv --csv links.csv --sheet sheet.html
+    stackd links create -t lab-1 --players players.csv --player-column mail > links.csv
     stackd links create --template lab-1 --label player=seat-12 --name "Seat 12"
     """
     body = {name: options[name] for name in ("expires", "stacks") if options[name]}
@@ -95,82 +102,55 @@ def create(client: Client, players: str | None, output: str | None, as_html: boo
         raise click.UsageError(f"there is no template {', '.join(sorted(unknown))} that this key may use")
     if players is not None and (options["name"] or options["visitors"]):
         raise click.UsageError("--players names the links, each for one player: leave out --name and --visitors")
+    into, sheet = options["into"], options["sheet"]
+    if (into or sheet) and (players is None or output or as_html):
+        raise click.UsageError("--csv and --sheet go with --players, and without --output and --html")
+    if options["new"] and not into:
+        raise click.UsageError("--new goes with --csv: the links that are replaced are those of the file")
     if players is None:
         name = {"name": options["name"]} if options["name"] else {}
         body |= {"each": "visitor", "total": options["visitors"]} if options["visitors"] else {}
-        link = _patiently(client, {**body, **name, "labels": labels})
-        wanted: list[tuple[Mapping[str, str], NewLink]] = [({"name": link.name}, link)]
-        if not (output or as_html):
+        link = patiently(client, {**body, **name, "labels": labels})
+        if output or as_html:
+            _print([Made.of({"name": link.name}, link)], output, as_html=as_html)
+        else:
             click.echo(link.url)
-            return
-    else:
-        people = read_players(players)
-        wanted = []
-        try:
-            with interruptible("the links that are printed work; revoke them with: stackd links revoke"):
-                for columns, link in _made(client, people, body, labels):
-                    wanted.append((columns, link))
-                    if not (output or as_html):
-                        _print_csv(columns, link, head=len(wanted) == 1)
-        except BaseException:
-            if wanted:
-                count = f"{len(wanted)} of {render.counted(len(people), 'link')}"
-                click.echo(f"{count} are made and printed; leave their players out of the file for the rest", err=True)
-                _print(wanted, output, as_html=as_html)
-            raise
-    _print(wanted, output, as_html=as_html)
+        return
+    people, form = read_players(players, options["player_column"])
+    group = Group(client=client, people=people, form=form, body=body, labels=labels, into=into, new=options["new"])
+    _of_all(group, output, as_html=as_html)
+    if sheet:
+        replace_file(sheet, sheet_of(group.links).encode())
 
 
-def _print(wanted: list[tuple[Mapping[str, str], NewLink]], output: str | None, *, as_html: bool) -> None:
+def _of_all(group: Group, output: str | None, *, as_html: bool) -> None:
+    """Make the links of a class. What was made before an error is printed, or in the file: nobody is shown it again."""
+    group.find()
+    try:
+        with interruptible("the links that were made work; revoke them with: stackd links revoke"):
+            group.make(print_lines=not (output or as_html))
+    except BaseException:
+        if group.new_ones:
+            count = f"{group.new_ones} of {render.counted(group.missing, 'link')}"
+            where = "in the file; the next run makes the rest"
+            if group.into is None:
+                where = "printed; leave their players out of the file for the rest"
+            click.echo(f"{count} are made and {where}", err=True)
+            _print(group.links, output, as_html=as_html)
+        raise
+    _print(group.links, output, as_html=as_html)
+
+
+def _print(wanted: list[Made], output: str | None, *, as_html: bool) -> None:
     """Print links as a sheet or as JSON; those of CSV are printed as soon as there is one."""
     if as_html:
-        click.echo(sheet(wanted), nl=False)
+        click.echo(sheet_of(wanted), nl=False)
     elif output:
-        entries = [{**columns, **link.raw} for columns, link in wanted]
+        entries = [{**made.cells, "name": made.name} for made in wanted]
         render.printed({"links": entries}, output, entries)
 
 
-def _made(
-    client: Client, people: list[Player], body: Mapping[str, Any], labels: Mapping[str, str]
-) -> Iterator[tuple[Mapping[str, str], NewLink]]:
-    """A link for each player, made one after the other, as fast as the key's limits allow."""
-    for one in people:
-        called = _name({key.lower(): text for key, text in one.columns.items()}.get("name", "")) or one.player
-        request = {**body, "name": called[:LONGEST_NAME].strip(), "labels": {**labels, PLAYER: one.player}}
-        yield one.columns, _patiently(client, request)
-
-
-def _patiently(client: Client, request: Mapping[str, Any]) -> NewLink:
-    """The link, once the limits of the key allow it."""
-    from stackd.client import Busy
-    from stackd.client.attempts import TOO_MANY
-
-    while True:
-        try:
-            return client.create_link(request)
-        except Busy as error:
-            if error.status != TOO_MANY:
-                raise
-            click.echo(f"{error.sentence}: the next link is made in {error.retry_after:g} s", err=True)
-            time.sleep(max(1.0, error.retry_after))
-
-
-def _name(cell: str) -> str:
-    """The cell as the name of a link, which has printable characters and single spaces."""
-    return " ".join("".join(each if each.isprintable() else " " for each in cell).split())
-
-
-def _print_csv(columns: Mapping[str, str], link: NewLink, *, head: bool) -> None:
-    """A line of the players' file again, with the link."""
-    cells, lines = {**columns, **{name: str(link.raw[name]) for name in MADE}}, io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerows([cells] if head else [])
-    writer.writerow(map(inert, cells.values()))
-    click.echo(lines.getvalue(), nl=False)
-    sys.stdout.flush()
-
-
-def sheet(made: list[tuple[Mapping[str, str], NewLink]]) -> str:
+def sheet_of(made: list[Made]) -> str:
     """A page to print: for each link its name and a QR code. It loads nothing."""
     import segno
 
@@ -180,9 +160,9 @@ def sheet(made: list[tuple[Mapping[str, str], NewLink]]) -> str:
             code=segno.make(link.url, error="m").svg_inline(border=2, omitsize=True),
             url=html.escape(link.url),
             site=html.escape(link.url.partition("#")[0]),
-            until=render.local(link.raw["expires_at"])[:16].replace("T", " "),
+            until=render.local(link.expires_at)[:16].replace("T", " "),
         )
-        for _, link in made
+        for link in made
     ]
     return SHEET.format(title=f"{render.counted(len(cards), 'link')}", cards="".join(cards))
 

@@ -200,3 +200,7 @@ def checked(stack_id: str) -> str:
     if not PATH_PART.fullmatch(stack_id):
         raise click.UsageError(f"not a stack's id: {printable(stack_id)!r}")
     return stack_id
+
+
+column_option = click.option("--player-column", default="player", show_default=True, metavar="NAME",
+                             help="The column of --players that says who it is, such as an address.")  # fmt: skip

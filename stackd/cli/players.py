@@ -1,16 +1,18 @@
 """``--players FILE``: the players of a class, and a stack for each of them by one batch job.
 
-Owns: the form of the file. A player is the value of the label ``player``, so it must be one that Kubernetes takes. Without the
-column, no line is taken for a player: it may be a head.
+Owns: the form of the file, and who is the same player in another run. Without the column, no line is taken for a player: it may
+be a head.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import io
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,60 +30,96 @@ if TYPE_CHECKING:
     from stackd.client import Client, Job, Stack
 
 PLAYER = "player"
+LONGEST_LABEL, LONGEST_PLAYER = 63, 254
+DIGITS = 8  # of a label that is made from a name
+MOST_MISTAKES = 20
 _VALUE = re.compile(BARE_KEY)
 players_option = click.option(
     "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
     help='For each player in it: a CSV file with a column "player"; - is standard input.',
 )  # fmt: skip
-SHOWN = ("stack_id", "status", "status_reason", "addresses", "ended")
+SHOWN = ("stack_id", "status", "status_reason", "node_public_ip", "ports", "ended")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How a CSV file is written, so that another one opens in the same program. ``named``: its first line names the separator."""
+
+    delimiter: str = ","
+    encoding: str = "utf-8"
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Player:
-    """One line of the file; ``columns`` is all that it says, by the names in the head."""
+    """One line of the file; ``columns`` is all that it says, by the names in the head. ``player`` is the value of the label:
+    ``called`` itself, or made from it where Kubernetes takes no such label, such as an address."""
 
     line: int
     player: str
+    called: str
     columns: Mapping[str, str]
 
 
-def read_players(source: str) -> list[Player]:
-    """The players in a file, each once. Raises UsageError with the line that is wrong."""
-    rows = rows_of(source, PLAYER)
+def label_of(called: str) -> str:
+    """The value of a label for somebody who is called so; always the same."""
+    if _VALUE.fullmatch(called):
+        return called
+    plain = unicodedata.normalize("NFKD", called).encode("ascii", "ignore").decode()
+    words = re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-")[: LONGEST_LABEL - DIGITS - 1].rstrip("-")
+    return f"{words or PLAYER}-{hashlib.sha256(called.encode()).hexdigest()[:DIGITS]}"
+
+
+def read_players(source: str, column: str = PLAYER) -> tuple[list[Player], Form]:
+    """The players in a file, each once, and its form. Raises UsageError with all lines that are wrong."""
+    form, rows = rows_of(source, column)
     first, head = next(rows, (1, []))
-    names = [name.lower() for name in head]
-    if names.count(PLAYER) != 1:
+    names, wanted = [name.lower() for name in head], column.lower()
+    if names.count(wanted) != 1:
         seen = printable(", ".join(head)) or "nothing"
-        remedy = f'call the column of the players "{PLAYER}", or put a line "{PLAYER}" above a list without a head'
-        raise click.UsageError(f'{source}:{first}: one column "{PLAYER}" is expected, not {seen}; {remedy}')
-    place, players, lines = names.index(PLAYER), [], dict[str, int]()
+        remedy = f'name it with --player-column, or put a line "{PLAYER}" above a list without a head'
+        raise click.UsageError(f'{source}:{first}: one column "{column}" is expected, not {seen}; {remedy}')
+    place, players, mistakes = names.index(wanted), dict[str, Player](), list[str]()
     for line, row in rows:
         if any(row[len(head) :]):
             sizes = f"{len(row)} cells where the head has {len(head)}"
-            raise click.UsageError(f"{source}:{line}: {sizes}; put a cell that has a separator in it into quotes")
+            mistakes.append(f"{source}:{line}: {sizes}; put a cell that has a separator in it into quotes")
+            continue
         row.extend([""] * (len(head) - len(row)))
-        player = row[place]
-        if not _VALUE.fullmatch(player):
-            right = 'letters, digits, "-", "_" and ".", at most 63, with a letter or digit at both ends'
-            raise click.UsageError(f"{source}:{line}: player '{printable(player)}': {right} are expected")
-        if player.lower() in lines:
-            raise click.UsageError(f"{source}:{line}: player {player} stands in line {lines[player.lower()]}, too")
-        lines[player.lower()] = line
-        players.append(Player(line=line, player=player, columns=dict(zip(head, row, strict=False))))
+        called = row[place]
+        if not (called.isprintable() and 0 < len(called) <= LONGEST_PLAYER):
+            right = f"1 to {LONGEST_PLAYER} printable characters are expected"
+            mistakes.append(f"{source}:{line}: {column} '{printable(called)}': {right}")
+            continue
+        one = Player(line=line, player=label_of(called), called=called, columns=dict(zip(head, row, strict=False)))
+        there = players.setdefault(one.player.lower(), one)
+        if there.columns != one.columns:
+            mistakes.append(
+                f"{source}:{line}: {printable(called)} stands in line {there.line}, too, and says something else there"
+            )
+    if mistakes:
+        more = [f"and {len(mistakes) - MOST_MISTAKES} more"] if len(mistakes) > MOST_MISTAKES else []
+        raise click.UsageError("\n".join([*mistakes[:MOST_MISTAKES], *more]))
     if not players:
         raise click.UsageError(f"{source} has no players")
-    return players
+    return list(players.values()), form
 
 
-def rows_of(source: str, column: str) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a CSV file with this ``column`` that are not empty, each with its number. Spreadsheets separate cells by
-    commas, semicolons or tabs, and may name that in a first line ``sep=;``. Raises UsageError."""
-    lines = io.StringIO(_text(source), newline="").readlines()
+def rows_of(source: str, column: str) -> tuple[Form, Iterator[tuple[int, list[str]]]]:
+    """The form of a CSV file with this ``column``, and its lines that are not empty, each with its number. Spreadsheets separate
+    cells by commas, semicolons or tabs, and may name that in a first line ``sep=;``. Raises UsageError."""
+    text, encoding = _text(source)
+    lines = io.StringIO(text, newline="").readlines()
     named = re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE) if lines else None
     skipped = 0 if named is None else 1
     first = next(filter(str.strip, lines), "")
-    delimiter = named[1] if named else next((each for each in ",;\t" if column in _head(first, each)), ",")
-    reader = csv.reader(lines[skipped:], delimiter=delimiter, strict=True)
+    delimiter = named[1] if named else next((each for each in ",;\t" if column.lower() in _head(first, each)), ",")
+    form = Form(delimiter=delimiter, encoding=encoding, named=named is not None)
+    return form, _rows(source, lines[skipped:], delimiter, skipped)
+
+
+def _rows(source: str, lines: list[str], delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line = skipped + reader.line_num + 1
         try:
@@ -99,29 +137,33 @@ def _head(line: str, delimiter: str) -> list[str]:
     return [cell.strip().lower() for cell in next(csv.reader([line], delimiter=delimiter))]
 
 
-def _text(source: str) -> str:
-    """The text of a file: UTF-8, or UTF-16 with a byte order mark. Raises UsageError."""
+def _text(source: str) -> tuple[str, str]:
+    """The text of a file, and its encoding: UTF-8, UTF-16 with a byte order mark, or what Windows calls ANSI. Raises
+    UsageError."""
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise click.UsageError(f"{source} cannot be read: {error.strerror or error}") from error
+    marked = "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else marked
     try:
-        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
-        end = text.find("\0")
-    except UnicodeDecodeError as error:
-        text, end = data.decode("latin-1"), error.start
-    if end >= 0:
-        line = 1 + text.count("\n", 0, end)
-        raise click.UsageError(f'{source}:{line}: this is not UTF-8; save the file as "CSV UTF-8", and try again')
-    return text
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        encoding = "cp1252"
+        text = data.decode(encoding, "replace")
+    odd = next((each for each in ("\0", "\ufffd") if each in text), "")
+    if odd:
+        line = 1 + text.count("\n", 0, text.find(odd))
+        raise click.UsageError(f'{source}:{line}: this is no text; save the file as "CSV UTF-8", and try again')
+    return text, encoding
 
 
 def create_for(
-    client: Client, source: str, body: Mapping[str, Any], output: str | None, *, timeout: str | None
+    client: Client, source: str, column: str, body: Mapping[str, Any], output: str | None, *, timeout: str | None
 ) -> None:
     """Create a stack for each player in the file who has none of the template, and print which; with a ``timeout``, wait until
     they run. Exit code 1 if one has none, or it does not run in time."""
-    players, template, labels = read_players(source), body["template"], body.get("labels", {})
+    (players, _), template, labels = read_players(source, column), body["template"], body.get("labels", {})
     there = _there(client, template, labels)
     skipped = {one.player: there[one.player] for one in players if one.player in there}
     players = [one for one in players if one.player not in there]

@@ -20,6 +20,7 @@ from stackd.cli import output as render
 from stackd.cli.options import (
     Length,
     checked,
+    column_option,
     filter_options,
     label_complete,
     labels_of,
@@ -222,6 +223,7 @@ TIMELINE = (
     "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
     help='With --template, for each player who has none, a stack: a CSV file with a column "player"; - is standard input.',
 )  # fmt: skip
+@column_option
 @click.option(
     "--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable that the template lets a create set."
 )
@@ -248,7 +250,7 @@ def create(client: Client, source: str | None, output: str | None, **options: An
         from stackd.cli.players import create_for
 
         timeout = options["timeout"] if options["wait"] else None
-        create_for(client, options["players"], body, output, timeout=timeout)
+        create_for(client, options["players"], options["player_column"], body, output, timeout=timeout)
         return
     from stackd.client import StackEnded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -73,6 +74,72 @@ async def test_a_sheet_has_a_code_for_each_link_and_loads_nothing(shell: Shell) 
     assert "<script" not in sheet
     assert len(re.findall(r"until \d{4}-\d\d-\d\d \d\d:\d\d<", sheet)) == 2, "as people read a time"
     assert set(re.findall(r'(?:src|href)="([^#"]*)', sheet)) == {"http://stackd.example/play"}
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines(), delimiter=";"))
+
+
+async def test_a_file_of_links_and_the_sheet_have_the_same_and_a_second_run_keeps_them(
+    shell: Shell, tmp_path: Path
+) -> None:
+    file, page = tmp_path / "links.csv", tmp_path / "sheet.html"
+    players = "Name;Mail\nMia Meier;mia@school.example\nJürgen Ä.;juergen@school.example\n"
+    words = ["create", "--template", "lab-*", "--players", "-", "--player-column", "mail", "--csv", str(file)]
+    await good(shell, *words, "--sheet", str(page), stdin=players)
+    first = table(file)
+    assert [row["Name"] for row in first] == ["Mia Meier", "Jürgen Ä."]
+    assert (page.read_text().count("<svg"), stat.S_IMODE(file.stat().st_mode)) == (2, 0o600)
+    assert all(html.escape(row["url"]) in page.read_text() for row in first)
+    more = players + "Ada;ada@school.example\n"
+    await good(shell, *words, stdin=more)
+    assert [row["url"] for row in table(file)[:2]] == [row["url"] for row in first]
+    await good(shell, *words, "--new", stdin=more)
+    listed = json.loads(await good(shell, "list", "--json"))["links"]
+    kept = {one["link_id"] for one in listed if not one["revoked"]}
+    assert (len(listed), {row["link_id"] for row in table(file)}) == (6, kept)
+    file.unlink()
+    said = await failing(shell, *words, stdin=more)
+    assert "3 players have links that" in said
+    assert "mia@school.example" in said
+    assert not file.exists()
+
+
+async def test_what_was_made_before_an_error_is_in_the_file_and_the_next_run_makes_the_rest(
+    shell: Shell, tmp_path: Path
+) -> None:
+    file = tmp_path / "links.csv"
+    none = reply(200, {"links": []})
+    async with saying(none, link(1), link(2), BROKEN) as url:
+        result = await shell.any_command(
+            "links", "create", "--players", "-", "--csv", str(file), stdin=THREE, STACKD_URL=url
+        )
+    assert (result.exit_code, "2 of 3 links are made and in the file" in result.stderr) == (1, True), result.output
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert [row["url"] for row in rows] == ["http://x/play#1", "http://x/play#2"]
+    made = [
+        {"link_id": f"link-{one}", "name": "", "labels": {"player": f"seat-{one}"}, "templates": [], "stacks": 1}
+        | {"created_at": "2029-01-01T00:00:00Z", "expires_at": "2030-01-01T00:00:00Z", "by": "", "revoked": False}
+        for one in (1, 2)
+    ]
+    async with saying(reply(200, {"links": made}), link(3)) as url:
+        result = await shell.any_command(
+            "links", "create", "--players", "-", "--csv", str(file), stdin=THREE, STACKD_URL=url
+        )
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert [row["url"] for row in rows] == [f"http://x/play#{number}" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+async def test_the_file_opens_in_the_program_that_wrote_the_list(shell: Shell, tmp_path: Path, encoding: str) -> None:
+    source, file = tmp_path / "class.csv", tmp_path / "links.csv"
+    source.write_bytes("sep=;\nplayer;Name\nseat-1;Jürgen\nseat-2;Ada\n".encode(encoding))
+    await good(shell, "create", "--players", str(source), "--csv", str(file))
+    assert file.read_bytes()[:4] == source.read_bytes()[:4]
+    lines = file.read_bytes().decode(encoding).splitlines()
+    assert lines[:2] == ["sep=;", "player;Name;link_id;url;expires_at"]
+    assert lines[2].startswith("seat-1;Jürgen;link-")
 
 
 def reply(status: int, body: dict[str, Any], more: str = "") -> bytes:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 import pytest
 
-from stackd.cli.players import read_players
+from stackd.cli.players import label_of, read_players
+from stackd.contract import BARE_KEY
 
 TABLE = "Name;Player\nMüller, Mia;seat-1\n\nLi;seat-2\n"
 READ = [("seat-1", "Müller, Mia", 2), ("seat-2", "Li", 4)]
 
 
 def seen(file: Path) -> list[tuple[str, str, int]]:
-    return [(one.player, one.columns.get("Name", ""), one.line) for one in read_players(str(file))]
+    return [(one.player, one.columns.get("Name", ""), one.line) for one in read_players(str(file))[0]]
 
 
 def refusal(file: Path, data: bytes) -> str:
@@ -29,7 +31,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "class.csv"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_what_a_spreadsheet_saves_is_read(file: Path, encoding: str, end: str) -> None:
     file.write_bytes(TABLE.replace("\n", end).encode(encoding))
@@ -57,18 +59,42 @@ def test_no_head_and_no_shifted_cell_is_taken_for_a_player(file: Path) -> None:
     for text in ("Student\nada\n", "ada\nbob\n", "Player;player\na;b\n", ""):
         said = refusal(file, text.encode())
         assert 'class.csv:1: one column "player" is expected, not ' in said
-        assert 'put a line "player" above a list without a head' in said
+        assert 'name it with --player-column, or put a line "player" above a list without a head' in said
     said = refusal(file, b"name,player\nMeier, Mia,seat-1\n")
     assert said.startswith(
         "class.csv:2: 3 cells where the head has 2; put a cell that has a separator in it into quotes"
     )
-    assert refusal(file, "player\nseat\u2028-1\n".encode()).startswith("class.csv:2: player 'seat\\u2028-1': letters")
+    assert refusal(file, "player\nseat\u2028-1\n".encode()).startswith("class.csv:2: player 'seat\\u2028-1': 1 to")
 
 
 def test_what_cannot_be_read_names_the_line_and_the_remedy(file: Path) -> None:
-    remedy = 'this is not UTF-8; save the file as "CSV UTF-8", and try again'
-    assert refusal(file, TABLE.encode("cp1252")) == f"class.csv:2: {remedy}"
+    remedy = 'this is no text; save the file as "CSV UTF-8", and try again'
+    assert refusal(file, b"player\na\nb\x81\n") == f"class.csv:3: {remedy}"
     assert refusal(file, "player\na\n".encode("utf-16-le")) == f"class.csv:1: {remedy}"
     for text, line in (('player\na\n"b\nc\n', 3), ('player\n"a"b\n', 2)):
         assert f"class.csv:{line}: " in (said := refusal(file, text.encode()))
         assert "a quote" in said
+
+
+def test_whoever_is_no_label_gets_one_that_is_always_the_same(file: Path) -> None:
+    assert label_of("seat-1") == "seat-1"
+    called = ["mia@school.example", "Mia@school.example", "Müller, Mia", "Jürgen", "李", "x" * 80]
+    labels = [label_of(one) for one in called]
+    assert labels == [label_of(one) for one in called]
+    assert len({one.lower() for one in labels}) == len(called)
+    assert all(re.fullmatch(BARE_KEY, one) for one in labels), labels
+    assert labels[0].startswith("mia-school-example-")
+    file.write_text("Mail\nmia@school.example\n")
+    ((only,), _) = read_players(str(file), "mail")
+    assert (only.player, only.called) == (labels[0], "mia@school.example")
+
+
+def test_all_mistakes_are_told_at_once_and_who_stands_there_twice_counts_once(file: Path) -> None:
+    file.write_text("player,name\nseat-1,Mia\nseat-1,Mia\nSEAT-1,Mia\n")
+    assert "class.csv:4: SEAT-1 stands in line 2, too, and says something else there" in refusal(
+        file, file.read_bytes()
+    )
+    file.write_text("player,name\nseat-1,Mia\nseat-1,Mia\n")
+    assert [one.player for one in read_players(str(file))[0]] == ["seat-1"]
+    said = refusal(file, b"player,name\nseat-1,Mia\nseat-1,Ben\n,Ada\nTim,Tim,Tim\n").splitlines()
+    assert [line.partition(": ")[0] for line in said] == ["class.csv:3", f"{file}:4", f"{file}:5"]
