@@ -38,7 +38,7 @@ players_option = click.option(
     "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
     help='For each player in it: a CSV file with a column "player"; - is standard input.',
 )  # fmt: skip
-SHOWN = ("stack_id", "status", "status_reason", "node_public_ip", "ports", "ended")
+SHOWN = ("stack_id", "status", "status_reason", "addresses", "ended")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
