@@ -88,7 +88,7 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
         context.pools.release(taken)
 
 
-async def _until_reachable(context: Context, stack_id: str) -> None:
+async def until_reachable(context: Context, stack_id: str) -> None:
     """Return once a stack that was assigned from a pool is reachable, and the cluster has the record of that. Raises as
     ``Loop.reconcile_until``: after ``Context.longest_turn``, because the undo deletes a running stack, and slow is not broken."""
 
@@ -101,18 +101,12 @@ async def _until_reachable(context: Context, stack_id: str) -> None:
     await context.loop.reconcile_until(stack_id, is_reachable, context.longest_turn)
 
 
-async def until_reachable(context: Context, stack_id: str) -> None:
-    """Make the stack of a repeated create reachable, since the process may have ended before it was. A stack that is
-    deleted meanwhile needs that no more. Raises as ``Loop.reconcile_until``."""
-    await _until_reachable(context, stack_id)
-
-
 async def _make_reachable(context: Context, stack: Stack) -> bool:
     """Make the stack reachable, and have the cluster record whose it is; only then may the create be answered.
     Otherwise the stack is undone: False if its pod is gone, else ClusterUnavailable or NotOwner is raised."""
     try:
         async with context.pools.patching:
-            await _until_reachable(context, stack.stack_id)
+            await until_reachable(context, stack.stack_id)
         context.fence.require()
         crash_point("assign.opened")
     except StackdError as error:
