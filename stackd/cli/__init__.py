@@ -54,6 +54,7 @@ COMMANDS = {
     "test": ("stackd.cli.testing:test", "Try templates: a stack of each, its check, its deletion."),
     "jobs": ("stackd.cli.jobs:jobs", "Show batch jobs, or wait for them."),
     "links": ("stackd.cli.links:links", "Make and revoke links for players."),
+    "players": ("stackd.cli.roster:players", "Show who has a link, and what has become of it."),
     "flags": ("stackd.cli.flags:flags", "Find whose a generated value is, or print them all."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,10 +191,42 @@ COLUMNS = (
 
 @click.command()
 @client_options
-@click.argument("link_ids", nargs=-1, required=True, metavar="LINK…")
-def revoke(client: Client, link_ids: tuple[str, ...]) -> None:
-    """Revoke links by their ids: from now on they open nothing. Their stacks stay."""
+@click.argument("link_ids", nargs=-1, metavar="LINK…")
+@click.option(
+    "--template", "-t", metavar="NAME", shell_complete=template_complete, help="Those of this template alone."
+)
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", shell_complete=label_complete,
+              help="Those with this label; may be repeated.")  # fmt: skip
+@click.option("--all", "every", is_flag=True, help="All links that the key may see.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+def revoke(
+    client: Client, link_ids: tuple[str, ...], template: str | None, labels: tuple[str, ...], every: bool, yes: bool
+) -> None:
+    """Revoke links, by their ids or all that are chosen: from now on they open nothing. Their stacks stay.
+
+    \b
+    stackd links revoke link-6804aa27d53fbbaf
+    stackd links revoke --template lab-1 --label room=b12 --yes
+    """
     from stackd.cli.stacks import for_each
+
+    chosen = bool(template or labels or every)
+    if chosen == bool(link_ids):
+        raise click.UsageError("name links, or choose them with --template, --label or --all")
+    if chosen:
+        wanted = labels_of(labels)
+        link_ids = tuple(
+            one.link_id
+            for one in client.links()
+            if not one.revoked and wanted.items() <= one.labels.items() and template in (None, *one.templates)
+        )
+        if not link_ids:
+            raise click.ClickException("there are no such links")
+        count = render.counted(len(link_ids), "link")
+        if not yes and not sys.stdin.isatty():
+            raise click.UsageError(f"this would revoke {count}; confirm with --yes")
+        if not yes:
+            click.confirm(f"Revoke {count}?", abort=True)
 
     def each(link_id: str) -> None:
         client.revoke_link(link_id)

@@ -76,6 +76,48 @@ async def test_a_sheet_has_a_code_for_each_link_and_loads_nothing(shell: Shell) 
     assert set(re.findall(r'(?:src|href)="([^#"]*)', sheet)) == {"http://stackd.example/play"}
 
 
+async def test_the_links_of_a_class_are_revoked_together(shell: Shell) -> None:
+    players = "player\nseat-1\nseat-2\n"
+    for room in ("b12", "c1"):
+        await good(shell, "create", "-t", "lab-*", "--label", f"room={room}", "--players", "-", stdin=players)
+    await good(shell, "create", "-t", "web-*", "--label", "player=seat-9")
+
+    async def working() -> int:
+        return sum(not one["revoked"] for one in json.loads(await good(shell, "list", "--json"))["links"])
+
+    assert "2 links; confirm with --yes" in await failing(shell, "revoke", "--label", "room=b12")
+    assert "no such links" in await failing(shell, "revoke", "--template", "none", "--yes")
+    for words in ((), ("link-1", "--all")):
+        assert "name links, or choose them" in await failing(shell, "revoke", *words)
+    assert await working() == 5
+    await good(shell, "revoke", "--label", "room=b12", "--yes")
+    assert await working() == 3
+    await good(shell, "revoke", "--template", "lab-*", "--yes")
+    assert await working() == 1
+    await good(shell, "revoke", "--all", "--yes")
+    assert await working() == 0
+
+
+async def test_the_roster_says_who_has_not_started_and_how_the_others_are(shell: Shell) -> None:
+    async def roster(*words: str) -> list[tuple[str, str, bool]]:
+        result = await shell.any_command("players", *words, "--json")
+        assert result.exit_code == 0, result.output
+        rows = json.loads(result.stdout)["players"]
+        return [(row["name"], row["status"], bool(row.get("addresses"))) for row in rows]
+
+    rows = list(csv.DictReader((await good(shell, "create", "--players", "-", stdin=PLAYERS)).splitlines()))
+    assert await roster() == [("Mia Meier", "not started", False), ("=1+1", "not started", False)]
+    async with browser(shell.at) as seat:
+        await seat.enter({"url": rows[0]["url"]})
+        name = (await seat.start())["name"]
+    await shell.at.until_status(name, "running")
+    await shell.at.create()
+    assert await roster() == [("Mia Meier", "running", True), ("=1+1", "not started", False)]
+    assert await roster("--not-started") == await roster("--label", "player=seat-2") == [("=1+1", "not started", False)]
+    printed = (await shell.any_command("players")).stdout.splitlines()
+    assert [line.split("\t")[0] for line in printed] == ["Mia Meier", "=1+1"]
+
+
 def table(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines(), delimiter=";"))
 

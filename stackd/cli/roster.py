@@ -1,0 +1,90 @@
+"""``stackd players``: a line for each link of a player: who has not started, and whose stack does not work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stackd.cli import output as render
+from stackd.cli.options import label_complete, labels_of, output_option, template_complete
+from stackd.cli.target import client_options
+
+if TYPE_CHECKING:
+    from stackd.client import Client
+    from stackd.contract import KeptLink, Stack
+
+NOT_STARTED = "not started"
+LINK = "link"  # the label of what visitors of an open link create
+
+
+@click.command()
+@client_options
+@click.option(
+    "--template", "-t", metavar="NAME", shell_complete=template_complete, help="Only stacks of this template."
+)
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", shell_complete=label_complete,
+              help="Only players with this label; may be repeated.")  # fmt: skip
+@click.option("--not-started", is_flag=True, help="Only who has no stack.")
+@output_option("json", "jsonl", "name")
+def players(
+    client: Client, template: str | None, labels: tuple[str, ...], not_started: bool, output: str | None
+) -> None:
+    """Show who has a link, and what has become of it.
+
+    A line for each link that has not expired, and for each stack of its player; of an open link, for each stack of its visitors.
+
+    \b
+    stackd players --template lab-1
+    stackd players --not-started -o name
+    """
+    wanted = labels_of(labels)
+    stacks = client.stacks(labels=wanted, template=template or "")
+    links = [one for one in client.links() if not (one.revoked or one.scope) and wanted.items() <= one.labels.items()]
+    rows = [row for link in links for row in _rows(link, stacks)]
+    rows = [row for row in rows if not not_started or row["status"] == NOT_STARTED]
+    if not render.printed({"players": rows}, output, rows, LINK):
+        render.print_table(COLUMNS, rows)
+
+
+def _rows(link: KeptLink, stacks: list[Stack]) -> Iterator[dict[str, Any]]:
+    """What there is to say about a link: a line for each stack of its player, or one that there is none."""
+    about = {
+        "link": link.link_id,
+        "name": link.name,
+        "labels": dict(link.labels),
+        "link_expires_at": link.raw["expires_at"],
+    }
+    theirs = {LINK: link.link_id} if link.each else link.labels
+    own = [one for one in stacks if not one.shared and theirs.items() <= one.labels.items()]
+    for one in own:
+        raw = one.raw
+        shown = {
+            name: raw.get(name) for name in ("stack_id", "template", "status", "addresses", "ttl_expires_at", "problem")
+        }
+        yield {**about, "labels": dict(one.labels), **shown}
+    if not own and not link.each:
+        yield {**about, "status": NOT_STARTED}
+
+
+def _problem(row: render.Fields) -> str:
+    return str((row.get("problem") or {}).get("key", "-"))
+
+
+def _left(row: render.Fields) -> str:
+    return render.duration(-render.since(row["ttl_expires_at"])) if row.get("ttl_expires_at") else "-"
+
+
+COLUMNS = (
+    render.Column(head="name", of=lambda row: row["name"] or "-", elastic=True),
+    render.Column(head="labels", of=lambda row: render.label_text(row) or "-", keep=6, elastic=True),
+    render.Column(head="status", of=lambda row: row["status"], style=render.style),
+    render.Column(head="problem", of=_problem, keep=8),
+    render.Column(head="template", of=lambda row: row.get("template") or "-", keep=4),
+    render.Column(
+        head="address", of=lambda row: " ".join(render.addresses(row)) if row.get("addresses") else "-", keep=5
+    ),
+    render.Column(head="left", of=_left, keep=7),
+    render.Column(head="link", of=lambda row: row["link"], keep=3),
+)
