@@ -13,7 +13,7 @@ from typing import Any
 import click
 import orjson
 
-from benchmarks import fairness, hostile, pools, processes, reads, writes
+from benchmarks import fairness, hostile, pools, processes, reads, spares, writes
 from benchmarks.arena import ON_REAL_PORTS, QUICK, Amounts, Bench, Http, arena
 from benchmarks.results import Results
 from stackd.cli.rehearsal import print_tables
@@ -41,6 +41,7 @@ STANDING: Rows = {
 
 POOLS: Rows = {"give": pools.give_alone, "steady": pools.give_steadily, "poolsidle": pools.pools_idle}
 BURSTS: Rows = {"bursts": pools.give_bursts}
+SPARES: Rows = {"spares": spares.spares}
 SCALE: Rows = {
     "scale": reads.scale,
     "slowreaders": fairness.slow_readers,
@@ -49,7 +50,7 @@ SCALE: Rows = {
 """These are measured once."""
 
 HOSTILE: Rows = {"hostile": hostile.hostile}
-ALL = (*WRITES, *STANDING, *POOLS, *BURSTS, *SCALE, *HOSTILE)
+ALL = (*WRITES, *STANDING, *POOLS, *BURSTS, *SPARES, *SCALE, *HOSTILE)
 """The names, in the order in which they are run."""
 
 
@@ -76,6 +77,7 @@ class Plan:
         with tempfile.TemporaryDirectory(prefix="stackd-bench-") as folder:
             settings = pools.settings(Path(folder), amounts.pools, self.node_ports) if bursts else {}
             settings = hostile.settings(Path(folder)) if rows is HOSTILE else settings
+            settings = spares.SETTINGS if rows is SPARES else settings
             with arena(self.kubeconfig, embedded, settings) as (cluster, kubeconfig, daemon):
                 bench = Bench(cluster, kubeconfig, daemon, self.results, amounts, self.peer)
                 for name in names:
@@ -121,6 +123,7 @@ def main(**options: Any) -> None:
         plan.run(STANDING, f"run {number}")
         plan.run(POOLS, f"run {number}", bursts=plan.amounts.bursts[:1])
         plan.run(BURSTS, f"run {number}", bursts=plan.amounts.bursts)
+        plan.run(SPARES, f"run {number}")
     plan.run(SCALE, "scale")
     plan.run(HOSTILE, "hostile")
     if not sys.stdout.isatty():

@@ -50,6 +50,7 @@ class Amounts:
     sizes: tuple[int, ...] = ()
     pool_rate: int = 45
     paced_seconds: float = 60.0
+    turns: int = 2
 
     @property
     def pools(self) -> tuple[int, ...]:
@@ -59,7 +60,7 @@ class Amounts:
 
 QUICK = Amounts(
     stacks=200, creates_alone=30, creates_together=120, deletes=100, read_seconds=2.0, idle_seconds=10.0,
-    scale=(10, 100, 500), holding=500, bursts=(60,), paced_seconds=5.0,
+    scale=(10, 100, 500), holding=500, bursts=(60,), paced_seconds=5.0, turns=1,
 )  # fmt: skip
 """Enough to see that it works; not for numbers to quote."""
 
@@ -167,6 +168,11 @@ class Daemon(Http):
         if job["deleted"] != len(ids):
             raise RuntimeError(f"the job did not delete all: {job}")
         return time.perf_counter() - began
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        lines = self.call("GET", "/metrics")[1].decode().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
     def asked(self) -> int:
         """All requests to Kubernetes so far except watches."""

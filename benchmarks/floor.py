@@ -89,6 +89,11 @@ class Raw:
         async with asyncio.timeout(SETTLE_SECONDS):
             await asyncio.gather(*(running for _, running in self._waiting.values()))
 
+    async def runs(self, name: str, began: float) -> float:
+        """Wait until the pod runs; returns the seconds since then."""
+        await self._waiting[name][1]
+        return time.perf_counter() - began
+
     async def create(self) -> str:
         """Create one pod and its service, and wait until the pod is scheduled."""
         name = f"floor-{secrets.token_hex(8)}"
@@ -136,16 +141,20 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
     watching = asyncio.create_task(raw.watch(ready))
     await ready.wait()
     latencies: list[float] = []
+    ready: list[asyncio.Task[float]] = []
     names: list[str] = []
     numbers = itertools.count()
 
     async def some() -> None:
         while (number := next(numbers)) < plan["count"]:
-            if rate := plan.get("rate"):
-                await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
             began = time.perf_counter()
-            names.append(await raw.create())
+            if rate := plan.get("rate"):
+                began = start + number / rate
+                await asyncio.sleep(max(0.0, began - time.perf_counter()))
+            name = await raw.create()
             latencies.append(time.perf_counter() - began)
+            names.append(name)
+            ready.append(asyncio.create_task(raw.runs(name, began)))
 
     cpu, start = time.process_time(), time.perf_counter()
     work = asyncio.gather(*(some() for _ in range(plan["concurrency"])))
@@ -157,7 +166,10 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     await raw.settle()
     watching.cancel()
-    return {"seconds": seconds, "cpu": time.process_time() - cpu, "latencies": latencies, "names": names}
+    took = await asyncio.gather(*ready)
+    return {
+        "seconds": seconds, "cpu": time.process_time() - cpu, "latencies": latencies, "ready": took, "names": names
+    }  # fmt: skip
 
 
 async def _delete(raw: Raw, names: list[str]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A plan: ``url``, ``key``, ``method``, ``paths`` (taken in turn), ``body``, ``connections``, and how long: ``count``
 requests, or ``seconds``. With ``rate``, requests begin at fixed times, even if earlier ones have no answer yet, and
 latencies count from these times. With ``cpu_of``, a process id, the result has the CPU seconds that this process used
-between the first request and the last answer. With ``keep``, it has the bodies of the answers.
+between the first request and the last answer. With ``keep``, it has the bodies of the answers. With ``wait``, the seconds
+until each created stack ran are in ``ready``, counted as the latencies are.
 
 It speaks as little HTTP/1.1 as that needs: ready bytes out, answers framed by Content-Length or chunks. The work per
 answer is so small that the loader is never the limit.
@@ -85,7 +86,7 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
     requests = itertools.cycle(
         [request(plan["url"], plan["method"], path, plan["key"], body) for path in plan["paths"]]
     )
-    latencies, bodies = list[float](), list[str]()
+    latencies, ready, bodies = list[float](), list[float](), list[str]()
     statuses: Counter[str] = Counter()
     used, began = cpu_seconds(pid) if pid else 0.0, time.perf_counter()
     end, count, rate = began + plan.get("seconds", float("inf")), plan.get("count", sys.maxsize), plan.get("rate")
@@ -104,12 +105,16 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
             statuses[str(status)] += 1
             if plan.get("keep"):
                 bodies.append(answer.decode(errors="replace"))
+            if plan.get("wait"):
+                path = f"/stacks/{orjson.loads(answer)['stack_id']}/status?wait=running"
+                await connection.ask(request(plan["url"], "GET", path, plan["key"]))
+                ready.append(time.perf_counter() - due)
 
     await asyncio.gather(*map(client, connections))
     done = {"seconds": time.perf_counter() - began, "cpu": cpu_seconds(pid) - used if pid else 0.0}
     for connection in connections:
         connection.transport.close()
-    return done | {"latencies": latencies, "statuses": statuses, "bodies": bodies}
+    return done | {"latencies": latencies, "ready": ready, "statuses": statuses, "bodies": bodies}
 
 
 if __name__ == "__main__":
