@@ -141,7 +141,7 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
     watching = asyncio.create_task(raw.watch(ready))
     await ready.wait()
     latencies: list[float] = []
-    ready: list[asyncio.Task[float]] = []
+    running: list[asyncio.Task[float]] = []
     names: list[str] = []
     numbers = itertools.count()
 
@@ -154,7 +154,7 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
             name = await raw.create()
             latencies.append(time.perf_counter() - began)
             names.append(name)
-            ready.append(asyncio.create_task(raw.runs(name, began)))
+            running.append(asyncio.create_task(raw.runs(name, began)))
 
     cpu, start = time.process_time(), time.perf_counter()
     work = asyncio.gather(*(some() for _ in range(plan["concurrency"])))
@@ -166,7 +166,7 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     await raw.settle()
     watching.cancel()
-    took = await asyncio.gather(*ready)
+    took = await asyncio.gather(*running)
     return {
         "seconds": seconds, "cpu": time.process_time() - cpu, "latencies": latencies, "ready": took, "names": names
     }  # fmt: skip

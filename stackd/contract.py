@@ -768,7 +768,8 @@ class Stats(Body, frozen=True, kw_only=True):
     total_stacks: Annotated[int, doc("All stacks.")]
     active_stacks: Annotated[int, doc("Those that are creating or running.")]
     node_distribution: Annotated[Mapping[str, int], doc("Stacks by node.")]
-    used_node_ports: Annotated[int, doc("Node ports that are held.")]
+    used_node_ports: Annotated[int, doc("Node ports that are held; those of spare Services are not.")]
+    spare_services: Annotated[int, doc("Services that wait for a create; 0 for a tenant and with a filter.")]
     reserved_cpu_milli: Annotated[int, doc("CPU of the stacks that still hold resources, in thousandths of a core.")]
     reserved_memory_bytes: Annotated[int, doc("Memory of the stacks that still hold resources.")]
 
@@ -788,6 +789,7 @@ class Capacity(Body, frozen=True, kw_only=True):
     quota_seen_at: Annotated[datetime | None, doc("When the quotas were read.")]
     ports: Annotated[int, doc("How many more stacks the node ports allow.")]
     free_node_ports: Annotated[int, doc("Node ports that nobody holds; stacks that wait in pools hold theirs.")]
+    spare_services: Annotated[int, doc("Services that wait for a create; their node ports are free.")]
     stacks: Annotated[int | None, doc("How many more stacks `limits.max_stacks` allows; null if there is no limit.")]
     unassigned: Annotated[
         int, doc("Stacks that wait in pools. They give way to creates: what they take counts as free here.")

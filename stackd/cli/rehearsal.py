@@ -141,7 +141,7 @@ async def _rehearse(client: Client, plan: Plan, expected: list[Goal], options: d
                 lines += [f"{line} (override with --{option.replace('_', '-')})" for line in objections]
         if lines:
             raise click.ClickException("\n".join(printable(line) for line in lines))
-        rehearsal = Rehearsal(plan=plan, connection=connection, ident=ident)
+        rehearsal = Rehearsal(plan=plan, connection=connection, ident=ident, spares=before.spares)
         work = asyncio.create_task(run.run(rehearsal), name="rehearsal")
         with _signals(rehearsal, work):
             with contextlib.suppress(OSError):  # standard error is closed

@@ -109,6 +109,7 @@ def stats(client: Client, output: str | None) -> None:
 def _counts(totals: Any, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     yield "stacks", ": ".join(filter(None, [str(sum(counts.values())), render.by_status(counts)]))
     yield "node ports", str(totals["used_node_ports"])
+    yield "spare services", str(totals.get("spare_services", 0))
     yield "cpu", str(of_milli(totals["reserved_cpu_milli"]))
     yield "memory", str(of_bytes(totals["reserved_memory_bytes"]))
     yield from _on_nodes(totals["node_distribution"])

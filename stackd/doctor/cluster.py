@@ -26,7 +26,7 @@ from stackd.lifecycle import nodes
 from stackd.lifecycle.templates import all_templates
 from stackd.model import NODE_PORTS_REMEDY
 from stackd.printable import some_of
-from stackd.quantity import of_bytes, of_milli, parse
+from stackd.quantity import NANO, of_bytes, of_milli, parse
 from stackd.templates.template import NONE
 
 APPLY = "apply what `stackd manifests` prints"
@@ -276,6 +276,9 @@ async def _ports(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
         return [fail(about, f"no stack can be created: {mismatch}", NODE_PORTS_REMEDY)]
     if mismatch:
         return [warn(about, mismatch, NODE_PORTS_REMEDY)]
+    if (most := len(wanted) // 2) < config.stacks.spare_services:
+        text = f"only {most} of {config.stacks.spare_services} spare Services are kept: half of the node ports stays free of them"
+        return [warn(about, text, "lower stacks.spare_services, or widen the range of node ports")]
     return [ok(about, f"{wanted.first} to {wanted.last} are node ports of this cluster, whose range is {available}")]
 
 
@@ -297,7 +300,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     others = "; ".join(f"{why}: {count}" for count, why in bounds if why != least[1])
     text = f"for {least[0]} stacks of {size} ({least[1]}); {others}"
     findings = [
-        *_used_up(quotas, need, size),
+        *_used_up(quotas, need, size, await _spares(cluster)),
         *_without_disk(usable, need, storage),
         *_refused_disk(config, limit_ranges),
     ]
@@ -309,9 +312,16 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     return [ok("room", text), *findings, *([] if limit_ranges else [warn("room", limits, APPLY)])]
 
 
-def _used_up(quotas: Sequence[JsonObject], need: nodes.StackResources, size: Size) -> Iterator[Finding]:
+async def _spares(cluster: Cluster) -> int:
+    """How many spare Services there are, which give way to creates."""
+    return sum(labels.SPARE in labels.labels_of(raw) for raw in await cluster.list_raw("services"))
+
+
+def _used_up(quotas: Sequence[JsonObject], need: nodes.StackResources, size: Size, spares: int) -> Iterator[Finding]:
     """What ``_room`` does not show, which counts what fits into an empty cluster."""
-    used_up = [one.why.replace(": ", ", ") for one in nodes.by_quotas(quotas, need, unused=True) if not one.stacks]
+    released = dict.fromkeys(nodes.SERVICE_QUOTAS, spares * NANO)
+    bounds = nodes.by_quotas(quotas, need, unused=True, released=released)
+    used_up = [one.why.replace(": ", ", ") for one in bounds if not one.stacks]
     if used_up:
         text = f"no more stacks of {size} fit now: quota {' and '.join(used_up)} is used up"
         yield warn("room", text, "delete stacks, or raise the quota")

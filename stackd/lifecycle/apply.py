@@ -217,10 +217,9 @@ async def _write_service(context: Context, stack: Stack, change: Change) -> None
         creation.timer.lap("service")
     crash_point("service.written")
     context.mirror.saw(service)
-    if stack.accepted and service.uid != stack.service_uid:
+    if stack.accepted and not stack.spare and service.uid != stack.service_uid:
         await context.store.stacks.set_service(stack.stack_id, service.uid)
-        if not stack.spare:
-            stack_log(log, stack.stack_id).info("its Service was created again")
+        stack_log(log, stack.stack_id).info("its Service was created again")
     if before is not None and before.uid == service.uid and not before.recorded:
         stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
 

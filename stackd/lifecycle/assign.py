@@ -183,8 +183,11 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
             stack_log(log, stack_id).info("delete retried in the background: %s", error)
 
     for stack in marked:
-        extra = {"same": "preempted"}
-        log.info("%s: deleted from the pool of %s: %s", stack.stack_id, stack.template, error, extra=extra)
+        extra, where = (
+            {"same": "preempted"},
+            f"the pool of {stack.template}" if stack.template else "the spare Services",
+        )
+        log.info("%s: deleted from %s: %s", stack.stack_id, where, error, extra=extra)
     deletes = {context.tasks.spawn(f"preempt {stack.stack_id}", delete(stack.stack_id)) for stack in marked}
     if deletes:
         await asyncio.wait(deletes, timeout=PREEMPTION_SECONDS)

@@ -79,6 +79,7 @@ def capacity(context: Context, need: StackResources) -> contract.Capacity:
         quota_seen_at=seen_at,
         ports=ports,
         free_node_ports=store.ports.free,
+        spare_services=context.spares.ready(context.mirror),
         stacks=stacks,
         unassigned=sum(not stack.spare for stack in pooled),
         requested_cpu_milli=need.cpu_milli,

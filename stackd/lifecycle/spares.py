@@ -43,11 +43,12 @@ class Spares:
         """A spare that fits a stack with these ports, which nobody else gets until it is put back; None if there is none."""
         if len(ports) != 1 or ports[0].protocol != "TCP" or isinstance(ports[0], RoutedTarget):
             return None
-        for row in self.rows.values():
-            service = mirror.services.get(row.service_name)
-            if service is not None and service.uid == row.service_uid and service.spare and not service.deleting:
-                return self.rows.pop(row.stack_id)
-        return None
+        ready = next((row for row in self.rows.values() if _is_ready(row, mirror)), None)
+        return None if ready is None else self.rows.pop(ready.stack_id)
+
+    def ready(self, mirror: Mirror) -> int:
+        """How many have their Service."""
+        return sum(_is_ready(row, mirror) for row in self.rows.values())
 
     def pause(self, until: float) -> None:
         """Make none before that time (monotonic seconds)."""
@@ -56,6 +57,11 @@ class Spares:
     def put_back(self, row: Stack | None) -> None:
         """A create has not taken this one after all; ``row`` is as the file has it now."""
         self.row_changed(None, row)
+
+
+def _is_ready(row: Stack, mirror: Mirror) -> bool:
+    service = mirror.services.get(row.service_name)
+    return service is not None and service.spare and not service.deleting
 
 
 def new_spare(stack_id: str, namespace: str, now: int) -> Stack:

@@ -233,6 +233,10 @@ class Outcome:
         ]
         yield from (["", f"this machine may have been the bottleneck: {why}"] for why in results.bottleneck)
         yield ["", f"load {own['load']:.1f} on {own['cpus']:.0f} CPUs at the end"]
+        if (spares := rehearsal.spares) is not None:
+            most = self.plan.most_in_a_second
+            advice = f"; set stacks.spare_services to {most}" if spares < most else ""
+            yield ["spare Services", f"{spares} at the start, and at most {most} presses in a second{advice}"]
         yield ["the daemon's loop", f"{results.daemon_lag * 1000:.1f} ms late on average"]
         if (ahead := rehearsal.clock_ahead) is not None and (error := rehearsal.clock_error) is not None:
             yield ["clocks", f"the daemon's is {ahead:+.3f} s, known to {error * 1000:.0f} ms"]

@@ -84,6 +84,11 @@ class Plan:
             for player, kind in enumerate(kinds)
         ]
 
+    @property
+    def most_in_a_second(self) -> int:
+        """How many players press start within one second."""
+        return self.stacks if self.rate is None else min(self.stacks, math.ceil(self.rate))
+
     def counts(self) -> list[tuple[StackKind, int]]:
         """The number of stacks of each kind, by weight: the integer parts first, then the largest remainders."""
         total = sum(kind.weight for kind in self.kinds)
@@ -146,7 +151,8 @@ WORDS = {
 class Preflight:
     """The objections. ``wrong`` cannot be overruled; ``anyway`` and ``with_others`` can, by the options of these names.
 
-    ``fits`` is how many stacks of the plan's mix fit, None if that is unknown. ``refused`` is the status if the key is, 0 if
+    ``fits`` is how many stacks of the plan's mix fit, and ``spares`` how many spare Services there are; None if that is
+    unknown. ``refused`` is the status if the key is, 0 if
     the daemon does not answer.
     """
 
@@ -154,6 +160,7 @@ class Preflight:
     anyway: Sequence[str] = ()
     with_others: Sequence[str] = ()
     fits: int | None = None
+    spares: int | None = None
     refused: int | None = None
 
 
@@ -169,7 +176,7 @@ async def inspect(connection: Connection, plan: Plan, ident: str) -> Preflight:
         if not answer.good:
             wrong.append(f"{kind.name}: {answer.sentence or f'the API answers {answer.status}'}")
     anyway = [] if ready.good else [f"the daemon is not ready: {ready.reason}"]
-    others, fits = await _others(connection), None
+    others, fits, spares = await _others(connection), None, None
     if not wrong:
         answers = [await connection.ask("POST", "/capacity", dict(kind.body)) for kind, _ in kinds]
         if failed := next((answer for answer in answers if not answer.good), None):
@@ -177,7 +184,8 @@ async def inspect(connection: Connection, plan: Plan, ident: str) -> Preflight:
         else:
             fits, sentence = _fit([(count, answer.body) for (_, count), answer in zip(kinds, answers, strict=True)])
             anyway += [f"{plan.stacks} stacks do not fit: {sentence}"] if fits < plan.stacks else []
-    return Preflight(wrong=tuple(wrong), anyway=anyway, with_others=others, fits=fits)
+            spares = answers[0].body.get("spare_services")
+    return Preflight(wrong=tuple(wrong), anyway=anyway, with_others=others, fits=fits, spares=spares)
 
 
 def _fit(asked: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str]:

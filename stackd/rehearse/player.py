@@ -57,6 +57,7 @@ class Rehearsal:
     ``added``        what was added to the daemon's histograms; empty if it does not tell
     ``clock_ahead``  how far the daemon's clock is ahead, to within ``clock_error`` seconds; None while unknown
     ``checks``       what the checks of the plan's templates say, by template; as the API has it
+    ``spares``       how many spare Services there were before; None while unknown
     ``remaining``    how many of its stacks there still are; None while unknown
     ``seconds``      how long the load took; 0 before its end
     """
@@ -83,6 +84,7 @@ class Rehearsal:
     clock_ahead: float | None = None
     clock_error: float | None = None
     checks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    spares: int | None = None
     remaining: int | None = None
     seconds: float = 0.0
 

@@ -94,14 +94,14 @@ def reserve(
 def take_spare(
     tx: Transaction, new: Stack, *, claim: Claim | None = None, limits: CreateLimits = NO_CREATE_LIMITS
 ) -> Stack | None:
-    """Turn the spare of this id into a row as ``reserve`` makes one, with the spare's node port and Service. None if there is
+    """Turn the spare of this id into a row as ``reserve`` makes one, with the spare's node port. None if there is
     no such spare any more. Raises as ``reserve``."""
     spare = rows.find(tx, new.stack_id)
     if spare is None or not spare.spare or spare.deleting_since is not None:
         return None
     _check_limits(tx, new, limits)
     port = replace(new.ports[0], node_port=spare.ports[0].node_port)
-    stack = replace(new, ports=(port,), service_uid=spare.service_uid)
+    stack = replace(new, ports=(port,))
     tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (stack.pod_spec, stack.stack_id))
     rows.insert_labels(tx, stack)
     if claim is not None:

@@ -141,10 +141,10 @@ accepted_body = encoder(contract.JobAccepted)
 accepted_many_body = encoder(contract.JobOfMany)
 
 
-def stats_body(stacks: Iterable[Stack], used_node_ports: int) -> bytes:
+def stats_body(stacks: Iterable[Stack], used_node_ports: int, spare_services: int = 0) -> bytes:
     """Counts over all stacks. Reserved CPU and memory are those of stacks that hold resources: not ended, not stopped.
 
-    An unassigned stack of a pool counts for resources and ports only.
+    An unassigned stack of a pool counts for resources and ports only, a spare Service for nothing.
     """
     nodes: dict[str, int] = {}
     total = active = cpu = memory = 0
@@ -164,6 +164,7 @@ def stats_body(stacks: Iterable[Stack], used_node_ports: int) -> bytes:
             active_stacks=active,
             node_distribution=dict(sorted(nodes.items())),
             used_node_ports=used_node_ports,
+            spare_services=spare_services,
             reserved_cpu_milli=cpu,
             reserved_memory_bytes=memory,
         )
@@ -177,9 +178,10 @@ class BodyCache:
         self._store = context.store
         self._stacks = context.store.assigned
         self._ports = context.store.ports
+        self._spares, self._mirror = context.spares, context.mirror
         self._ready: dict[str, tuple[Stack, dict[Callable[[Stack], bytes], bytes]]] = {}
         self._listed: tuple[Sequence[Stack], list[bytes]] = ((), [])
-        self._stats: tuple[int, bytes] = (-1, b"")
+        self._stats: tuple[tuple[int, int], bytes] = ((-1, 0), b"")
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Drop what was rendered of a changed row (a subscriber of the store)."""
@@ -215,9 +217,9 @@ class BodyCache:
 
     def stats(self) -> bytes:
         """The body of a stats read."""
-        version = self._store.stacks.version
-        if self._stats[0] != version:
-            self._stats = (version, stats_body(self._store.stacks.ordered(), self._ports.used))
+        of = self._store.stacks.version, self._spares.ready(self._mirror)
+        if self._stats[0] != of:
+            self._stats = (of, stats_body(self._store.stacks.ordered(), self._ports.used, of[1]))
         return self._stats[1]
 
     def _rendered(self, stack: Stack, render: Callable[[Stack], bytes]) -> bytes:

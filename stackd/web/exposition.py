@@ -130,7 +130,7 @@ class DaemonCollector(Collector):
         yield gauge("stackd_nodes", "Nodes in the cluster.", len(context.mirror.nodes))
         by_state = {"used": ports.used, "free": ports.free, "quarantined": ports.quarantined}
         about = "Services that are there before a create asks for one; their node ports count as free."
-        yield gauge("stackd_spare_services", about, len(context.spares.rows))
+        yield gauge("stackd_spare_services", about, context.spares.ready(context.mirror))
         yield gauge("stackd_node_ports", "Node ports by state.", by_state, "state")
 
     def _pools(self) -> Iterator[Metric]:

@@ -57,6 +57,7 @@ async def test_a_spare_belongs_to_nobody(at: Harness) -> None:
         assert "stackd.io/record" not in (service["metadata"].get("annotations") or {})
     stats, capacity = await at.get("/stats"), await at.get("/capacity")
     assert (await at.listed(), stats["total_stacks"], stats["used_node_ports"]) == ([], 0, 0)
+    assert (stats["spare_services"], capacity["spare_services"]) == (SPARES, SPARES)
     assert (capacity["unassigned"], capacity["free_node_ports"]) == (0, 32767 - 31001 + 1)
     assert await at.metric("stackd_spare_services") == SPARES
     (spare_id, *_) = at.daemon.context.spares.rows
@@ -88,6 +89,28 @@ async def test_spares_give_way_when_ports_run_out(at: Harness) -> None:
     for _ in range(3):
         await at.create(TWO)
     assert (await at.get("/stats"))["used_node_ports"] == 6
+
+
+@pytest.mark.parametrize("line", ["services", "services.nodeports"])
+@pytest.mark.stackd(stacks__spare_services=str(SPARES))
+async def test_spares_give_way_when_a_quota_is_used_up(at: Harness, line: str) -> None:
+    await filled(at)
+    await at.apply("resourcequotas", "few", spec={"hard": {line: str(SPARES)}})
+    made = [await at.create(UDP) for _ in range(SPARES)]
+    assert sorted(await at.listed()) == sorted(one["stack_id"] for one in made)
+    assert await spares(at) == {}
+    assert (await at.call("POST", "/stacks", UDP)).status == 503
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES))
+async def test_nothing_is_asked_because_of_spares_at_rest(at: Harness) -> None:
+    await filled(at)
+    at.counts.clear()
+    for _ in range(3):
+        await at.daemon.schedule.now("spares")
+        await at.passes(1)
+    assert not (at.counts.total(resource="services") or at.counts.total(resource="pods"))
+    assert len(await filled(at)) == SPARES
 
 
 @pytest.mark.stackd(stacks__spare_services=str(SPARES))

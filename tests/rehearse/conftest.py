@@ -46,10 +46,12 @@ async def connected(at: Harness, connection: type[Connection] = Connection) -> A
         yield connection(client, 1000)
 
 
-async def rehearsed(at: Harness, plan: Plan, *goals: Goal, connection: type[Connection] = Connection) -> Outcome:
+async def rehearsed(
+    at: Harness, plan: Plan, *goals: Goal, connection: type[Connection] = Connection, spares: int | None = None
+) -> Outcome:
     """Run a rehearsal from its first create to its last delete."""
     async with connected(at, connection) as wire:
-        rehearsal = Rehearsal(plan=plan, connection=wire, ident="test")
+        rehearsal = Rehearsal(plan=plan, connection=wire, ident="test", spares=spares)
         await run(rehearsal)
         return Outcome(rehearsal, goals)
 

@@ -19,7 +19,7 @@ from stackd.rehearse.plan import LABEL
 from stackd.rehearse.player import Rehearsal
 from stackd.rehearse.run import run
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
-from tests.rehearse.conftest import START_DELAY, connected, kind, plan, rehearsed
+from tests.rehearse.conftest import START_DELAY, connected, inspected, kind, plan, rehearsed
 
 
 def created(at: Harness) -> int:
@@ -59,6 +59,14 @@ async def test_where_a_creates_time_goes_is_the_daemons_own_count(at: Harness) -
     assert spent_in_all(results.create_time) <= results.stages["accepted"].longest + 0.05, (
         "by the daemon's clock and the client's"
     )
+
+
+async def test_it_says_how_many_spare_services_the_presses_of_a_second_want(at: Harness) -> None:
+    outcome = await rehearsed(at, plan(3), spares=1)
+    said = {name: text for _, _, rows in outcome.tables() for name, text, *_ in rows}["spare Services"]
+    assert said == "1 at the start, and at most 3 presses in a second; set stacks.spare_services to 3"
+    assert plan(8, rate=5.5).most_in_a_second == 6
+    assert (await inspected(at, 1)).spares == 0
 
 
 async def test_a_mix_arrives_at_the_rate_by_weight_and_failures_are_grouped(at: Harness) -> None:

@@ -108,9 +108,10 @@ export class Glance {
   #room() {
     if (this.capacity === undefined) return "…";
     if (this.capacity === null) return "what is free is unknown";
-    const { fits, limited_by: limit, free_node_ports: ports } = this.capacity;
+    const { fits, limited_by: limit, free_node_ports: ports, spare_services: spares = 0 } = this.capacity;
     const free = ports === null || limit === "ports" ? "" : `, ${numbers.format(ports)} ports free`;
-    const text = `${numbers.format(fits)} more fit, limited by ${limit.replaceAll("_", " ")}${free}`;
+    const ready = spares ? `, ${numbers.format(spares)} spare Services` : "";
+    const text = `${numbers.format(fits)} more fit, limited by ${limit.replaceAll("_", " ")}${free}${ready}`;
     return h("span", { title: "Stacks of 100m CPU and 128 MiB" }, text);
   }
 
