@@ -169,11 +169,6 @@ class Daemon(Http):
             raise RuntimeError(f"the job did not delete all: {job}")
         return time.perf_counter() - began
 
-    def metric(self, name: str) -> float:
-        """The value of a metric without labels."""
-        lines = self.call("GET", "/metrics")[1].decode().splitlines()
-        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
-
     def asked(self) -> int:
         """All requests to Kubernetes so far except watches."""
         lines = self.call("GET", "/metrics")[1].decode().splitlines()

@@ -54,7 +54,7 @@ _QUICK_SECONDS = 0.002
 _HERE = 50
 """After so many commits by the event loop the thread makes one, because only there the log is written back into the file."""
 
-_COMPANY_SECONDS = 0.02
+_COMPANY_SECONDS = 0.005
 """How long a relaxed operation waits for one that needs the disk, to share its commit."""
 
 _BUSY_SECONDS = 0.05
@@ -138,8 +138,8 @@ class Writer:
 
         ``writes`` is False for an operation that only reads. One that ``grows`` is refused while the disk is full.
         A ``relaxed`` one does not wait for the disk: it survives the end of the process, but a power failure may lose it,
-        unless a later operation has waited. While others commit all the time, it waits for up to ``_COMPANY_SECONDS`` to
-        share a commit. A ``quick`` one is about one row, and may be committed by the event loop. Cancelling the call does not
+        unless a later operation has waited. While the thread commits all the time, it waits for up to ``_COMPANY_SECONDS``
+        to share a commit. A ``quick`` one is about one row, and may be committed by the event loop. Cancelling the call does not
         undo an operation that has started.
         """
         if self._closing or self._ended.done():
@@ -148,7 +148,7 @@ class Writer:
         call = Submission(future=future, operation=operation, writes=writes, grows=grows, relaxed=relaxed, quick=quick)
         self._outstanding.add(call)
         self._waiting.append(call)
-        if not relaxed or time.perf_counter() - self._synced_at >= _BUSY_SECONDS:
+        if not relaxed or self._is_free or time.perf_counter() - self._synced_at >= _BUSY_SECONDS:
             self._flush_after(0.0)
         elif self._flush is None:
             self._flush_after(_COMPANY_SECONDS)
@@ -174,10 +174,14 @@ class Writer:
             self._flush.cancel()
         self._flush = self._loop.call_later(seconds, self._begin) if seconds else self._loop.call_soon(self._begin)
 
-    def _begin(self) -> None:
-        alone = not self._handed and len(self._waiting) <= _AT_ONCE and all(call.quick for call in self._waiting)
+    @property
+    def _is_free(self) -> bool:
+        """Whether the event loop may use the connection, and the disk is fast."""
         fast = self._commit_seconds <= _QUICK_SECONDS and self._here < _HERE and not self.ballast.spent
-        if alone and fast and self._error is None and not self._closing:
+        return fast and not self._handed and self._error is None and not self._closing
+
+    def _begin(self) -> None:
+        if self._is_free and len(self._waiting) <= _AT_ONCE and all(call.quick for call in self._waiting):
             self._flush, calls, self._waiting = None, self._waiting, []
             self._commit_here(calls)
         else:

@@ -237,6 +237,7 @@ async def test_an_observation_waits_for_company_only_amid_other_writes(
 ) -> None:
     monkeypatch.setattr("stackd.store.writer._COMPANY_SECONDS", 60.0)
     monkeypatch.setattr("stackd.store.writer._BUSY_SECONDS", 60.0 if others else 0.0)
+    monkeypatch.setattr("stackd.store.writer._QUICK_SECONDS", 0.0)  # the thread commits
     store = await open_store(path)
     await accepted(store)
     commits = store.counters.commits
