@@ -769,9 +769,9 @@ class Stats(Body, frozen=True, kw_only=True):
     active_stacks: Annotated[int, doc("Those that are creating or running.")]
     node_distribution: Annotated[Mapping[str, int], doc("Stacks by node.")]
     used_node_ports: Annotated[int, doc("Node ports that are held; those of spare Services are not.")]
-    spare_services: Annotated[int, doc("Services that wait for a create; 0 for a tenant and with a filter.")]
     reserved_cpu_milli: Annotated[int, doc("CPU of the stacks that still hold resources, in thousandths of a core.")]
     reserved_memory_bytes: Annotated[int, doc("Memory of the stacks that still hold resources.")]
+    spare_services: Annotated[int, doc("Services that wait for a create; 0 for a tenant and with a filter.")]
 
 
 class Capacity(Body, frozen=True, kw_only=True):

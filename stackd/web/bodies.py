@@ -164,9 +164,9 @@ def stats_body(stacks: Iterable[Stack], used_node_ports: int, spare_services: in
             active_stacks=active,
             node_distribution=dict(sorted(nodes.items())),
             used_node_ports=used_node_ports,
-            spare_services=spare_services,
             reserved_cpu_milli=cpu,
             reserved_memory_bytes=memory,
+            spare_services=spare_services,
         )
     )
 

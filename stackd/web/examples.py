@@ -164,9 +164,9 @@ OTHERS: dict[str, dict[str, Any]] = {
             "active_stacks": 7,
             "node_distribution": {"dev-worker": 3, "dev-worker2": 4},
             "used_node_ports": 7,
-            "spare_services": 32,
             "reserved_cpu_milli": 700,
             "reserved_memory_bytes": 939524096,
+            "spare_services": 32,
         }
     },
 }

@@ -70,6 +70,7 @@ async def test_a_stack_is_created_read_counted_and_deleted_in_the_documented_fie
         ("total_stacks", 2), ("active_stacks", 2),
         ("node_distribution", {node: 1, other["node_id"]: 1} if node != other["node_id"] else {node: 2}),
         ("used_node_ports", 2), ("reserved_cpu_milli", 200), ("reserved_memory_bytes", 2 * 134217728),
+        ("spare_services", 0),
     ]  # fmt: skip
     deleted = await at.call("DELETE", f"/stacks/{name}")
     assert (deleted.status, list(deleted.json.items())) == (200, [("deleted", True), ("stack_id", name)])
