@@ -438,6 +438,7 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
     daemon.api.draining = True
     daemon.api.feed.close()
     context.loop.rows.give_up()
+    daemon.api.batch.waiters.give_up()
     if context.gate.ownership.role is Role.OWNER and (
         context.gate.ownership.asked_for.is_set() or not process.restarts
     ):

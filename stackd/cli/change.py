@@ -64,7 +64,7 @@ def _command(action: Any, text: str, example: str = "", *, starts: bool = False)
     @output_option("json", "jsonl", "name")
     def command(client: Client, stack_ids: tuple[str, ...], output: str | None, ttl: str = "", **options: Any) -> None:
         chosen = {name: options[name] for name in FILTERS}
-        if bool(stack_ids) + any(chosen.values()) + options["everything"] != 1:
+        if bool(stack_ids) + any(each or each is False for each in chosen.values()) + options["everything"] != 1:
             raise click.UsageError(CHOICE)
         alone = len(set(stack_ids)) == 1 and stack_ids != ("-",)
         if alone and not (options["no_wait"] or options.get("wait")):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stackd.quantity import Quantity
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-FILTERS = ("labels", "statuses", "node", "template")
+FILTERS = ("labels", "statuses", "node", "template", "ended")
 COMPLETED = ("stack_id", "status", "addresses", "labels")
 
 
@@ -189,8 +189,9 @@ filter_options = stacked(
                  shell_complete=_completed(_nodes)),
     click.option("--template", "-t", metavar="NAME", default="", shell_complete=template_complete,
                  help="Only stacks of this template."),
+    click.option("--ended/--not-ended", default=None, help="Only stacks whose pod has ended for good, or only the others."),
 )  # fmt: skip
-"""``--label``, ``--status``, ``--node`` and ``--template``, named as the client's filters."""
+"""``--label``, ``--status``, ``--node``, ``--template`` and ``--ended``, named as the client's filters."""
 
 
 def checked(stack_id: str) -> str:

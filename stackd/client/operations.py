@@ -104,12 +104,14 @@ class CreateOptions(TypedDict, total=False):
 
 
 class Filters(TypedDict, total=False):
-    """Stacks with every label (``"team"`` or ``"team=7"``), one of the statuses, on the node, of the template."""
+    """Stacks with every label (``"team"`` or ``"team=7"``), one of the statuses, on the node, of the template; ``ended``: only
+    those whose pod has ended for good, or only the others."""
 
     labels: Labels
     statuses: Statuses
     node: str
     template: str
+    ended: bool | None
 
 
 class Asked(TypedDict, total=False):
@@ -567,7 +569,8 @@ def filter_query(**filters: Unpack[Filters]) -> list[tuple[str, str]]:
     labels = filters.get("labels", ())
     wanted = [f"{name}={value}" for name, value in labels.items()] if isinstance(labels, Mapping) else _several(labels)
     query = [("label", one) for one in wanted] + [("status", one) for one in _several(filters.get("statuses", ()))]
-    single = (("node", filters.get("node", "")), ("template", filters.get("template", "")))
+    ended = {None: "", True: "true", False: "false"}[filters.get("ended")]
+    single = (("node", filters.get("node", "")), ("template", filters.get("template", "")), ("ended", ended))
     return query + [(name, value) for name, value in single if value]
 
 

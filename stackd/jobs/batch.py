@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
@@ -39,9 +39,20 @@ from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import Priority, is_gone
 from stackd.lifecycle.verbs import is_started, is_stopped, newest_of, record, start_of, until_done
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack, WantedStack
+from stackd.model import (
+    DeleteReason,
+    EventKind,
+    ItemResult,
+    Job,
+    JobAction,
+    JobRequest,
+    JobStatus,
+    Outcome,
+    Stack,
+    WantedStack,
+)
 from stackd.store import BY_JOB, Claim, Start
-from stackd.tasks import set_within
+from stackd.tasks import Waiters, set_within
 from stackd.timing import COUNT_EVERY_SECONDS, JOB_AGAIN_SECONDS
 
 log = logging.getLogger(__name__)
@@ -108,6 +119,28 @@ class BatchQueue:
         self._context = context
         self._waiting, self._extending, self._recording = Turns(), Turns(), Turns()
         self.outcomes = Outcomes(context)
+        self.waiters: Waiters[Job] = Waiters()
+        context.store.jobs.subscribe(self._changed)
+
+    def _changed(self, before: Job | None, job: Job | None) -> None:
+        """Wake who waits for the job (a subscriber of the store)."""
+        if changed := job or before:
+            self.waiters.wake(changed.job_id, job)
+
+    async def until(self, job: Job, statuses: Collection[JobStatus], timeout: float) -> Job:
+        """The job as soon as it has one of these statuses or has finished; after ``timeout`` seconds, as it is."""
+
+        def reached(now: Job | None) -> Job | None:
+            seen = now or job  # else it was purged
+            return seen if now is None or seen.status in statuses or seen.finished else None
+
+        def current() -> Job | None:
+            return self._context.store.jobs.get(job.job_id)
+
+        try:
+            return await self.waiters.until(job.job_id, reached, current, timeout)
+        except TimeoutError:
+            return current() or job
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._extending) + len(self._recording)

@@ -247,7 +247,7 @@ async def _check_pooled(context: Context, template: Template) -> CheckResult:
     )
     stack = await create(context, request)
     try:
-        await until_status(context, stack.stack_id, StackStatus.RUNNING, context.config.stacks.image_pull_grace)
+        await until_status(context, stack.stack_id, [StackStatus.RUNNING], context.config.stacks.image_pull_grace)
         return await check_stack(context, stack.stack_id)
     finally:
         await delete(context, stack.stack_id)

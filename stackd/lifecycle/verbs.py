@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -313,15 +313,16 @@ def is_recorded(context: Context, row: Stack | None) -> bool | None:
     return True if service is not None and service.recorded and service.expires_at == row.ttl_expires_at else None
 
 
-async def until_status(context: Context, stack_id: str, wanted: StackStatus, timeout: float) -> Stack:
-    """The stack as soon as it has the status, or cannot be expected to get it; after ``timeout`` seconds, as it is.
-    Raises StackNotFound, also if it is deleted meanwhile."""
+async def until_status(context: Context, stack_id: str, wanted: Collection[StackStatus], timeout: float) -> Stack:
+    """The stack as soon as it has one of these statuses, or cannot be expected to get one; after ``timeout`` seconds, as it
+    is. Raises StackNotFound, also if it is deleted meanwhile."""
+    may_end = not ENDS.isdisjoint(wanted)
 
     def reached(stack: Stack | None) -> Stack | None:
         if stack is None:
             raise StackNotFound(stack_id)
-        stays = stack.ended or stack.deleting_since is not None or (stack.status in ENDS and wanted not in ENDS)
-        return stack if stack.status is wanted or stays else None
+        stays = stack.ended or stack.deleting_since is not None or (stack.status in ENDS and not may_end)
+        return stack if stack.status in wanted or stays else None
 
     return await context.loop.until(stack_id, reached, timeout) or _row(context, stack_id)
 

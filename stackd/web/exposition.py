@@ -179,7 +179,8 @@ class DaemonCollector(Collector):
         yield gauge("stackd_unknown_objects", about, len(reconciler.unknown))
         yield gauge("stackd_jobs_waiting", "Batch jobs that wait for a worker.", len(self._api.batch))
         yield gauge("stackd_event_streams", "Event streams that are open.", self._api.feed.followers)
-        yield gauge("stackd_waiting_requests", "Requests that wait for a stack's status.", len(context.loop.rows))
+        waiting = len(context.loop.rows) + len(self._api.batch.waiters)
+        yield gauge("stackd_waiting_requests", "Requests that wait for a status of a stack or job.", waiting)
         unfinished = len(context.store.jobs.unfinished())
         yield gauge("stackd_jobs_unfinished", "Batch jobs that have not finished.", unfinished)
 

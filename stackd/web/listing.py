@@ -24,15 +24,26 @@ from stackd.codes import ErrorCode
 from stackd.errors import Conflict, JobNotFound
 from stackd.jobs.creating import request_of
 from stackd.lifecycle.create import dry_run
-from stackd.model import NO_LABELS, NO_VALUES, Job, JobAction, JobItem, JobRequest, Stack, list_key
+from stackd.model import NO_LABELS, NO_VALUES, Job, JobAction, JobItem, JobRequest, JobStatus, Stack, list_key
 from stackd.store import Claim
 from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
 from stackd.web.bodies import RENDER_AT_ONCE, in_turns, length_of, read_entries, rendered_entries
 from stackd.web.idempotency import StoredResponse
-from stackd.web.parameters import DRY_RUN, FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, flag, number
+from stackd.web.parameters import (
+    DRY_RUN,
+    FIELDS,
+    FILTERS,
+    LABEL,
+    Parameter,
+    Parameters,
+    StackSelection,
+    any_of,
+    flag,
+    number,
+)
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
-from stackd.web.stacks import STACKS, Run, first_answer, unrepeated
+from stackd.web.stacks import STACKS, TIMEOUT, Run, first_answer, patience, unrepeated
 
 BATCH = "Batch jobs"
 LARGEST_PAGE = 1000
@@ -42,6 +53,11 @@ LONGEST_PIECE = 128 * 1024
 """How much of a long list is written at a time. A reader who does not read holds as much memory."""
 
 WOULD: Final = Answer("With `dry_run`: what it would do.", contract.JobDryRun)
+WAIT: Final = any_of(
+    "wait",
+    "Wait for one of these statuses, with commas between them, or for the job's end, before answering.",
+    [*JobStatus],
+)
 RESULTS: Final = flag("results", "`true` or `1`: with what became of each of its stacks.")
 OPEN: Final = b'{"stacks":['
 CLOSE: Final = b"]}"
@@ -267,7 +283,7 @@ async def _about_job(call: ApiCall, render: Callable[[Job], bytes], claim: Claim
     return render(job)
 
 
-@route("GET", "/stacks/batch-delete/{job_id}", BATCH, Answer("The job.", contract.Job))
+@route("GET", "/stacks/batch-delete/{job_id}", BATCH, Answer("The job.", contract.Job), query=(WAIT, TIMEOUT))
 async def get_batch_delete(call: ApiCall) -> web.Response:
     """Get a batch-delete job.
 
@@ -276,16 +292,16 @@ async def get_batch_delete(call: ApiCall) -> web.Response:
     job = _job(call)
     if job.action is not JobAction.DELETE:
         raise JobNotFound(job.job_id)
-    return json_response(bodies.job_body(job))
+    return json_response(bodies.job_body(await _awaited(call, job)))
 
 
-@route("GET", "/stacks/batch/{job_id}", BATCH, Answer("The job.", "BatchJob"), query=(RESULTS,))
+@route("GET", "/stacks/batch/{job_id}", BATCH, Answer("The job.", "BatchJob"), query=(RESULTS, WAIT, TIMEOUT))
 async def get_batch(call: ApiCall) -> web.StreamResponse:
     """Get a batch job.
 
     A job of any action, until `batch_delete.keep_jobs` after its end.
     """
-    job = await call.api.batch.outcomes.of(_job(call))
+    job = await call.api.batch.outcomes.of(await _awaited(call, _job(call)))
     if not call.parameters.get(RESULTS):
         return json_response(bodies.batch_body(job))
     results = [_result(call, job, item) for item in await call.api.context.store.jobs.items(job.job_id)]
@@ -306,6 +322,13 @@ def _result(call: ApiCall, job: Job, item: JobItem) -> contract.JobResult:
         labels=item.wanted.labels if item.wanted is not None else NO_LABELS,
         values=stack.values if stack is not None else NO_VALUES,
     )
+
+
+async def _awaited(call: ApiCall, job: Job) -> Job:
+    """The job, once it has the status that the request waits for."""
+    if wanted := call.parameters.get(WAIT):
+        return await call.api.batch.until(job, [*map(JobStatus, wanted)], patience(call, call.parameters))
+    return job
 
 
 def _job(call: ApiCall) -> Job:

@@ -133,6 +133,18 @@ def one_of(name: str, about: str, values: Sequence[str]) -> Parameter[str]:
     return Parameter(name, about, read, {"enum": list(values)})
 
 
+def any_of(name: str, about: str, values: Sequence[str]) -> Parameter[frozenset[str]]:
+    """Some of these texts, with commas between them."""
+
+    def read(text: str) -> frozenset[str]:
+        found = frozenset(text.split(","))
+        if found <= {*values}:
+            return found
+        raise ValueError(f"one or more of {', '.join(values)}, with commas between them")
+
+    return Parameter(name, about, read, {"pattern": "^(?:{0})(?:,(?:{0}))*$".format("|".join(values))})
+
+
 def named(name: str, about: str, longest: int = LONGEST_NAME) -> Parameter[str]:
     """Any name: that of a removed node or template, too, because its stacks may still exist."""
 
@@ -205,7 +217,8 @@ STATUS: Final = replace(one_of("status", "Any of these statuses.", list(StackSta
 NODE: Final = named("node", "On this node.")
 DRY_RUN: Final = flag("dry_run", "`true` or `1`: say what would be done, and change nothing.")
 TEMPLATE: Final = named("template", "Made from this template.")
-FILTERS: Final = (LABEL, STATUS, NODE, TEMPLATE)
+ENDED: Final = flag("ended", "`false`: only stacks whose pod has not ended for good; `true`: only those whose pod has.")
+FILTERS: Final = (LABEL, STATUS, NODE, TEMPLATE, ENDED)
 
 
 class StackSelection:
@@ -215,10 +228,11 @@ class StackSelection:
         self._labels = parameters.all(LABEL)
         self._statuses = frozenset(parameters.all(STATUS))
         self._node, self._template = parameters.get(NODE), parameters.get(TEMPLATE)
+        self._ended = parameters.get(ENDED)
 
     def __bool__(self) -> bool:
         """Whether the request has any filter."""
-        return bool(self._labels or self._statuses or self._node or self._template)
+        return bool(self._labels or self._statuses or self._node or self._template) or self._ended is not None
 
     def matches(self, stack: Stack) -> bool:
         """Whether the stack is selected as it is now: by any status, and by all of the others."""
@@ -226,6 +240,7 @@ class StackSelection:
             (not self._statuses or stack.status in self._statuses)
             and self._node in (None, stack.node_id)
             and self._template in (None, stack.template)
+            and self._ended in (None, stack.ended)
             and all(
                 stack.labels.get(key) == value if value is not None else key in stack.labels
                 for key, value in self._labels

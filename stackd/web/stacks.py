@@ -32,7 +32,7 @@ from stackd.units import format_duration
 from stackd.web import bodies, requests
 from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
 from stackd.web.idempotency import Replayable, StoredResponse, check_key
-from stackd.web.parameters import DRY_RUN, FIELDS, Parameter, Parameters, named, number, one_of, seconds_of
+from stackd.web.parameters import DRY_RUN, FIELDS, Parameter, Parameters, any_of, named, number, one_of, seconds_of
 from stackd.web.requests import CreateBody
 from stackd.web.responses import ReadyAnswer, json_response
 
@@ -46,8 +46,13 @@ DEFAULT_WAIT = 30.0
 LONGEST_WAIT = 60.0
 DEFAULT_TAIL = 200
 LONGEST_TAIL = 10_000
-WAIT: Final = one_of(
-    "wait", "Wait for this status before answering, or until the stack is deleted.", [*StackStatus, DELETED]
+WAIT: Final = any_of(
+    "wait",
+    "Wait for one of these statuses, with commas between them, before answering; or until the stack is `deleted`.",
+    [*StackStatus, DELETED],
+)
+WAIT_CREATED: Final = any_of(
+    "wait", "Wait for one of these statuses, with commas between them, before answering.", list(StackStatus)
 )
 WAIT_DELETED: Final = one_of(
     "wait", "Where the cluster cannot delete it at once: wait for that, instead of answering 503 now.", [DELETED]
@@ -74,15 +79,16 @@ DETAIL: Final = Answer("The stack.", "StackDetail")
         "With `dry_run`: what would be created. With `if_exists=return`: the existing stack.",
         (contract.DryRun, "StackDetail"),
     ),
-    query=(DRY_RUN,),
+    query=(DRY_RUN, WAIT_CREATED, TIMEOUT),
     body=contract.Create,
     replays=True,
 )
 async def create_stack(call: ApiCall) -> web.Response:
     """Create a stack.
 
-    Answers when the pod is assigned to a node. A repetition with the same Idempotency-Key gets the first answer again. A dry
-    run asks the cluster, too.
+    Answers when the pod is assigned to a node; with `wait`, once the stack has that status or can no longer reach it, or at
+    the timeout: the stack is there all the same. A repetition with the same Idempotency-Key gets the first answer again. A
+    dry run asks the cluster, too.
     """
     if call.parameters.get(DRY_RUN):
         return await unrepeated(call, partial(_tried, call))
@@ -91,7 +97,8 @@ async def create_stack(call: ApiCall) -> web.Response:
         with call.api.limits.create(call.key.principal.id):
             parsed = await requests.create_body(call.view, body)
             with requests.refusals_located(parsed):
-                return await _created(call, parsed, claim)
+                stack, status = await made(call, parsed, claim)
+        return StoredResponse(status=status, body=await _when_created(call, stack, status))
 
     return await first_answer(call, run)
 
@@ -112,9 +119,19 @@ async def _tried(call: ApiCall, body: bytes, _: Claim | None) -> StoredResponse:
     return StoredResponse(status=200, body=bodies.encode(answer))
 
 
-async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> StoredResponse:
-    stack, status = await made(call, parsed, claim)
-    return StoredResponse(status=status, body=await _rendered(call.api.context, stack, status))
+async def _when_created(call: ApiCall, stack: Stack, status: int) -> bytes:
+    """The answer about a stack that exists, once it has the status that the request waits for."""
+    if wanted := call.parameters.get(WAIT_CREATED):
+        statuses, seconds = [*map(StackStatus, wanted)], patience(call, call.parameters)
+        try:
+            stack = await until_status(call.api.context, stack.stack_id, statuses, seconds)
+        except StackNotFound:
+            raise _gone(f"{stack.stack_id} was created, and is gone by now") from None
+    return await _rendered(call.api.context, stack, status)
+
+
+def _gone(sentence: str) -> Conflict:
+    return Conflict(sentence, code=ErrorCode.ANSWER_GONE)
 
 
 async def made(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> tuple[Stack, int]:
@@ -181,17 +198,19 @@ async def get_stack_status(call: ApiCall) -> web.StreamResponse:
 async def _awaited_status(call: ApiCall, query: Parameters) -> web.StreamResponse:
     stack: Stack | None = call.stack
     stack_id = call.stack_id
-    seconds, wait = _patience(call, query), query.get(WAIT)
-    if wait == DELETED:
+    seconds, wait = patience(call, query), query.get(WAIT)
+    if wait == frozenset({DELETED}):
         stack = await until_gone(call.api.context, stack_id, seconds)
     elif wait is not None:
-        stack = await until_status(call.api.context, stack_id, StackStatus(wait), seconds)
+        if DELETED in wait:
+            raise InvalidRequest(f"{DELETED} stands alone in wait: a stack that is deleted has no status any more")
+        stack = await until_status(call.api.context, stack_id, [*map(StackStatus, wait)], seconds)
     if stack is None:
         return json_response(contract.Deleted(stack_id=stack_id))
     return ReadyAnswer(call.api.bodies.status(stack))
 
 
-def _patience(call: ApiCall, query: Parameters) -> float:
+def patience(call: ApiCall, query: Parameters) -> float:
     """How many seconds this request may wait; 0 while stackd stops."""
     seconds = min(query.get(TIMEOUT, DEFAULT_WAIT), LONGEST_WAIT)
     return 0.0 if call.api.draining else seconds
@@ -211,7 +230,7 @@ async def delete_stack(call: ApiCall) -> web.Response:
     """
     context, query = call.api.context, call.parameters
     waits = query.get(WAIT_DELETED) is not None
-    end = context.clock.monotonic() + _patience(call, query)
+    end = context.clock.monotonic() + patience(call, query)
     stack_id = call.changeable.stack_id
     try:
         await delete(context, stack_id, by=call.key.principal)
@@ -291,9 +310,8 @@ async def first_answer(
 async def _about_stack(call: ApiCall, claim: Claim) -> bytes:
     stack = call.view.get(claim.stack_id or "")
     if stack is None:
-        sentence = f"the first request with this Idempotency-Key was about {claim.stack_id}, which is gone by now"
-        raise Conflict(sentence, code=ErrorCode.ANSWER_GONE)
-    return await _rendered(call.api.context, stack, claim.status or 200)
+        raise _gone(f"the first request with this Idempotency-Key was about {claim.stack_id}, which is gone by now")
+    return await _when_created(call, stack, claim.status or 200)
 
 
 def idempotency_key(call: ApiCall) -> str | None:

@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import json
 
+from stackd.codes import ErrorCode
+
+CODES = {code.status: code for code in (*ErrorCode, ErrorCode.LABEL_LIMIT_REACHED, ErrorCode.NO_ROOM)}
 STATUSES = (400, 401, 403, 404, 409, 422, 429, 500, 503)
 RUBBISH = {
     "page": b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
@@ -56,6 +59,8 @@ class Misbehaving(contextlib.AbstractAsyncContextManager["Misbehaving"]):
     def _refusal(self) -> bytes:
         if self.behaviour == "closed":
             return b""
-        body = json.dumps({"error": "label player=x has 1 of 1 stacks (limits.stacks_per_label)"}).encode()
+        code = CODES[int(self.behaviour)]
+        error = {"error": "label player=x has 1 of 1 stacks (limits.stacks_per_label)", "code": code}
+        body = json.dumps(error | {"player_message": code.players}).encode()
         head = f"HTTP/1.1 {self.behaviour} No\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nRetry-After: 30"
         return head.encode() + b"\r\n\r\n" + body

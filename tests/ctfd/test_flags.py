@@ -61,7 +61,7 @@ async def test_a_template_without_the_value_is_the_organisers_mistake(ctfd: Ctfd
     challenge, player = await ctfd.challenge(stackd_value="OTHER"), await ctfd.player("ada")
     await player.press(challenge, "start")
     seen = await player.until(challenge, status="none", pending=False)
-    assert seen["problem"]["message"] == "The organisers have to look at this challenge. Please tell them."
+    assert seen["problem"]["player_message"] == "The organisers have to look at this challenge. Please tell them."
     await stackd.until_listed(0)
     lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
     assert [line["ok"] for line in lines] == [True, False]

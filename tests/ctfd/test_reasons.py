@@ -30,7 +30,7 @@ async def test_a_name_that_is_no_image_is_said_at_once_and_no_restart_is_advised
     await player.press(challenge, "start")
     seen = await player.until(challenge, status="failed", problem="image")
     assert seen["problem"]["restart"] is False
-    assert "Restart" not in seen["problem"]["message"]
+    assert "Restart" not in seen["problem"]["player_message"]
     assert seen["seconds_left"] is None, "no countdown before it ran"
 
 
@@ -68,7 +68,7 @@ async def test_a_sentence_within_five_seconds_and_a_stop_at_once(
         await player.press(challenges[0], "start")
         seen = await player.until(challenges[0], status="starting", problem="silent")
         assert time.monotonic() - began < 8, "five seconds, and some for a busy machine"
-        assert seen["problem"]["message"] == "The instance server does not answer. Please try again in a minute."
+        assert seen["problem"]["player_message"] == "The instance server does not answer. Please try again in a minute."
         assert (await player.press(challenges[0], "stop"))["status"] == "none"
         assert (await player.press(challenges[1], "start"))["status"] == "starting", "its place is free at once"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from stackd.codes import ErrorCode
+from stackd.codes import ENDED, LATER, MOMENT, NEW_LINK, ROOM, ErrorCode
+from stackd.contract import ProblemKey
 from tests.ctfd.conftest import PLUGIN
 
 LOCALE = PLUGIN / "assets" / "locale"
@@ -30,11 +32,14 @@ def test_each_reason_that_players_can_meet_has_a_text_in_their_language() -> Non
         f"{kind}.{name}" for kind, names in (key.split(".") for key in ENGLISH if "." in key) for name in names.split()
     }
     sources = {path.name: path.read_text() for path in PLUGIN.glob("*.py")}
-    reasons = set(re.findall(r'^    "(\w+)": "', sources["answers.py"].partition("HOPELESS")[0], re.MULTILINE))
+    reasons = set(re.findall(r'^    "(\w+)": "', sources["answers.py"].partition("LATER")[0], re.MULTILINE))
     for name in ("access.py", "instances.py", "routes.py"):
         reasons |= set(re.findall(r'Refused\(.*?, "(\w+)"', sources[name]))
-    assert len(reasons) > 30
-    reasons |= {code.value for code in ErrorCode if code.players}
+    assert len(reasons) > 20
+    reasons |= {code.value for code in ErrorCode if code.players in (NEW_LINK, ENDED, ROOM, LATER, MOMENT)} - {
+        "not_ready"
+    }
+    reasons |= set(get_args(ProblemKey)) - {"pull"}
     assert [each for each in sorted(reasons) if not {f"why.{each}", f"ended.{each}"} & known] == []
 
 

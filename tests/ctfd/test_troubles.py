@@ -13,7 +13,10 @@ from tests.ctfd.misbehaving import Misbehaving
 from tests.harness import Harness, eventually
 
 Source = tuple[Path, Path]
-PROBLEMS = {"401": "closed", "422": "broken", "hang": "silent", "page": "silent", "409": "limit", "503": "no_room"}
+PROBLEMS = {
+    "401": "closed", "422": "idempotency_key_reused", "hang": "silent", "page": "silent", "409": "label_limit_reached",
+    "503": "no_room",
+}  # fmt: skip
 AT_ONCE = ("401", "422")
 """The others are tried again."""
 
@@ -43,7 +46,7 @@ async def test_players_read_a_sentence_whatever_stackd_answers(source: Source, t
             assert lines[0]["ok"] is False, behaviour
             names = {"401": "Key:", "hang": "Address:", "page": "Address:"}
             assert lines[0]["text"].startswith(names.get(behaviour, "")), lines
-            assert "limits." not in (await player.press(challenge))["problem"]["message"]
+            assert "limits." not in (await player.press(challenge))["problem"]["player_message"]
         assert "limits.stacks_per_label" in ctfd.log(), "the log has the detail"
 
 

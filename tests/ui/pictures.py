@@ -21,7 +21,7 @@ STATES: list[dict[str, Any]] = [
     {
         "name": "stack-1", "title": "Login", "category": "Web", "template": "web-1", "status": "running",
         "description": "A shop forgot to check a **signature**. Read `flag.txt`.",
-        "addresses": [{"text": "203.0.113.7:31131", "href": "http://203.0.113.7:31131"}],
+        "addresses": [{"text": "203.0.113.7:31131", "url": "http://203.0.113.7:31131"}],
         "seconds_left": 1640, "extension_seconds": 1800, "extensions_left": 2,
     },
     {

@@ -21,7 +21,7 @@ description: "See [here](javascript:alert(1)), **<b>bold</b>** and [there](https
 """
 
 RUNS = {
-    "addresses": [{"text": "203.0.113.7:31001", "href": "http://203.0.113.7:31001", "port": 80}],
+    "addresses": [{"text": "203.0.113.7:31001", "url": "http://203.0.113.7:31001", "port": 80}],
     "status": "running",
 }
 MORE = {"extension_seconds": 5400, "extensions_left": 1}
@@ -35,7 +35,7 @@ STATES: tuple[tuple[dict[str, Any], str, str, list[str]], ...] = (
     ({"status": "failed", "problem": {"key": "image", "restart": False}}, "It never worked", "", ["Stop"]),
     ({"status": "failed", "problem": {"key": "crash", "restart": True}}, "Restart it.", "", ["Restart", "Stop"]),
     ({"status": "none", "problem": {"key": "expired"}}, "", "Your instance has ended: its time was over.", ["Start"]),
-    ({"status": "none", "problem": {"key": "new", "message": "A reason of later."}}, "A reason of later.", "", ["Start"]),
+    ({"status": "none", "problem": {"key": "new", "player_message": "A reason of later."}}, "A reason of later.", "", ["Start"]),
     ({"status": "none", "limit": 1, "others": [{"name": "x", "title": "Y"}]}, "", "at a time: Y.", ["Stop Y and start this one"]),
     (RUNS | {"status": "shared", "since": 7200}, "", "Running for 2 hours.", []),
 )  # fmt: skip

@@ -135,18 +135,17 @@ def shared(challenge: StackdChallenge) -> dict[str, Any] | None:
     stack = (cache.get(SHARED) or {}).get(challenge.stackd_template)
     if stack is None:
         return None
-    problem = answers.failure(stack)
+    problem = answers.trouble(stack)
     is_up = stack.get("status") == "running"
-    ports = [port for port in stack.get("ports") or [] if "container_port" in port]
     texts = recipe.texts(challenge.stackd_connection or "")
     since = recipe.seconds_since_1970(stack.get("updated_at"))
     return {
         "challenge_id": challenge.id,
         "challenge": challenge.name,
         "status": "shared",
-        "problem": {"key": "shared", "message": answers.TEXTS["shared"], "restart": False} if problem else None,
+        "problem": problem or None,
         "doing": None if is_up or problem else {"key": answers.phase(stack), "seconds": 0},
-        "addresses": recipe.addresses(texts, stack.get("node_public_ip") or "", ports) if is_up else [],
+        "addresses": recipe.addresses(texts, stack) if is_up else [],
         "since": max(0, now() - since) if is_up and since is not None else 0,
     }
 
@@ -196,7 +195,7 @@ def take_challenge(rows: Iterable[StackdInstance]) -> None:
     db.session.commit()
 
 
-NO_PROBLEM = {"message": "", "problem": None}
+NO_PROBLEM = {"message": "", "problem": None, "hopeless": None}
 
 
 def mark_stopped(why: str, *conditions: Any) -> int:
@@ -242,7 +241,7 @@ def shown(row: StackdInstance) -> dict[str, Any]:
         "problem": _problem(row, seen),
         "addresses": json.loads(row.addresses or "[]") if seen == "running" else [],
         "seconds_left": max(0, row.expires - now()) if counts else None,
-        "extension": recipe.duration(extension) if left else "",
+        "extension": recipe.length(fields["stackd_extension"]) if left else "",
         "extension_seconds": extension,
         "extensions_left": left,
     }
@@ -278,4 +277,4 @@ def _problem(row: StackdInstance, seen: str) -> dict[str, Any] | None:
         key, message = "failed", ""
     if not key:
         return None
-    return {"key": key, "message": message or answers.TEXTS.get(key, ""), "restart": key not in answers.HOPELESS}
+    return {"key": key, "player_message": message or answers.TEXTS.get(key, ""), "restart": not row.hopeless}

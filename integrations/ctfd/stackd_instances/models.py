@@ -50,7 +50,8 @@ class StackdInstance(db.Model):
     ``todo`` is what the worker has to do next: create, extend, restart, stop, or nothing. ``slot`` and
     ``challenge_key`` are NULL once it is to stop: the unique constraints then no longer count it, and they decide
     races between two presses. With a ``challenge_key`` and no ``slot`` it has ended, and only keeps the reason:
-    ``problem`` is its key, ``message`` the sentence for players, ``detail`` what organisers read. ``recipe`` is the
+    ``problem`` is its key, ``message`` the sentence for players, ``detail`` what organisers read; ``hopeless``: no restart
+    ends it. ``recipe`` is the
     challenge as it was at the start, as JSON; ``amount`` by how much organisers extend it.
     """
 
@@ -79,6 +80,7 @@ class StackdInstance(db.Model):
     expires = db.Column(db.Integer)
     extensions = db.Column(db.Integer, default=0, nullable=False)
     problem = db.Column(db.String(64))
+    hopeless = db.Column(db.Boolean)
     phase = db.Column(db.String(16))
     phase_since = db.Column(db.Integer)
     running_since = db.Column(db.Integer)

@@ -26,7 +26,7 @@ def seconds(text: str, what: str) -> int:
 
 def length(text: str) -> str:
     """A length of time as stackd reads it: ``"30M"`` as ``"30m"``."""
-    return duration(seconds(text, "Length of time"))
+    return str(text).strip().lower()
 
 
 def moment(text: Any) -> datetime | None:
@@ -46,15 +46,6 @@ def seconds_since_1970(text: Any) -> int | None:
         return int(datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp())
     except ValueError:
         return None
-
-
-def duration(total: int) -> str:
-    """``5400`` as ``"1h30m"``."""
-    text = ""
-    for unit, size in UNITS.items():
-        count, total = divmod(total, size)
-        text += f"{count}{unit}" if count else ""
-    return text or "0s"
 
 
 def texts(text: str) -> dict[int, str]:
@@ -77,24 +68,25 @@ def texts(text: str) -> dict[int, str]:
     return found
 
 
-def addresses(shown: Mapping[int, str], host: str, opened: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What players see for each port of a stack with an address: the text, the container's port, and the link if it is one.
-    ``opened`` are stackd's ports.
-    """
+def addresses(shown: Mapping[int, str], stack: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What players see for each port of a stack: the text, the container's port, and the link if it is one."""
+    reached = {(each["port"], each["protocol"]): each for each in stack.get("addresses") or ()}
     found = []
-    for port in opened:
-        url = str(port.get("url") or port.get("host") or "")
-        text = shown.get(int(port["container_port"])) or shown.get(0) or DEFAULT_TEXT
-        if url and "{url}" not in text:
+    for port in stack.get("ports") or ():
+        number = int(port["container_port"])
+        address = reached.get((number, port["protocol"]), {"text": ""})
+        text, where = shown.get(number) or shown.get(0) or "{url}", address["text"]
+        if ("://" in where and "{url}" not in text) or text == DEFAULT_TEXT:
             text = "{url}"
-        number = port.get("node_port")
-        if not url and (number is None or (not host and re.search(r"\{(host|url)\}", text))):
+        if not where and ("node_port" not in port or re.search(r"\{(host|url)\}", text)):
             continue  # it has no address yet, or its node has none
-        together = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
-        for name, value in (("url", url or together), ("host", host), ("port", str(number or ""))):
-            text = text.replace("{host}:{port}", together).replace(f"{{{name}}}", value)
-        link = text if re.fullmatch(r"https?://\S+", text) else ""
-        found.append({"text": text, "href": link, "port": int(port["container_port"])})
+        link = address.get("url", "") if text == "{url}" else ""
+        host, _, digits = where.rpartition(":")
+        values = {"url": where, "host": host.strip("[]"), "port": digits or str(port.get("node_port"))}
+        for name, value in (("{host}:{port}", where), *((f"{{{name}}}", value) for name, value in values.items())):
+            text = text.replace(name, value)
+        link = link or (text if re.fullmatch(r"https?://\S+", text) else "")
+        found.append({"text": text, "url": link, "port": number})
     return found
 
 

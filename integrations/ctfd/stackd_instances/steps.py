@@ -104,7 +104,7 @@ def keep_flag(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
             "%s: template %s generates no value %s", fields["name"], fields["stackd_template"], fields["stackd_value"]
         )
         if row.todo == "create":
-            give_up(row, answers.Verdict("broken"), f"the template generates no value {fields['stackd_value']}")
+            give_up(row, answers.BROKEN, f"the template generates no value {fields['stackd_value']}")
         return
     hashed = flags.hashed(fields["stackd_key"], value)
     if StackdFlag.query.filter_by(stack_id=row.stack_id, hash=hashed).first() is not None:
@@ -118,12 +118,12 @@ def keep_flag(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
 
 def refuse(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
     """Try again later, or tell the player why not."""
-    found = answers.verdict(task.todo, reply.status, reply.code, reply.player_message)
+    found = answers.verdict(reply.status, reply.code, reply.player_message)
     # A restart is not repeated after a lost answer: it may have happened.
     retry = found.retry and now() - task.since < PATIENCE[task.todo] and (task.todo != "restart" or reply.status > 0)
     row.detail = f"{reply.status} {reply.detail}"[:2000]
     row.attempts = task.attempts + 1
-    row.problem, row.message = found.key[:64], found.sentence[:255]
+    row.problem, row.message, row.hopeless = found.key[:64], found.sentence[:255], None
     if retry:
         row.not_before = now() + answers.pause(task.attempts, reply.retry_after)
     elif task.todo == "create":
@@ -159,22 +159,22 @@ def settle_stop(row: StackdInstance, task: StackdInstance, reply: Reply) -> None
 def write_stack(row: StackdInstance, stack: dict[str, Any]) -> None:
     """Note in the row what stackd says about the stack. Only changes are written."""
     shown = recipe.texts(row.fields["stackd_connection"] or "")
-    opened = [port for port in stack.get("ports") or [] if isinstance(port, dict) and "container_port" in port]
     phase = answers.phase(stack)
     new = {
         "status": str(stack.get("status") or row.status)[:16],
-        "addresses": json.dumps(recipe.addresses(shown, stack.get("node_public_ip") or "", opened)),
+        "addresses": json.dumps(recipe.addresses(shown, stack)),
         "expires": recipe.seconds_since_1970(stack.get("ttl_expires_at")) or row.expires,
         "phase": phase,
         "phase_since": row.phase_since if phase == row.phase else now(),
         "running_since": row.running_since or (now() if stack.get("status") == "running" else None),
     }
     if "status_reason" in stack:
-        problem = answers.failure(stack)
+        found = answers.trouble(stack)
+        problem = found.get("key", "")[:64]
         why = ": ".join(filter(None, (stack.get("status_reason"), stack.get("status_message"))))
         if problem and problem != row.problem:
-            new |= {"problem": problem, "message": answers.TEXTS[problem]}
-        elif not problem and (row.problem in answers.OF_STACKS or now() - row.since >= REFUSAL_KEPT):
+            new |= {"problem": problem, "message": found["player_message"][:255], "hopeless": not found["restart"]}
+        elif not problem and (row.hopeless is not None or now() - row.since >= REFUSAL_KEPT):
             new |= NO_PROBLEM
         if why and not (row.detail or "").startswith(why):  # with the lines of its log behind it
             new["detail"] = why[:2000]

@@ -27,7 +27,7 @@ AT_ONCE = 8
 BUSY_PAUSE, STARTING_PAUSE, IDLE_PAUSE = 0.5, 1.5, 5.0
 REFRESH = 15
 """Seconds between two looks at stacks of which none starts."""
-FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,node_public_ip,ttl_expires_at,labels"
+FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,ttl_expires_at,labels,addresses,problem"
 LINES = 20
 """Of the log of a stack that has failed: for organisers."""
 

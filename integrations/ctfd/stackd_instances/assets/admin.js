@@ -148,12 +148,12 @@
     const doing = one.doing ? ` (${one.doing.key.replace("_", " ")}, ${length(one.doing.seconds)})` : "";
     status.append(doing);
     if (one.problem && one.detail) {
-      const summary = make("summary", { className: "small", textContent: one.problem.message });
+      const summary = make("summary", { className: "small", textContent: one.problem.player_message });
       const details = make("details", { open: opened.has(one.name) }, summary);
       details.append(make("pre", { className: "mb-0 small", textContent: one.detail }));
       details.addEventListener("toggle", () => opened[details.open ? "add" : "delete"](one.name));
       status.append(details);
-    } else if (one.problem) status.append(make("br"), make("small", { textContent: one.problem.message }));
+    } else if (one.problem) status.append(make("br"), make("small", { textContent: one.problem.player_message }));
     const addresses = one.addresses.map(({ text }) => make("code", { className: "d-block", textContent: text }));
     return make(
       "tr",

@@ -41,10 +41,10 @@ export async function load(folder, ...wanted) {
       return value.endsWith(".") ? value : value + stop; // "15 min." at the end of a sentence
     });
   // The reason, and what is to be done: nothing if `again`, since then it is tried again without another press.
-  const why = (/** @type {State} */ { key, code, message }, again = false) => {
-    const name = text(`why.${key ?? code}`) || message ? (key ?? code) : "other";
+  const why = (/** @type {State} */ { key, code, player_message: said }, again = false) => {
+    const name = text(`why.${key ?? code}`) || said ? (key ?? code) : "other";
     const later = text(`later.${name}`);
-    return `${text(`why.${name}`) || message} ${later && again ? text("again") : later}`.trim();
+    return `${text(`why.${name}`) || said} ${later && again ? text("again") : later}`.trim();
   };
   return Object.assign(text, { language, why });
 }
@@ -92,9 +92,9 @@ export class Box {
     this.draw();
   }
 
-  /** There is no answer: say why until there is one. @param {{ code?: string, message?: string }} refusal */
-  lose({ code = "other", message = "" }) {
-    this.state = { ...this.state, problem: { ...this.state.problem, key: code, message, again: true } };
+  /** There is no answer: say why until there is one. @param {{ code?: string, player_message?: string }} refusal */
+  lose({ code = "other", player_message = "" }) {
+    this.state = { ...this.state, problem: { ...this.state.problem, key: code, player_message, again: true } };
     this.draw();
   }
 
@@ -139,8 +139,7 @@ export class Box {
   lines() {
     const lines = [];
     const { addresses = [], values = [] } = this.state;
-    for (const { port, text, href } of addresses)
-      lines.push(this.line(addresses[1] ? `${port ?? ""}` : "", text, href));
+    for (const { port, text, url } of addresses) lines.push(this.line(addresses[1] ? `${port ?? ""}` : "", text, url));
     for (const { name, value } of values) lines.push(this.line(name, value, "", true));
     return lines;
   }

@@ -17,7 +17,8 @@ export async function request(send, url, method = "GET", body = {}, headers = {}
   }
   if (answer.ok) return data.data ?? data;
   const sentences = Object.values(data.errors ?? {}).flat();
-  throw Object.assign(new Error(sentences.join(" ") || data.player_message || ""), { code: data.code });
+  const player_message = sentences.join(" ") || data.player_message;
+  throw Object.assign(new Error(), { code: data.code, player_message });
 }
 
 /** Read again and again while the page is visible: often while something happens, else seldom. `tell` makes all tabs look. @param {() => Promise<any>} read @param {(data: any) => State[]} show @param {(refusal: any) => void} lose */

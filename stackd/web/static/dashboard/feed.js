@@ -20,8 +20,8 @@ import { ask, Refusal, send, sentence } from "./api.js";
  */
 
 export const FIELDS =
-  "stack_id,status,status_reason,status_message,node_id,node_public_ip,ports,created_at,updated_at,ttl_expires_at," +
-  "labels,template,shared,ended";
+  "stack_id,status,status_reason,status_message,node_id,addresses,problem,created_at,updated_at,ttl_expires_at," +
+  "labels,template,title,shared,ended";
 const SILENCE = 40_000; // a heartbeat comes every 15 s
 const POLL = 5_000;
 const STREAM_AGAIN = 30_000;

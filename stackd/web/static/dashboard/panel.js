@@ -2,7 +2,7 @@
 
 /** @import { Child } from "../shared/dom.js" */
 /** @import { Action, Actions } from "./bulk.js" */
-/** @import { Port, Stack, Stacks, Values } from "./stacks.js" */
+/** @import { Address, Stack, Stacks, Values } from "./stacks.js" */
 /** @import { View } from "./view.js" */
 
 import { button, copy, h, quiet, say, show } from "../shared/dom.js";
@@ -165,7 +165,7 @@ class Sheet {
   /** @param {Stack} stack */
   #facts(stack) {
     const kind = kindOf(stack);
-    const addresses = stack.addresses.map((address, index) => addressLine(address, stack.ports?.[index]));
+    const addresses = stack.addresses.map(addressLine);
     const labels = stack.labelled.map((text) =>
       button(text, () => this.view.narrow({ text: quoted(text) }), {
         class: "label mono",
@@ -279,10 +279,10 @@ function checkLine({ at, healthy, failures, trouble }) {
 /** @param {string} name @param {import("../shared/dom.js").Child} value */
 const fact = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
 
-/** @param {string} address @param {Port | undefined} port */
-function addressLine(address, port) {
-  const copied = button(address, () => copy(address, tell), { class: "plain mono", "aria-label": `Copy ${address}` });
-  return h("div", {}, copied, port && quiet(` → ${port.container_port}/${port.protocol}`));
+/** @param {Address} address */
+function addressLine({ text, port, protocol }) {
+  const copied = button(text, () => copy(text, tell), { class: "plain mono", "aria-label": `Copy ${text}` });
+  return h("div", {}, copied, quiet(` → ${port}/${protocol}`));
 }
 
 /** The values that were generated for a stack: the API tells them only once. @param {Values} [values] */

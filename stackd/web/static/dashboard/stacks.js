@@ -11,12 +11,12 @@ import { Subject } from "./subject.js";
  *
  * @typedef {import("../../../../.ci/js/node_modules/.openapi.ts").components["schemas"]} Schemas
  * @typedef {Schemas["StackStatus"]} Status
- * @typedef {Schemas["Port"]} Port
+ * @typedef {Schemas["Address"]} Address
  * @typedef {Schemas["TemplateChecked"]} Checked
  * @typedef {NonNullable<Schemas["StackCreated"]["values"]>} Values
  * @typedef {Schemas["StackEntry"] & Pick<Schemas["StackCreated"], Required | "values">} StackData
  * @typedef {"stack_id" | "status" | "created_at" | "updated_at" | "ttl_expires_at"} Required
- * @typedef {{ labelled: string[], addresses: string[], address: string, haystack: string, tags: Set<string>,
+ * @typedef {{ labelled: string[], addresses: Address[], address: string, haystack: string, tags: Set<string>,
  *   created: number, changed: number, expires: number, gone?: boolean }} Prepared
  * @typedef {StackData & Prepared} Stack
  */
@@ -36,16 +36,14 @@ export const WORDS = {
 function prepare(stack) {
   const labelled = Object.entries(stack.labels ?? {}).map(([name, value]) => `${name}=${value}`);
   const { stack_id: id, status, status_reason: reason, status_message: message, node_id: node, template } = stack;
-  const host = stack.ended ? "" : stack.node_public_ip; // what has ended has given its ports back
-  const shown = host?.includes(":") ? `[${host}]` : host;
-  const places = (stack.ports ?? []).map((port) => port.url ?? port.host ?? (host && `${shown}:${port.node_port}`));
-  const addresses = stack.ended ? [] : places.flatMap((place) => place || []);
-  const searched = [id, status, WORDS[status], reason, message, node, template, ...addresses, ...labelled];
+  const { addresses = [], title } = stack;
+  const places = addresses.map(({ text }) => text);
+  const searched = [id, status, WORDS[status], reason, message, node, template, title, ...places, ...labelled];
   return {
     ...stack,
     labelled,
     addresses,
-    address: addresses[0] ?? "",
+    address: places[0] ?? "",
     haystack: searched.filter(Boolean).join(" ").toLowerCase(),
     tags: new Set(labelled.map((each) => each.toLowerCase())),
     created: Date.parse(stack.created_at),

@@ -14,6 +14,8 @@ export const KINDS = {
   restarting: "restarting",
   pulling: "pulling",
 };
+/** @type {Record<string, Kind>} */
+const OF_PROBLEMS = { node: "gone", not_ready: "unready", no_address: "unready" };
 /** How much one stack of a kind weighs where the worst comes first. @type {Record<Kind, number>} */
 const WEIGHTS = { failed: 1000, gone: 1000, unready: 1000, restarting: 1000, pulling: 300 };
 const SLOW = 60_000; // a stack that is created for longer
@@ -66,13 +68,11 @@ export const expiresSoon = (stack, time = now()) =>
 /** What is wrong with a stack; null where nothing is. @param {Stack} stack @returns {Kind | null} */
 export function kindOf(stack, time = now()) {
   const { status, status_reason: reason } = stack;
-  if (status === "node_deleted") return "gone";
-  if (status === "failed") return reason === "CrashLoopBackOff" ? "restarting" : "failed";
-  if (status === "creating") return /Image/.test(reason ?? "") || time - stack.changed > SLOW ? "pulling" : null;
-  if (status === "stopped") return reason === "PodDeleted" ? "failed" : null;
-  if (reason === "NotReady" && ENDS.test(stack.status_message ?? "")) return "restarting";
-  if (reason === "CheckFailed") return "failed";
-  return reason === "NotReady" || reason === "Terminating" || !stack.address ? "unready" : null;
+  if (status === "creating") return stack.problem || time - stack.changed > SLOW ? "pulling" : null;
+  if (!stack.problem || (status === "stopped" && reason !== "PodDeleted")) return null; // its user or its program ended it
+  const ends = status === "running" && ENDS.test(stack.status_message ?? "");
+  if (ends || reason === "CrashLoopBackOff") return "restarting";
+  return OF_PROBLEMS[stack.problem.key] ?? "failed";
 }
 
 /** Why a stack needs attention, in a word or two. @param {Stack} stack @param {Kind} kind */
