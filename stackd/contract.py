@@ -542,15 +542,16 @@ class BatchDelete(Request, frozen=True, kw_only=True):
 
 
 class BatchCreate(Request, frozen=True, kw_only=True):
-    """One stack to create from the template of the job."""
+    """One stack to create."""
 
+    template: Annotated[TemplateName | None, doc("Its template; replaces that of the job.")] = None
     labels: Annotated[Labels | None, doc("As those of a create.")] = None
     ttl: Annotated[Duration | None, doc("How long it lives; replaces the `ttl` of the job.")] = None
     env: Annotated[Env | None, doc("As that of a create; replaces the `env` of the job.")] = None
 
 
 class Batch(Request, frozen=True, kw_only=True):
-    """What to do, and with which stacks: `stack_ids` or `labels`; with `create`, a `template` and `each` of the stacks."""
+    """What to do, and with which stacks: `stack_ids` or `labels`; with `create`, `each` of the stacks and their `template`."""
 
     action: Annotated[JobAction, doc("What to do with each stack.")]
     ttl: Annotated[
@@ -559,7 +560,7 @@ class Batch(Request, frozen=True, kw_only=True):
             "With `extend`: added to each `ttl_expires_at`, as for one stack. With `create`: how long each stack lives."
         ),
     ] = None
-    template: Annotated[TemplateName | None, doc("With `create`: the template's name.")] = None
+    template: Annotated[TemplateName | None, doc("With `create`: the template of each that names none.")] = None
     env: Annotated[Env | None, doc("With `create`: the variables that each stack sets.")] = None
     each: Annotated[
         Annotated[

@@ -483,12 +483,13 @@ class JobError:
 @struct
 class WantedStack:
     """A stack that a job is to create, the ``index``-th of its request; ``ttl`` in seconds, None for the default; ``env``:
-    the variables that it sets."""
+    the variables that it sets; ``template``: None in a job of an earlier stackd, which has one for all."""
 
     index: int
     labels: Mapping[str, str]
     ttl: float | None = None
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
+    template: str | None = None
 
 
 @struct

@@ -20,10 +20,11 @@ CREATES_AT_ONCE = 16
 
 
 def request_of(context: Context, job: Job | JobRequest, wanted: WantedStack) -> CreateRequest:
-    """The create of one of the job's stacks, from the template as it is now. Raises TemplateGone."""
-    template = context.settings.templates.get(job.template or "")
+    """The create of one of the job's stacks, from its template as it is now. Raises TemplateGone."""
+    name = wanted.template or job.template
+    template = context.settings.templates.get(name or "")
     if template is None:
-        raise TemplateGone(job.template)
+        raise TemplateGone(name)
     return CreateRequest(
         spec=template.spec,
         target_ports=template.target_ports,

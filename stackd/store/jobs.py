@@ -198,7 +198,7 @@ def chosen(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[in
 def _in_common(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[str | None, Mapping[str, str]]:
     """The template and the labels that all the stacks of a new job have."""
     if request.each:
-        found = [(request.template, item.labels.items()) for item in request.each]
+        found = [(item.template or request.template, item.labels.items()) for item in request.each]
     else:
         rows_ = tx.rows(f"SELECT template, labels FROM stacks WHERE stack_id IN {IDS}", (id_array(ids),))
         found = [(template, labels_from(labels).items()) for template, labels in rows_]
@@ -251,7 +251,7 @@ def claim_of(job: Job, wanted: WantedStack, now: int) -> Claim:
 
 
 def _wanted(one: WantedStack) -> dict[str, object]:
-    return {"labels": dict(one.labels), "ttl": one.ttl, "env": dict(one.env)}
+    return {"labels": dict(one.labels), "ttl": one.ttl, "env": dict(one.env), "template": one.template}
 
 
 def _read_wanted(index: int, text: str) -> WantedStack:

@@ -265,14 +265,17 @@ async def _tried(call: ApiCall, ids: list[str], request: JobRequest) -> StoredRe
 
 
 async def _check_creates(call: ApiCall, request: JobRequest) -> None:
-    """Raise what one of the creates would raise now; the cluster checks the first one, which stands for all."""
+    """Raise what one of the creates would raise now; the cluster checks the first one of each template, which stands for all
+    of it."""
     context = call.api.context
     wanted = [request_of(context, request, one) for one in request.each]
     for one in wanted:
         call.api.limits.per_label.check(one.labels, call.key.labels)
         ports = one.node_ports * len(wanted)
         await context.store.stacks.check(one.labels, ports=ports, limits=one.limits(context.config.limits))
-    await dry_run(context, wanted[0])
+    firsts = {one.template.name: one for one in reversed(wanted) if one.template is not None}
+    for one in firsts.values():
+        await dry_run(context, one)
 
 
 async def _about_job(call: ApiCall, render: Callable[[Job], bytes], claim: Claim) -> bytes:

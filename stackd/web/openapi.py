@@ -327,8 +327,8 @@ def schemas(config: Config) -> dict[str, Schema]:
     batch |= {
         "if": {"properties": {"action": {"const": "create"}}},
         "then": {
-            "required": ["template", "each"],
-            "not": {"anyOf": [_given("stack_ids"), _given("labels"), _null("template"), _null("each")]},
+            "required": ["each"],
+            "not": {"anyOf": [_given("stack_ids"), _given("labels"), _null("each")]},
         },
         "else": {
             "if": {"properties": {"action": {"const": "extend"}}},

@@ -178,8 +178,8 @@ async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
 
 async def _creates(view: View, given: contract.Batch) -> JobRequest:
     """A job that creates; each of its stacks is checked as the body of a create."""
-    if given.template is None or given.each is None:
-        raise wrong("template" if given.template is None else "each", "is required")
+    if given.each is None:
+        raise wrong("each", "is required")
     if given.stack_ids is not None or given.labels is not None:
         raise wrong("stack_ids", "the action create has no stack_ids and no labels; give each of the stacks its own")
     common = contract.Create(template=given.template, ttl=given.ttl, env=given.env)
@@ -189,19 +189,21 @@ async def _creates(view: View, given: contract.Batch) -> JobRequest:
         action=JobAction.CREATE,
         by=view.key.principal,
         labels=view.key.labels,
-        template=given.template,
         each=tuple(wanted),
     )
 
 
 async def _wanted(view: View, common: contract.Create, index: int, item: contract.BatchCreate) -> WantedStack:
     own = {name: value for name, value in asdict(item).items() if value is not None}
+    wanted = common.replaced(**own)
     try:
-        request = (await _create_of(view, common.replaced(**own), creates=True)).create_request
+        if wanted.template is None:
+            raise wrong("template", "is required, in the job or in each of its stacks")
+        request = (await _create_of(view, wanted, creates=True)).create_request
     except InvalidRequest as error:
         reasons = [replace(each, path=f"each[{index}].{each.path}") for each in error.reasons]
         raise refusal(reasons, error.code) from error
-    return WantedStack(index=index, labels=request.labels, ttl=request.ttl, env=request.env)
+    return WantedStack(index=index, labels=request.labels, ttl=request.ttl, env=request.env, template=wanted.template)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,29 @@ async def test_each_gets_a_stack_of_its_own_and_the_job_says_which(vm: Machine) 
     assert requests == ["create"], "the job is one entry, and its stacks are none"
 
 
+async def test_each_may_name_a_template_of_its_own_also_after_a_restart(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN, lab_1=PLAIN)
+    at.faults.add_fault(action="latency", verb="create", resource="pods", seconds=0.3)
+    each = [one | ({"template": "lab-1"} if number % 2 else {}) for number, one in enumerate(SIXTEEN)]
+    reply = await submit(at, each)
+    await until(at.listed, lambda ids: len(ids) > 0)
+    at = await vm.start()
+    at.faults.clear()
+    job = await finished(at, reply)
+    assert (job["done"], "template" in job) == (16, False)
+    made = {one["stack_id"]: one["template"] for one in (await at.get("/stacks"))["stacks"]}
+    assert [made[one["stack_id"]] for one in job["results"]] == ["web-1", "lab-1"] * 8
+    own = [one | {"template": "lab-1"} for one in SIXTEEN]
+    path, body = "/stacks/batch", {"action": "create", "each": own}
+    assert (await at.call("POST", f"{path}?dry_run=true", body)).json["total"] == 16
+    job = await finished(at, await at.call("POST", path, body))
+    assert (job["template"], job["done"]) == ("lab-1", 16)
+    await at.refused(400, "each[0].template: is required, in the job or in each", path, body | {"each": SIXTEEN})
+    wrong = [*own[:3], {"labels": {"player": "a"}, "template": "lab-9"}]
+    refused = await at.refused(400, "each[3].template", path, body | {"each": wrong})
+    assert refused.code == "template_not_found"
+
+
 @pytest.mark.parametrize("deaths", [1, 3])
 async def test_a_restart_in_the_middle_makes_no_second_stack_and_loses_none(vm: Machine, deaths: int) -> None:
     at = await start(vm, web_1=PLAIN)
@@ -134,7 +157,7 @@ async def test_a_body_that_is_wrong_is_refused_with_the_place(vm: Machine) -> No
     good = {"labels": {"player": "a"}}
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"each": None}, "each: is required"),
-        ({"template": None}, "template: is required"),
+        ({"template": None, "each": [good]}, "each[0].template: is required"),
         ({"each": []}, "each: must be a list"),
         ({"each": {}}, "each: must be a list"),
         ({"each": [good, "b"]}, "each[1]: must be an object"),

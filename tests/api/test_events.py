@@ -14,7 +14,7 @@ from stackd.embedded import EmbeddedCluster
 from stackd.keys import ApiKey, digest
 from stackd.version import VERSION
 from stackd.web import change_feed
-from tests.harness import READ_KEY, Harness, Reply, accept_a_reader, fast_cluster, harness, request_for
+from tests.harness import READ_KEY, Harness, Reply, accept_a_reader, fast_cluster, harness, request_for, seed, until
 from tests.streams import follow
 
 
@@ -272,9 +272,61 @@ async def test_a_delete_that_waits_is_answered_when_the_background_has_done_it_o
     await at.until_listed(0)
 
 
+async def test_a_wait_takes_several_statuses_and_a_create_waits_for_one_of_them(at: Harness) -> None:
+    for image, status in (("nginx:stable", "running"), ("registry.example/badname", "failed")):
+        sent = request_for(image)
+        key = {"Idempotency-Key": f"one of {status}"}
+        made = await at.call("POST", "/stacks?wait=running,failed&timeout=60s", sent, headers=key)
+        assert (made.status, made.json["status"]) == (201, status)
+        again = await at.call("POST", "/stacks?wait=running,failed&timeout=60s", sent, headers=key)
+        assert (again.status, again.json["stack_id"], again.json["status"]) == (201, made.json["stack_id"], status)
+        assert (await wait(at, made.json["stack_id"], "failed,running", "60s")).json["status"] == status
+    assert len(await at.listed()) == 2
+
+
+async def test_a_create_that_waits_answers_at_its_timeout_and_says_that_a_stack_is_gone(tmp_path: Path) -> None:
+    async with starting(tmp_path, 30.0) as (at, first):
+        late = await at.call("POST", "/stacks?wait=running&timeout=300ms", seed())
+        assert (late.status, late.json["status"]) == (201, "creating")
+        waiting = asyncio.create_task(at.call("POST", "/stacks?wait=running&timeout=60s", seed()))
+        await at.until_metric("stackd_waiting_requests", 1)
+        (other,) = {*await at.listed()} - {late.json["stack_id"], first}
+        await at.delete(other)
+        assert (await waiting).status in (201, 409), "as it was when its delete was committed, or that it is gone"
+
+
+async def test_who_waits_for_a_job_is_answered_at_its_end(at: Harness) -> None:
+    ids = [await at.running() for _ in range(2)]
+    at.faults.add_fault(action="status", verb="delete", resource="pods", code=503)
+    job = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})).json["job_id"]
+    for path in (f"/stacks/batch-delete/{job}", f"/stacks/batch/{job}"):
+        assert (await at.get(f"{path}?wait=completed&timeout=100ms"))["status"] in ("queued", "running")
+    waiting = asyncio.create_task(at.get(f"/stacks/batch-delete/{job}?wait=completed,failed&timeout=60s"))
+    await at.until_metric("stackd_waiting_requests", 1)
+    at.faults.clear()
+    assert ((await waiting)["status"], (await waiting)["deleted"]) == ("completed", 2)
+    assert (await at.get(f"/stacks/batch/{job}?wait=queued&timeout=60s"))["status"] == "completed", "it cannot be again"
+
+
+async def test_a_list_a_stream_and_a_count_leave_out_what_has_ended(at: Harness) -> None:
+    runs, over = await at.running(), (await at.create(request_for("registry.example/exit0")))["stack_id"]
+    async with follow(at, "/events?ended=false&fields=stack_id,ended") as stream:
+        await stream.expect("hello")
+        await until(lambda: at.stack(over), lambda seen: seen["ended"])
+        assert (await stream.until("left")).data == {"stack_id": over}
+    for query, ids in (("ended=false", [runs]), ("ended=true", [over]), ("", [runs, over])):
+        listed = (await at.get(f"/stacks?{query}"))["stacks"]
+        assert [one["stack_id"] for one in listed] == ids
+        assert (await at.get(f"/stats?{query}"))["total_stacks"] == len(ids)
+    await at.refused(400, "ended must be true or false", "/stacks?ended=perhaps", method="GET")
+
+
 async def test_what_cannot_be_waited_for_is_refused(at: Harness) -> None:
     stack_id = (await at.create())["stack_id"]
-    for query in ("wait=ready", "wait=running&timeout=soon", "wiat=running", "wait=running&wait=failed"):
+    for query in (
+        *("wait=ready", "wait=running,", "wait=running,deleted", "wait=running&timeout=soon"),
+        *("wiat=running", "wait=running&wait=failed"),
+    ):
         await at.refused(400, "", f"/stacks/{stack_id}/status?{query}", method="GET")
     await at.refused(400, "wait must be deleted", f"/stacks/{stack_id}?wait=running", method="DELETE")
     for query in ("limit=1", "node=a&node=b", "fields=nothing"):
