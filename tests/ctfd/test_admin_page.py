@@ -53,7 +53,7 @@ def hold_event(ctfd: Ctfd, players: range, challenges: dict[str, int]) -> None:
                 "account_name": user["name"], "slot": 0, "challenge_key": keys[challenge_id],
                 "challenge_id": challenge_id, "recipe": json.dumps(recipe), "stack_id": f"stack-{number:016x}",
                 "status": status, "problem": problem, "detail": detail, "expires": now + 3600 + 60 * number,
-                "player_message": "This challenge's image cannot be loaded." if problem else "",
+                "message": "This challenge's image cannot be loaded." if problem else "",
                 "addresses": json.dumps([{"text": text, "href": text, "port": 80}]), "running_since": now - 60,
                 "phase": "prepare", "phase_since": now - 5, "created": now - number, "since": now, "attempts": 0,
                 "not_before": now + 9999, "claimed_until": 0, "extensions": 0, "once": "x", "todo": "extend",
