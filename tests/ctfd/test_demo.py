@@ -40,7 +40,7 @@ async def test_one_command_gives_three_challenges_and_players(source: tuple[Path
         lines = await people["admin"].data("POST", "/api/v1/stackd/admin/test", {})
         assert [line["ok"] for line in lines] == [True] * 4, lines
         shown = await people["alice"].start(1)
-        async with aiohttp.ClientSession() as session, session.get(shown["addresses"][0]["href"]) as page:
+        async with aiohttp.ClientSession() as session, session.get(shown["addresses"][0]["url"]) as page:
             assert page.status == 200
         await people["bob"].press(3, "start")
         await people["bob"].until(3, status="failed", problem="crash")
