@@ -329,9 +329,8 @@ def _result(call: ApiCall, job: Job, item: JobItem) -> contract.JobResult:
 
 async def _awaited(call: ApiCall, job: Job) -> Job:
     """The job, once it has the status that the request waits for."""
-    if wanted := call.parameters.get(WAIT):
-        return await call.api.batch.until(job, [*map(JobStatus, wanted)], patience(call, call.parameters))
-    return job
+    wanted, seconds = call.parameters.get(WAIT), patience(call, call.parameters)
+    return await call.api.batch.until(job, [*map(JobStatus, wanted)], seconds) if wanted else job
 
 
 def _job(call: ApiCall) -> Job:

@@ -90,6 +90,7 @@ async def create_stack(call: ApiCall) -> web.Response:
     the timeout: the stack is there all the same. A repetition with the same Idempotency-Key gets the first answer again. A
     dry run asks the cluster, too.
     """
+    _awaits(call)  # what cannot be waited for is refused before anything is created
     if call.parameters.get(DRY_RUN):
         return await unrepeated(call, partial(_tried, call))
 
@@ -121,13 +122,18 @@ async def _tried(call: ApiCall, body: bytes, _: Claim | None) -> StoredResponse:
 
 async def _when_created(call: ApiCall, stack: Stack, status: int) -> bytes:
     """The answer about a stack that exists, once it has the status that the request waits for."""
-    if wanted := call.parameters.get(WAIT_CREATED):
-        statuses, seconds = [*map(StackStatus, wanted)], patience(call, call.parameters)
+    statuses, seconds = _awaits(call)
+    if statuses:
         try:
             stack = await until_status(call.api.context, stack.stack_id, statuses, seconds)
         except StackNotFound:
             raise _gone(f"{stack.stack_id} was created, and is gone by now") from None
     return await _rendered(call.api.context, stack, status)
+
+
+def _awaits(call: ApiCall) -> tuple[list[StackStatus], float]:
+    """For which statuses the create waits, and for how many seconds."""
+    return [*map(StackStatus, call.parameters.get(WAIT_CREATED, frozenset()))], patience(call, call.parameters)
 
 
 def _gone(sentence: str) -> Conflict:
