@@ -133,7 +133,7 @@ async def _when_created(call: ApiCall, stack: Stack, status: int) -> bytes:
 
 def _awaits(call: ApiCall) -> tuple[list[StackStatus], float]:
     """For which statuses the create waits, and for how many seconds."""
-    return [*map(StackStatus, call.parameters.get(WAIT_CREATED, frozenset()))], patience(call, call.parameters)
+    return [*map(StackStatus, call.parameters.get(WAIT_CREATED) or ())], patience(call, call.parameters)
 
 
 def _gone(sentence: str) -> Conflict:
