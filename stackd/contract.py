@@ -570,6 +570,13 @@ class Batch(Request, frozen=True, kw_only=True):
         | None,
         doc("With `create`: the stacks, in any number up to that of ids."),
     ] = None
+    if_exists: Annotated[
+        Literal["error", "return"] | None,
+        doc(
+            "With `create`: `return` takes a stack of the template that has not ended and has all labels of the entry, if "
+            "there is one, and creates none beside it."
+        ),
+    ] = None
     stack_ids: Annotated[StackIds | None, doc("Duplicates count once.")] = None
     labels: Annotated[
         Annotated[Labels, expects('at least one label, such as {"challenge": "web-1"}', min_length=1)] | None,

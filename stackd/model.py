@@ -483,13 +483,15 @@ class JobError:
 @struct
 class WantedStack:
     """A stack that a job is to create, the ``index``-th of its request; ``ttl`` in seconds, None for the default; ``env``:
-    the variables that it sets; ``template``: None in a job of an earlier stackd, which has one for all."""
+    the variables that it sets; ``template``: None in a job of an earlier stackd, which has one for all. ``once``: a stack of
+    the template that has its labels will do."""
 
     index: int
     labels: Mapping[str, str]
     ttl: float | None = None
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
     template: str | None = None
+    once: bool = False
 
 
 @struct

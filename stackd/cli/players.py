@@ -176,7 +176,7 @@ def create_for(
         return
     env = {"env": body["env"]} if body.get("env") else {}
     each = [{"labels": {**labels, PLAYER: one.player}, **env} for one in players]
-    job = client.batch_create(template, each, ttl=body.get("ttl"))
+    job = client.batch_create(template, each, ttl=body.get("ttl"), return_existing=True)
     with interruptible(f"{job.job_id} continues to create {render.counted(len(each), 'stack')}"):
         (job,) = finished("create", client.batch_job, [job], len(each))
         job = client.batch_job(job.job_id, results=True)

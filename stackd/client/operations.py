@@ -256,14 +256,21 @@ def batch(
 
 
 def batch_create(
-    template: str, each: Iterable[Mapping[str, Any]], *, ttl: Length | None = None, idempotency_key: str = ""
+    template: str,
+    each: Iterable[Mapping[str, Any]],
+    *,
+    ttl: Length | None = None,
+    return_existing: bool = False,
+    idempotency_key: str = "",
 ) -> Steps[Job]:
-    """Start a job that creates stacks from a template, one for ``each`` body such as ``{"labels": {"player": "seat-1"}}``.
+    """Start a job that creates stacks from a template, one for ``each`` body such as ``{"labels": {"player": "seat-1"}}``,
+    or takes one that has these labels, with ``return_existing``.
 
     ``batch_job(job_id, results=True)`` says which stack each of them has got.
     """
     body: dict[str, Any] = {"action": "create", "template": template, "each": [dict(one) for one in each]}
     body |= {} if ttl is None else {"ttl": _length(ttl)}
+    body |= {"if_exists": "return"} if return_existing else {}
     return job_of({"action": "create", **(yield from _once("/stacks/batch", body, idempotency_key))})
 
 

@@ -1,7 +1,8 @@
 """The creates of a batch job: each of its stacks is created once, as if a client had sent an Idempotency-Key for each.
 
-Owns: how a stack that a job wants becomes a create. The row of the stack is written with the claim of the job's item, and the
-item is counted with the stack's id: after a restart the claim says whether there is a stack for it already.
+Owns: how a stack that a job wants becomes a create, or which existing one will do. The row of the stack is written with the
+claim of the job's item, and the item is counted with the stack's id: after a restart the claim says whether there is a stack
+for it already.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import replace
 from stackd.errors import ClusterUnavailable, StackdError, TemplateGone
 from stackd.lifecycle.assign import until_reachable
 from stackd.lifecycle.context import Context, CreateRequest
-from stackd.lifecycle.create import create, take_back
+from stackd.lifecycle.create import create, create_once, take_back
 from stackd.model import Job, JobRequest, WantedStack
-from stackd.store import claim_of
+from stackd.store import LabelQuota, claim_of
 
 CREATES_AT_ONCE = 16
 """How many stacks a job creates at a time: half of what stackd does, so that others' creates have the rest."""
@@ -32,6 +33,7 @@ def request_of(context: Context, job: Job | JobRequest, wanted: WantedStack) -> 
         labels=wanted.labels,
         env=wanted.env,
         among=job.labels,
+        quotas=(LabelQuota(labels=wanted.labels, most=1, template=template.name),) if wanted.once else (),
         by=job.by,
         template=template,
     )
@@ -47,9 +49,11 @@ async def created(context: Context, job: Job, wanted: WantedStack) -> str:
             await until_reachable(context, earlier.stack_id)
             return earlier.stack_id
         await take_back(context, earlier.stack_id)
-    request, began = request_of(context, job, wanted), context.cluster.connection.contact.now()
+    began = context.cluster.connection.contact.now()
+    request = replace(request_of(context, job, wanted), claim=claim)
     try:
-        return (await create(context, replace(request, claim=claim))).stack_id
+        stack = (await create_once(context, request))[0] if wanted.once else await create(context, request)
+        return stack.stack_id
     except ClusterUnavailable as error:
         answered = type(error) is ClusterUnavailable and context.gate.clear_since(began)
         cause = error.__cause__ if isinstance(error.__cause__, StackdError) else error

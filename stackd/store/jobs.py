@@ -251,7 +251,8 @@ def claim_of(job: Job, wanted: WantedStack, now: int) -> Claim:
 
 
 def _wanted(one: WantedStack) -> dict[str, object]:
-    return {"labels": dict(one.labels), "ttl": one.ttl, "env": dict(one.env), "template": one.template}
+    fields = {"labels": dict(one.labels), "ttl": one.ttl, "env": dict(one.env), "template": one.template}
+    return fields | ({"once": True} if one.once else {})
 
 
 def _read_wanted(index: int, text: str) -> WantedStack:

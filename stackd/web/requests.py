@@ -159,7 +159,7 @@ async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
     action = JobAction(given.action)
     if action is JobAction.CREATE:
         return [], await _creates(view, given)
-    for field in ("template", "env", "each"):
+    for field in ("template", "env", "each", "if_exists"):
         if getattr(given, field) is not None:
             raise wrong(field, "goes with the action create, and only with that")
     if (action is JobAction.EXTEND) != (given.ttl is not None):
@@ -182,7 +182,7 @@ async def _creates(view: View, given: contract.Batch) -> JobRequest:
         raise wrong("each", "is required")
     if given.stack_ids is not None or given.labels is not None:
         raise wrong("stack_ids", "the action create has no stack_ids and no labels; give each of the stacks its own")
-    common = contract.Create(template=given.template, ttl=given.ttl, env=given.env)
+    common = contract.Create(template=given.template, ttl=given.ttl, env=given.env, if_exists=given.if_exists)
     _template_of(common, view)  # else each of the stacks would be wrong
     wanted = [await _wanted(view, common, *item) async for item in in_turns(enumerate(given.each))]
     return JobRequest(
@@ -199,11 +199,14 @@ async def _wanted(view: View, common: contract.Create, index: int, item: contrac
     try:
         if wanted.template is None:
             raise wrong("template", "is required, in the job or in each of its stacks")
-        request = (await _create_of(view, wanted, creates=True)).create_request
+        parsed = await _create_of(view, wanted, creates=True)
     except InvalidRequest as error:
         reasons = [replace(each, path=f"each[{index}].{each.path}") for each in error.reasons]
         raise refusal(reasons, error.code) from error
-    return WantedStack(index=index, labels=request.labels, ttl=request.ttl, env=request.env, template=wanted.template)
+    request, once = parsed.create_request, parsed.return_existing
+    return WantedStack(
+        index=index, labels=request.labels, ttl=request.ttl, env=request.env, template=wanted.template, once=once
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,11 @@ import pytest
 
 from stackd.clock import NANOSECONDS, SystemClock
 from stackd.errors import StoreUnavailable
+from stackd.keys import ApiKey, digest
 from stackd.model import Job
 from tests.api.scenes import finished, life, submit
 from tests.document import matches
-from tests.harness import Harness, Machine, eventually, until
+from tests.harness import KEY, Client, Harness, Machine, eventually, until
 from tests.streams import follow
 from tests.templates import PLAIN, WEB, start, take_away, values_of
 
@@ -208,6 +209,20 @@ async def test_a_key_has_one_job_and_a_rate_counts_each_player(vm: Machine) -> N
     assert (refused.status, refused.code) == (429, "label_rate_exceeded")
     await finished(at, await submit(at, SIXTEEN))
     assert len(await at.listed()) == 32
+
+
+async def test_of_two_jobs_at_the_same_moment_each_player_has_one_stack(vm: Machine) -> None:
+    """Two helpers begin for the same class."""
+    at = await start(vm, web_1=PLAIN, web_2=PLAIN)
+    at.put_keys_in_force(*(ApiKey(name=key, sha256=digest(key)) for key in (KEY, "sk-another-one")))
+    another = Client(session=at.session, url=at.url, key="sk-another-one")
+    others = await at.create({"template": "web-2", "labels": SIXTEEN[0]["labels"]})
+    replies = await asyncio.gather(*(submit(each, SIXTEEN, if_exists="return") for each in (at, another)))
+    first, second = [await finished(each, reply) for each, reply in zip((at, another), replies, strict=True)]
+    assert [one["stack_id"] for one in first["results"]] == [one["stack_id"] for one in second["results"]]
+    assert (first["done"], second["done"]) == (16, 16)
+    assert others["stack_id"] not in {one["stack_id"] for one in first["results"]}
+    assert len(await at.listed()) == 17
 
 
 async def test_a_job_that_is_not_accepted_counts_for_no_player(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
