@@ -267,7 +267,8 @@ class Stack:
     ``pod_spec``        the pod spec's text; None in memory if it is long (``Stacks.with_pod_spec`` reads it from the file)
     ``accepted``        the create is completed; before that, no client has been told that the stack exists
     ``ended``           the pod has ended for good: Service and ports are released, the row stays until its TTL
-    ``deleting_since``  when a delete was requested that the cluster has not confirmed yet; the stack is still listed
+    ``deleting_since``  when a delete was requested that the cluster has not confirmed yet; the stack is still listed,
+                        unless its create was undone
     ``pod_uid``         the pod that was created for it; None without a pod, or before it is known to exist;
                         ``service_uid`` likewise
     ``desired``         what its user wants; ``stopped`` keeps the ports
@@ -320,6 +321,11 @@ class Stack:
     def shared(self) -> bool:
         """Whether it is its template's one stack for everybody: stackd makes it, and keeps it without an end."""
         return self.serving is not None
+
+    @property
+    def of_clients(self) -> bool:
+        """Whether it exists for clients: it is assigned, and its create was not undone, whose client was told of no stack."""
+        return not self.unassigned and self.delete_reason is not DeleteReason.UNDO
 
     FROM_CREATE: ClassVar[tuple[str, ...]] = ("labels", "created_at", "updated_at", "ttl_expires_at", "offer")
     """What a create says of a stack that waited in a pool until then."""

@@ -31,6 +31,7 @@ from stackd.keys import ApiKey, digest
 from stackd.kube import guards
 from stackd.lifecycle.loop import CREATES_AT_ONCE, Priority
 from stackd.lifecycle.templates import read_again
+from stackd.model import DeleteReason
 from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded
 from stackd.templates import read_templates
@@ -299,6 +300,13 @@ class Harness(Client):
         error = failure.exception()
         assert isinstance(error, ServiceEnded), error
         return str(error)
+
+    async def until_listed(self, count: int) -> list[str]:
+        """Return the ids of all stacks once there are ``count``, and nothing is left of creates that were undone."""
+        ids = await Client.until_listed(self, count)
+        rows = self.daemon.context.store.stacks
+        await eventually(lambda: all(row.delete_reason is not DeleteReason.UNDO for row in rows))
+        return ids
 
     # ---- the state file
 

@@ -63,7 +63,8 @@ def capacity(context: Context, need: StackResources) -> contract.Capacity:
     held = sum(len(stack.node_ports) for stack in pooled if stack.ports_held and not stack.spare)
     ports = (store.ports.free + held) // max(1, need.ports)
     limit = context.config.limits.max_stacks
-    stacks = max(0, limit - len(store.assigned)) if limit else None
+    kept = sum(stack.unassigned or (stack.shared and stack.deleting_since is None) for stack in store.stacks.ordered())
+    stacks = max(0, limit - len(store.stacks) + kept) if limit else None
     seen_at: Any = None if quotas.seen_at is None else from_nanoseconds(quotas.seen_at)  # as the answer is written
     bounds = {nodes.why: nodes.stacks}
     bounds |= {PORTS: ports} if need.ports else {}

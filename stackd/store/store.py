@@ -170,7 +170,7 @@ class Store(Table):
         self._identity = loaded.identity
         super().__init__(self._hand_over)
         self.stacks = Stacks(loaded.stacks, self._hand_over, lambda: self.pending)
-        self.assigned = View("stack_id", (stack for stack in loaded.stacks if not stack.unassigned))
+        self.assigned = View("stack_id", (stack for stack in loaded.stacks if stack.of_clients))
         self.ports = reservations.Ports(node_ports, clock.monotonic, loaded.stacks, self._hand_over)
         self.stacks.subscribe(self.ports.follow)
         self.jobs = jobs.Jobs(loaded.jobs, self._hand_over)
@@ -285,5 +285,5 @@ class Store(Table):
         self.jobs.publish(tx.jobs)
         if tx.revoked is not None:
             self.links.publish(tx.revoked)
-        self.assigned.publish((name, None if row is None or row.unassigned else row) for name, row in tx.stacks)
+        self.assigned.publish((name, row if row is not None and row.of_clients else None) for name, row in tx.stacks)
         self.stacks.publish(tx.stacks)

@@ -144,12 +144,13 @@ accepted_many_body = encoder(contract.JobOfMany)
 def stats_body(stacks: Iterable[Stack], used_node_ports: int, spare_services: int = 0) -> bytes:
     """Counts over all stacks. Reserved CPU and memory are those of stacks that hold resources: not ended, not stopped.
 
-    An unassigned stack of a pool counts for resources and ports only, a spare Service for nothing.
+    An unassigned stack of a pool, and one whose create was undone, counts for resources and ports only; a spare Service for
+    nothing.
     """
     nodes: dict[str, int] = {}
     total = active = cpu = memory = 0
     for stack in stacks:
-        assigned = not stack.unassigned
+        assigned = stack.of_clients
         total += assigned
         if assigned and stack.status in ACTIVE_STATUSES:
             active += 1

@@ -15,7 +15,7 @@ from stackd.clock import NANOSECONDS
 from stackd.contract import Address, Problem
 from stackd.lifecycle.context import Context
 from stackd.links import LinkKey
-from stackd.model import NO_OFFER, DeleteReason, Offer, Stack, StackStatus
+from stackd.model import NO_OFFER, Offer, Stack, StackStatus
 from stackd.templates import Template
 from stackd.units import format_duration
 from stackd.web.bodies import renderer
@@ -77,7 +77,7 @@ class Shown:
 
     def _own(self) -> list[Stack]:
         own = self.players.stacks_of(self.key)
-        return [stack for stack in own if not stack.shared and stack.delete_reason is not DeleteReason.UNDO]
+        return [stack for stack in own if not stack.shared]
 
     def _shared(self, name: str) -> Stack | None:
         """The stack of a shared template."""

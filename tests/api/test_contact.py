@@ -277,6 +277,21 @@ async def test_a_create_that_kubernetes_fails_slowly_is_refused_after_one_call(a
     assert not await at.listed()
 
 
+@pytest.mark.stackd(limits__stacks_per_label='{"player": 1}')
+async def test_what_is_left_of_a_create_that_was_refused_is_nobodys_stack(at: Harness) -> None:
+    body = seed() | {"labels": {"player": "7"}}
+    at.faults.add_fault(action="status", verb="create", resource="services", code=403)
+    at.faults.add_fault(action="status", verb="delete", code=403)
+    await at.refused(503, "", "/stacks", body)
+    (left,) = await at.objects("pods")
+    assert (await at.get("/stacks?label=player=7"))["stacks"] == []
+    assert ((await at.get("/stats"))["total_stacks"], (await at.get("/stats"))["active_stacks"]) == (0, 0)
+    await at.refused(404, "", f"/stacks/{left}", method="GET")
+    at.faults.end("status")
+    own = await at.running(body)
+    await until(lambda: at.objects("pods"), lambda seen: list(seen) == [own])
+
+
 @pytest.mark.parametrize("overloaded", [False, True])
 async def test_a_stall_that_is_shorter_than_one_request_may_take_fails_nothing(
     at: Harness, monkeypatch: pytest.MonkeyPatch, *, overloaded: bool

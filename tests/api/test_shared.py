@@ -275,6 +275,17 @@ async def test_it_stays_when_its_folder_is_not_configured_any_more(vm: Machine) 
     assert (await running(at, stack_id))["ended"] is False
 
 
+@pytest.mark.stackd(limits__max_stacks="2")
+async def test_it_takes_no_place_of_the_limit_of_all(vm: Machine) -> None:
+    at = await start(vm, notes=template())
+    await running(at, await shared_stack(at))
+    for left in (2, 1):
+        assert (await at.get("/capacity"))["stacks"] == left
+        await at.create()
+    assert (await at.get("/capacity"))["stacks"] == 0
+    await at.refused(503, "limits.max_stacks", "/stacks", seed())
+
+
 async def test_its_record_is_seldom_written(vm: Machine) -> None:
     at = await vm.start(settings=folder_with(vm.folder, notes=template()), stacks__max_ttl="3s", stacks__ttl="1s")
     stack_id = await shared_stack(at)
