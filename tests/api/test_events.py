@@ -230,7 +230,7 @@ async def test_a_wait_ends_at_its_timeout_when_its_client_leaves_and_when_stackd
         began = time.monotonic()
         reply = await wait(at, stack_id, wanted, "300ms")
         assert (reply.status, reply.json["status"]) == (200, "creating")
-        assert 0.3 <= time.monotonic() - began < 15
+        assert 0.25 <= time.monotonic() - began < 15  # timers have a resolution
         assert (await wait(at, stack_id, wanted, "0s")).json["status"] == "creating"
         leaves = asyncio.create_task(wait(at, stack_id, wanted, "60s"))
         await at.until_metric("stackd_waiting_requests", 1)
