@@ -251,7 +251,12 @@ def claim_of(job: Job, wanted: WantedStack, now: int) -> Claim:
 
 
 def _wanted(one: WantedStack) -> dict[str, object]:
-    fields = {"labels": dict(one.labels), "ttl": one.ttl, "env": dict(one.env), "template": one.template}
+    fields: dict[str, object] = {
+        "labels": dict(one.labels),
+        "ttl": one.ttl,
+        "env": dict(one.env),
+        "template": one.template,
+    }
     return fields | ({"once": True} if one.once else {})
 
 
