@@ -388,11 +388,15 @@ async def test_a_log_is_followed_to_its_end(at: Harness, kind: Any, monkeypatch:
 async def test_stackd_and_its_log_can_name_the_program_and_the_request(
     at: Harness, kind: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with saying(b"", b"", b"") as url:
+    busy = b'HTTP/1.1 503 No\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{"error": ""}'
+    async with saying(busy, busy, busy) as url:
         ask = Caller(kind(url, KEY, retries=Retries(times=2, first=0.0), user_agent="platform/2.1"))
-        with caplog.at_level("DEBUG", "stackd.client"), pytest.raises(Unreachable):
+        with caplog.at_level("DEBUG", "stackd.client"), pytest.raises(api.Busy):
             await ask("get", "stack-1")
-        assert len([line for line in caplog.messages if line.startswith("GET /stacks/stack-1: http://")]) == 2
+        assert (
+            len([line for line in caplog.messages if line.startswith("GET /stacks/stack-1: HTTP 503; sent again in ")])
+            == 2
+        )
         assert KEY not in caplog.text
         await ask("close")
     client = kind(at.url, KEY, user_agent="platform/2.1")
