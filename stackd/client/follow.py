@@ -134,7 +134,7 @@ class Following(Generic[C]):
     def _list(self, stacks: Iterable[Stack]) -> None:
         """Take over a list."""
         now = {stack.stack_id: stack for stack in stacks}
-        gone: Literal["left", "deleted"] = "left" if any(self._filters.values()) else "deleted"
+        gone: Literal["left", "deleted"] = "left" if operations.filter_query(**self._filters) else "deleted"
         before, self._stacks, self._listed, self._to_list = self._stacks, now, True, False
         self._announce(Change(kind=gone, stack=one) for stack_id, one in before.items() if stack_id not in now)
         self._announce(
