@@ -90,7 +90,7 @@ async def test_each_mistake_is_shown_at_its_line_or_field(boards: Boards) -> Non
         await expect(ports).to_be_focused()
         await ports.fill("http")
         await board.confirm("Check")
-        await expect(mistakes.last).to_contain_text("must be an integer")
+        await expect(mistakes.last).to_contain_text("must be a whole number")
         assert await board.at.listed() == []
 
 
