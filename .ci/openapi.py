@@ -7,7 +7,7 @@ import sys
 import orjson
 
 from stackd.config import Config
-from stackd.web.app import ROUTES
+from stackd.play import ROUTES
 from stackd.web.openapi import document
 
 sys.stdout.buffer.write(orjson.dumps(document(ROUTES, Config()), option=orjson.OPT_INDENT_2))

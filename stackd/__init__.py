@@ -6,6 +6,7 @@ The packages. Calls go down the list; results come back as return values or ``as
     doctor/         checks the machine and the cluster, and says what to repair
     rehearse/       starts many stacks through the API, and measures how long players wait
     upkeep/         serves the operator of a running daemon: health, reloads, systemd, TLS certificates
+    play/           input: players' links and the page /play, in one place
     web/            input: HTTP
     jobs/           input: time (APScheduler), and the queue of batch jobs
     lifecycle/      decides: one loop reconciles each stack; the only place that uses both store and cluster
@@ -17,7 +18,6 @@ The packages. Calls go down the list; results come back as return values or ``as
     podspec/        pure: checks a pod spec against the policy, and returns the one that may run
     client/         stackd.client: the API for Python programs; the command line uses it, too
     keys            API keys, and the hashes by which they are recognised
-    links           links for players: what one allows, and how it is signed
     metrics         counters and histograms
     contract        the bodies of the API: the server renders and checks by them, the client decodes with them
     model           the records: stacks, ports, jobs, events

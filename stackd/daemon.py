@@ -50,6 +50,7 @@ from stackd.lifecycle.template_pods import TemplatePods
 from stackd.lifecycle.verbs import write_records
 from stackd.metrics import HOUR, Metrics
 from stackd.model import AuditKind
+from stackd.play import Players
 from stackd.store import Store
 from stackd.tasks import ServiceEnded, Tasks, first_of
 from stackd.templates import Reader, TemplateSet, in_force, read_templates
@@ -81,7 +82,6 @@ from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
 from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
-from stackd.web.players import Players
 from stackd.web.serving import IDLE_SECONDS, SHARE_OF_REQUESTS, HttpListener, prepare
 from stackd.workqueue import WorkQueue
 
@@ -217,6 +217,7 @@ def _wire(context: Context) -> Daemon:
     prepulls = PrePulls(context)
     refill, feed, links = Refill(context, prepulls), ChangeFeed(context), context.store.links
     keys = Keys(context.clock, replaced=feed.wake, revoked=lambda link_id: link_id in links.revoked)
+    players = Players(context, keys)
     api = Api(
         context=context,
         keys=keys,
@@ -227,7 +228,7 @@ def _wire(context: Context) -> Daemon:
         reconciler=reconciler,
         feed=feed,
         prepulls=prepulls,
-        players=Players(context, keys),
+        players=players,
     )
     keys.replace(context.config)
     context.store.jobs.subscribe(api.feed.job_changed)
@@ -235,7 +236,7 @@ def _wire(context: Context) -> Daemon:
     context.spares.load(context.store.stacks.ordered())
     for owner in (context.loop, context.memory, context.pools, context.checks, context.spares, refill):
         context.store.stacks.subscribe(owner.row_changed)
-    for seen_by_clients in (api.feed, api.bodies, api.players, context.metrics):
+    for seen_by_clients in (api.feed, api.bodies, players, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
     context.mirror.subscribe(events.changed)
     context.mirror.subscribe(context.template_pods.changed, "pods")

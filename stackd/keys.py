@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from stackd.contract import Scope
 from stackd.kinds import Section, TenantLabels, as_tuple
-from stackd.model import NO_LABELS, EventKind, Job, Principal, Stack, TimelineEvent
+from stackd.model import NO_LABELS, EventKind, Job, LabelQuota, Principal, Stack, TimelineEvent
 from stackd.names import matches_any, require_unreserved
 
 PREFIX: Final = "sk-"
@@ -34,6 +34,7 @@ OWN_NAMES: Final = ("anonymous", "stackd", "cluster")
 ``tenant`` does with the stacks that have its labels what ``admin`` does with all, and knows of no others.
 """
 TENANT: Final = "tenant"
+READ: Final = "read"
 
 
 def digest(plaintext: str) -> bytes:
@@ -158,6 +159,10 @@ class ApiKey(Section):
     def among(self) -> Mapping[str, str]:
         """Limits per label count only the stacks with these labels for a create of this key."""
         return self.labels
+
+    def quotas(self, template: str | None) -> tuple[LabelQuota, ...]:
+        """How many stacks a player may have in all, and of this template."""
+        return ()
 
     @property
     def claimant(self) -> str:

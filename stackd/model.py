@@ -604,3 +604,15 @@ def list_key(stack: Stack) -> tuple[int, str]:
 def service_name(stack_id: str) -> str:
     """The name of a stack's Service."""
     return SERVICE_PREFIX + stack_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelQuota:
+    """The most living stacks that have all of these labels, none of ``others``, and are of this template if it is given;
+    ``shared`` with others who may not know of each other's."""
+
+    labels: Mapping[str, str]
+    most: int
+    template: str | None = None
+    shared: bool = False
+    others: tuple[Mapping[str, str], ...] = ()

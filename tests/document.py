@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema_rs
 
 from stackd.config import Config
-from stackd.web.app import ROUTES
+from stackd.play import ROUTES
 from stackd.web.openapi import Schema, document
 from tests.harness import Harness
 

@@ -13,8 +13,8 @@ from stackd.errors import ClusterUnavailable, StackdError, TemplateGone
 from stackd.lifecycle.assign import until_reachable
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create, create_once, take_back
-from stackd.model import Job, JobRequest, WantedStack
-from stackd.store import LabelQuota, claim_of
+from stackd.model import Job, JobRequest, LabelQuota, WantedStack
+from stackd.store import claim_of
 
 CREATES_AT_ONCE = 16
 """How many stacks a job creates at a time: half of what stackd does, so that others' creates have the rest."""

@@ -32,6 +32,7 @@ from stackd.model import (
     NO_LABELS,
     NO_VALUES,
     STACKD,
+    LabelQuota,
     PortMapping,
     Principal,
     RoutedTarget,
@@ -41,7 +42,7 @@ from stackd.model import (
     TargetPort,
 )
 from stackd.podspec import Policy, Sanitizer
-from stackd.store import Claim, CreateLimits, LabelQuota, Store
+from stackd.store import Claim, CreateLimits, Store
 from stackd.tasks import Tasks
 from stackd.templates import NO_TEMPLATES, Reader, Template, TemplateSet
 from stackd.timing import CALL_EXTRA_SECONDS

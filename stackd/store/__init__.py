@@ -35,7 +35,6 @@ from stackd.store.reservations import (
     PORT_REPLACED,
     Assignment,
     CreateLimits,
-    LabelQuota,
     ports_replaced,
 )
 from stackd.store.rows import Claim
@@ -55,7 +54,6 @@ __all__ = [
     "Extension",
     "FileIdentity",
     "KeptLink",
-    "LabelQuota",
     "Renewed",
     "Start",
     "Store",

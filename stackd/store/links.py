@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import Conflict
-from stackd.links import READ, Link
+from stackd.keys import READ
 from stackd.model import Principal
 from stackd.store.transaction import Columns, Searched, Submit, Transaction, json_text, labels_from, operation, search
 
@@ -38,9 +38,9 @@ class KeptLink:
     templates: tuple[str, ...]
     stacks: int
     total: int
-    created_at: int
     expires_at: int
     by: Principal
+    created_at: int = 0
     revoked: bool = False
 
     @property
@@ -84,22 +84,11 @@ REVOKE = (
 )
 
 
-def add(tx: Transaction, link: Link, by: Principal) -> None:
-    """Keep a new link. Raises ``Conflict`` if the key has too many."""
-    if tx.rows(COUNT, (by.id, tx.now))[0][0] >= MOST_OF_A_KEY:
-        raise Conflict(f"{by.name} has {MOST_OF_A_KEY} links that have not expired; revoke some")
-    kept = KeptLink(
-        link_id=link.link_id,
-        name=link.name,
-        labels=link.labels,
-        templates=link.templates,
-        stacks=link.stacks,
-        total=link.total,
-        created_at=tx.now,
-        expires_at=link.expires_at * NANOSECONDS,
-        by=by,
-    )
-    tx.run(INSERT, LINKS.values(kept))
+def add(tx: Transaction, kept: KeptLink) -> None:
+    """Keep a new link, which is made now. Raises ``Conflict`` if the key has too many."""
+    if tx.rows(COUNT, (kept.by.id, tx.now))[0][0] >= MOST_OF_A_KEY:
+        raise Conflict(f"{kept.by.name} has {MOST_OF_A_KEY} links that have not expired; revoke some")
+    tx.run(INSERT, LINKS.values(replace(kept, created_at=tx.now)))
 
 
 def find(tx: Transaction, link_id: str) -> KeptLink | None:

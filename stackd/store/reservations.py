@@ -19,6 +19,7 @@ from stackd.model import (
     NO_LABELS,
     NO_LIMITS,
     EventKind,
+    LabelQuota,
     PortMapping,
     PortRange,
     Principal,
@@ -33,18 +34,6 @@ from stackd.store.transaction import Submit, Table, Transaction, operation
 
 FROM_POOL = "FromPool"
 PORT_REPLACED = "NodePortReplaced"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelQuota:
-    """The most living stacks that have all of these labels, none of ``others``, and are of this template if it is given;
-    ``shared`` with others who may not know of each other's."""
-
-    labels: Mapping[str, str]
-    most: int
-    template: str | None = None
-    shared: bool = False
-    others: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

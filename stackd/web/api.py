@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -30,9 +30,8 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.gate import SHUTTING_DOWN
 from stackd.lifecycle.passes import Reconciler
 from stackd.lifecycle.prepull import PrePulls
-from stackd.links import LINK, LinkKey
 from stackd.model import Job, Principal, Stack, struct
-from stackd.store import CreateLimits, LabelQuota
+from stackd.store import CreateLimits
 from stackd.templates import Template
 from stackd.web.auth import Keys, permit
 from stackd.web.bodies import BodyCache
@@ -41,7 +40,6 @@ from stackd.web.connection import HttpConnection
 from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
 from stackd.web.parameters import Parameter, Parameters
-from stackd.web.players import Players
 from stackd.web.responses import File
 
 STACK_ID = web.RequestKey("stack_id", str)
@@ -59,6 +57,16 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 
 NOT_SEEN = "unknown:"
 """Before an id in a job: no stack has such an id, so the job counts it as not found."""
+
+
+class Players(Protocol):
+    """Who players are, as ``stackd.play`` knows it."""
+
+    def admit(self, request: web.Request) -> ApiKey:
+        """The player of the request. Raises Unauthenticated, PermissionDenied or TooManyRequests."""
+
+    def in_force(self, key: ApiKey) -> bool:
+        """Whether the key, once accepted, would be accepted now."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -201,7 +209,7 @@ class Route:
 
 
 ROUTES: list[Route] = []
-"""Filled by ``route``; complete once ``stackd.web.app`` is imported."""
+"""Filled by ``route``; complete once ``stackd.web.app`` and ``stackd.play`` are imported."""
 
 
 def route(method: str, path: str, tag: str = "", *answers: Answer, **options: Any) -> Callable[[Handler], Handler]:
@@ -261,20 +269,9 @@ class View:
             raise StackNotFound(stack_id)
         return stack
 
-    def quotas(self, template: str | None) -> tuple[LabelQuota, ...]:
-        """How many stacks a player may have: one of the template, of which the existing one can be returned, so many in all, and
-        so many with all other visitors of an open link."""
-        key = self.key
-        if not isinstance(key, LinkKey) or not key.link.stacks:
-            return ()
-        own, total = LabelQuota(labels=key.labels, most=key.link.stacks, others=key.others), key.link.total
-        one = replace(own, most=1, template=template)
-        everybodys = LabelQuota(labels={LINK: key.link.link_id}, most=total, shared=True)
-        return (one, own, everybodys) if total else (one, own)
-
     def limits(self, template: str | None) -> CreateLimits:
         """What counts for a restart of an ended stack of this template, beside the configured limits."""
-        return CreateLimits(among=self.key.among, others=self.key.others, quotas=self.quotas(template))
+        return CreateLimits(among=self.key.among, others=self.key.others, quotas=self.key.quotas(template))
 
     def changeable(self, stack: Stack) -> Stack:
         """The stack. Raises PermissionDenied if the key may see it, and not change it."""

@@ -29,11 +29,9 @@ from stackd.web import (
     activity,
     events,
     exposition,
-    links,
     listing,
     openapi,
     pages,
-    play,
     sign_in,
     stacks,
     system,
@@ -48,8 +46,8 @@ from stackd.web.requests import check_coding
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
 __all__ = ["ROUTES", "application", "unrouted"]
-PARTS = (activity, events, exposition, links, listing, openapi, pages, play, sign_in, stacks, system, templates, values)
-"""Their imports fill ``ROUTES``."""
+PARTS = (activity, events, exposition, listing, openapi, pages, sign_in, stacks, system, templates, values)
+"""Their imports fill ``ROUTES``, and that of ``stackd.play``."""
 
 log = logging.getLogger("stackd.request")
 

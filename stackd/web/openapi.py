@@ -25,7 +25,6 @@ from stackd.web import examples
 from stackd.web.api import IDEMPOTENCY_KEY, ROUTES, ApiCall, Route, Shape, route
 from stackd.web.auth import HEADER, METRICS_PATHS, OPERATOR_PATHS, PARAMETER, SAFE_METHODS
 from stackd.web.idempotency import KEY_LIMIT
-from stackd.web.links import LINKS
 from stackd.web.listing import BATCH
 from stackd.web.oidc import described_at
 from stackd.web.pages import file_of, send
@@ -70,6 +69,7 @@ OF_ONE_VERSION: Final = Parameter(
     {"maxLength": 1024},
     where="header",
 )
+LINKS: Final = "Links"
 TAGS: Final = {
     STACKS: "A stack is a hardened pod and a NodePort service with a time to live.",
     BATCH: "Extending, restarting, stopping, starting or deleting many stacks as one job.",

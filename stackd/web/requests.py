@@ -282,7 +282,7 @@ async def _create_of(view: View, given: contract.Create, *, creates: bool) -> Cr
         template=template,
         among=key.among,
         others=key.others,
-        quotas=view.quotas(None if template is None else template.name),
+        quotas=key.quotas(None if template is None else template.name),
         may_use=key.may_use,
     )
     return CreateBody(create_request=create_request, return_existing=given.if_exists == "return", text=text)

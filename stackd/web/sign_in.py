@@ -13,7 +13,6 @@ from stackd.errors import NotFound, StackdError, Unavailable
 from stackd.lifecycle.ownership import Role
 from stackd.model import AuditKind
 from stackd.web.api import ApiCall, route
-from stackd.web.links import WRITE_SECONDS
 from stackd.web.oidc import CALLBACK, LOGIN, LOGOUT, SignIn
 from stackd.web.pages import PROTECTION
 
@@ -24,6 +23,10 @@ FAILED: Final = (
     "<h1>You are not signed in</h1><p>{}.</p>"
     '<p><a href="{}">Try again</a>, or <a href="/dashboard">use an API key</a>.</p>'
 )
+
+
+WRITE_SECONDS: Final = 5.0
+"""How long a revocation waits until the Lease has it."""
 
 
 @route("GET", LOGIN, public=True, standby=True)

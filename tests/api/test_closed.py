@@ -6,8 +6,8 @@ import pytest
 
 from stackd import contract
 from stackd.contract import Body, fields_of
+from stackd.play import ROUTES
 from stackd.web.api import Route
-from stackd.web.app import ROUTES
 from stackd.web.examples import bodies
 from stackd.web.openapi import PATH_PARTS
 from stackd.web.parameters import DRY_RUN, FIELDS, FILTERS

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from stackd.keys import ApiKey, digest
-from stackd.web.app import ROUTES
+from stackd.play import ROUTES
 from stackd.web.listing import LONGEST_PIECE, OPEN, STREAM_ABOVE
 from tests.brakes import running
 from tests.harness import KEY, READ_KEY, Harness, harness, seed

@@ -14,9 +14,9 @@ import pytest
 from yarl import URL
 
 from stackd.keys import ApiKey, digest
-from stackd.links import Link, Signer
-from stackd.web.app import ROUTES
-from stackd.web.players import REQUESTS_A_MINUTE, VISITORS_A_MINUTE
+from stackd.play import ROUTES
+from stackd.play.players import REQUESTS_A_MINUTE, VISITORS_A_MINUTE
+from stackd.play.tokens import Link, Signer
 from tests.harness import KEY, Client, Harness, Machine, harness, seed
 from tests.players import (
     OTHER_SECRET,

@@ -258,7 +258,7 @@ async def test_a_link_is_listed_without_its_token_and_says_who_has_made_it(at: H
 
 
 async def test_links_come_in_pages_and_as_a_whole_in_pieces(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stackd.web.links.READ_AT_ONCE", 3)
+    monkeypatch.setattr("stackd.play.links.READ_AT_ONCE", 3)
     monkeypatch.setattr("stackd.web.bodies.RENDER_AT_ONCE", 2)
     made = [(await make_link(at, labels={"player": str(number)}))["link_id"] for number in range(10)]
     assert [one["link_id"] for one in (await at.get("/links"))["links"]] == made

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stackd.web.app import ROUTES
+from stackd.play import ROUTES
 from tests.harness import Harness, request_for, until
 from tests.monitoring.board import MONITORING, expressions
 

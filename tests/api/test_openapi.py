@@ -12,8 +12,8 @@ from unittest import mock
 
 import pytest
 
+from stackd.play import ROUTES
 from stackd.web import examples
-from stackd.web.app import ROUTES
 from stackd.web.openapi import document
 from tests.harness import KEY, Harness, harness, request_for, seed
 from tests.templates import ABOUT, WEB, folder_with

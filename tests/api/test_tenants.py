@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from stackd.keys import ApiKey, digest
-from stackd.web.app import ROUTES
+from stackd.play import ROUTES
 from tests import brakes, templates
 from tests.document import matches
 from tests.harness import Client, Harness, Reply, eventually, harness, request_for, seed, until

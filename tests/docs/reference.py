@@ -24,8 +24,8 @@ import jsonschema_rs
 
 from stackd.config import Config
 from stackd.embedded import EmbeddedCluster
+from stackd.play import ROUTES
 from stackd.web import examples
-from stackd.web.app import ROUTES
 from stackd.web.openapi import document
 from tests.harness import Client, fast_cluster, harness, until
 from tests.templates import ABOUT, CHECK, WEB, folder_with

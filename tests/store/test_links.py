@@ -7,22 +7,21 @@ import threading
 
 import pytest
 
-from stackd.clock import NANOSECONDS
 from stackd.errors import Conflict
-from stackd.links import Link
 from stackd.store import Store
+from stackd.store.links import KeptLink
 from stackd.store.transaction import Transaction
 from tests.store.building import ALICE, HOUR, START, TestClock, busy
 
 
-def link(number: int) -> Link:
-    expires_at = (START + HOUR) // NANOSECONDS
-    return Link(link_id=f"link-{number:016x}", name="x", labels={}, templates=(), stacks=1, expires_at=expires_at)
+def link(number: int) -> KeptLink:
+    fields = {"name": "x", "labels": {}, "templates": (), "stacks": 1, "total": 0}
+    return KeptLink(link_id=f"link-{number:016x}", expires_at=START + HOUR, by=ALICE, **fields)
 
 
 async def test_a_revocation_is_in_force_once_it_is_committed_whoever_waits(store: Store) -> None:
     one = link(1)
-    await store.links.add(one, ALICE)
+    await store.links.add(one)
     reached, go_on = threading.Event(), threading.Event()
 
     def hold(_: Transaction) -> None:

@@ -15,8 +15,8 @@ from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.contract import Create
 from stackd.errors import InvalidRequest
+from stackd.play import ROUTES
 from stackd.web import examples, pages
-from stackd.web.app import ROUTES
 from stackd.web.openapi import document
 from stackd.web.parameters import Parameter, Parameters
 from stackd.web.requests import MOST_PARTS, parse

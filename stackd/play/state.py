@@ -14,12 +14,12 @@ import orjson
 from stackd.clock import NANOSECONDS
 from stackd.contract import Address, Problem
 from stackd.lifecycle.context import Context
-from stackd.links import LinkKey
 from stackd.model import NO_OFFER, Offer, Stack, StackStatus
+from stackd.play.players import Players
+from stackd.play.tokens import LinkKey
 from stackd.templates import Template
 from stackd.units import format_duration
 from stackd.web.bodies import renderer
-from stackd.web.players import Players
 from stackd.web.shown import addresses_of, problem_of
 
 Entry = dict[str, Any]

@@ -21,14 +21,13 @@ from pydantic import ConfigDict
 
 from stackd.codes import ErrorCode
 from stackd.errors import Unauthenticated
-from stackd.keys import TENANT, ApiKey
-from stackd.model import NO_LABELS, Principal
+from stackd.keys import READ, TENANT, ApiKey
+from stackd.model import NO_LABELS, LabelQuota, Principal
 from stackd.names import LINK_LABEL
 
 LONGEST_TOKEN: Final = 3000
 """In characters: browsers keep cookies of up to 4096 bytes."""
 
-READ: Final = "read"
 PLAYER, LINK = "player", LINK_LABEL
 """The labels of the stacks of an open link: whose visitor they are, and of which link."""
 
@@ -113,6 +112,16 @@ class LinkKey(ApiKey):
     def others(self) -> tuple[Mapping[str, str], ...]:
         """Those tenants."""
         return self.tenants
+
+    def quotas(self, template: str | None) -> tuple[LabelQuota, ...]:
+        """One of the template, of which the existing one can be returned, so many in all, and so many with all other visitors
+        of an open link."""
+        if not self.link.stacks:
+            return ()
+        own, total = LabelQuota(labels=self.labels, most=self.link.stacks, others=self.others), self.link.total
+        one = replace(own, most=1, template=template)
+        everybodys = LabelQuota(labels={LINK: self.link.link_id}, most=total, shared=True)
+        return (one, own, everybodys) if total else (one, own)
 
     def may_see(self, labels: Mapping[str, str]) -> bool:
         """Whether a stack with these labels is the player's, and no other tenant's."""

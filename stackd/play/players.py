@@ -1,6 +1,6 @@
 """Players: which link a request below ``/play`` belongs to, and the budgets of players. And helpers, whose link is an API key.
 
-Owns: the cookie, and that a request comes from stackd's own page. The cookie is the signed session (``stackd.links``), so a
+Owns: the cookie, and that a request comes from stackd's own page. The cookie is the signed session (``stackd.play.tokens``), so a
 session survives a restart and a takeover. It opens no other route, and no API key opens these.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import hdrs, web
 
@@ -18,9 +18,10 @@ from stackd.config import Config
 from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
-from stackd.links import Link, LinkKey, Signer
 from stackd.model import DeleteReason, Stack, list_key
+from stackd.play.tokens import Link, LinkKey, Signer
 from stackd.templates import Template
+from stackd.web.api import ApiCall
 from stackd.web.auth import SAFE_METHODS, Failures, Keys
 from stackd.web.connection import HttpConnection
 
@@ -208,3 +209,8 @@ class Players:
             sentence = f"more than {VISITORS_A_MINUTE} new visitors a minute from one address"
             raise TooManyRequests(sentence, wait, code=ErrorCode.TOO_MANY_VISITORS)
         return link.visited(secrets.token_hex(5))
+
+
+def players_of(call: ApiCall) -> Players:
+    """The players of the daemon that serves the request."""
+    return cast(Players, call.api.players)

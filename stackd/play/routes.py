@@ -17,13 +17,14 @@ from stackd.codes import ErrorCode
 from stackd.contract import Request, doc
 from stackd.errors import ClusterUnavailable, Conflict, StackNotFound, TooLongALife, Unauthenticated
 from stackd.lifecycle.verbs import delete, extend, restart
-from stackd.links import Link, LinkKey
 from stackd.model import Stack
+from stackd.play.players import players_of
+from stackd.play.state import Shown, offer_of
+from stackd.play.tokens import Link, LinkKey
 from stackd.store import Claim
 from stackd.web import requests, stacks
 from stackd.web.api import CALLER, ApiCall, route
 from stackd.web.idempotency import StoredResponse
-from stackd.web.player_state import Shown, offer_of
 from stackd.web.responses import json_response
 
 _of_player = partial(route, players=True)
@@ -45,7 +46,7 @@ class StartOfPlayer(Request, frozen=True, kw_only=True):
 @route("POST", "/play/session", public=True, asks=True)
 async def open_session(call: ApiCall) -> web.Response:
     """Exchange a link's token for a cookie; of an open link, each browser gets one of its own."""
-    players = call.api.players
+    players = players_of(call)
     players.require_own_page(call.request)
     token = requests.parse(await stacks.read_body(call), OpenLink).token
     link = players.valid(players.signer.read_token(token))
@@ -60,7 +61,7 @@ async def open_session(call: ApiCall) -> web.Response:
 def _same_link(call: ApiCall, link: Link) -> Link | None:
     """The session that the browser has of this open link already."""
     with suppress(Unauthenticated):
-        session = call.api.players.session(call.request)
+        session = players_of(call).session(call.request)
         return session if session.link_id == link.link_id else None
     return None
 
@@ -68,9 +69,9 @@ def _same_link(call: ApiCall, link: Link) -> Link | None:
 @route("DELETE", "/play/session", public=True, standby=True)
 async def close_session(call: ApiCall) -> web.Response:
     """Have the browser forget the session."""
-    call.api.players.require_own_page(call.request)
+    players_of(call).require_own_page(call.request)
     response = web.Response(status=204)
-    call.api.players.remember(call.request, response)
+    players_of(call).remember(call.request, response)
     return response
 
 
@@ -138,10 +139,10 @@ async def stop_player_stack(call: ApiCall) -> web.Response:
 
 async def _stop(call: ApiCall, stack: Stack) -> None:
     """Delete the stack. If the cluster does not confirm that now, it is deleted later, and counts no more."""
-    call.api.players.stopped.add(stack.stack_id)
+    players_of(call).stopped.add(stack.stack_id)
     with suppress(ClusterUnavailable, StackNotFound):
         await delete(call.api.context, stack.stack_id, by=call.key.principal)
 
 
 def _shown(call: ApiCall) -> Shown:
-    return Shown(call.api.context, call.api.players, cast(LinkKey, call.key))
+    return Shown(call.api.context, players_of(call), cast(LinkKey, call.key))

@@ -19,10 +19,11 @@ from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, PermissionDenied
-from stackd.keys import ApiKey
-from stackd.links import LINK, LONGEST_TOKEN, PLAYER, READ, Link
+from stackd.keys import READ, ApiKey
 from stackd.model import NO_LABELS, AuditKind
 from stackd.names import matches_any
+from stackd.play.players import players_of
+from stackd.play.tokens import LINK, LONGEST_TOKEN, PLAYER, Link
 from stackd.podspec.decoding import decode
 from stackd.store.links import KeptLink
 from stackd.web import requests
@@ -30,18 +31,16 @@ from stackd.web.api import Answer, ApiCall, route
 from stackd.web.auth import ADMIN
 from stackd.web.bodies import encoder, rendered_entries, time_of
 from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, listed
+from stackd.web.openapi import LINKS
 from stackd.web.parameters import number, one_of
 from stackd.web.requests import wrong
 from stackd.web.responses import json_response, streamed_json
+from stackd.web.sign_in import WRITE_SECONDS
 from stackd.web.stacks import read_body
 
-LINKS: Final = "Links"
 LONGEST_LIFE: Final = 366 * 86400
 DEFAULT_LIFE: Final = "7d"
 LONGEST_LINK_NAME = 40
-WRITE_SECONDS: Final = 5.0
-"""How long a revocation waits until the Lease has it."""
-
 OPEN: Final = b'{"links":['
 READ_AT_ONCE: Final = 250
 START: Final = (0, "")
@@ -71,7 +70,7 @@ async def create_link(call: ApiCall) -> web.Response:
     opens the dashboard, and what follows `#key=` is an API key of scope `read`.
     """
     given = requests.parse(await read_body(call), contract.CreateLink)
-    play, signer = call.api.context.config.play, call.api.players.signer
+    play, signer = call.api.context.config.play, players_of(call).signer
     if not play.url or not signer:
         no_secret = "there is no secret; on stackd's machine, make it with: stackd links rotate"
         missing = "play.url is not set, the address by which browsers reach stackd" if signer else no_secret
@@ -80,7 +79,17 @@ async def create_link(call: ApiCall) -> web.Response:
     token = signer.token(link)
     if (over := len(token) - LONGEST_TOKEN) > 0:
         raise wrong("labels", f"name, labels and templates are too long for a link, by {over} bytes")
-    await call.api.context.store.links.add(link, call.key.principal)
+    kept = KeptLink(
+        link_id=link.link_id,
+        name=link.name,
+        labels=link.labels,
+        templates=link.templates,
+        stacks=link.stacks,
+        total=link.total,
+        expires_at=link.expires_at * NANOSECONDS,
+        by=call.key.principal,
+    )
+    await call.api.context.store.links.add(kept)
     url = play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}")
     expires_at = time_of(link.expires_at * NANOSECONDS)
     reads = "" if link.stacks else ", who reads the dashboard"
