@@ -8,13 +8,13 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from yarl import URL
 
 from stackd.keys import ApiKey, digest
-from stackd.play import ROUTES
+from stackd.play import ROUTES, Players
 from stackd.play.players import REQUESTS_A_MINUTE, VISITORS_A_MINUTE
 from stackd.play.tokens import Link, Signer
 from tests.harness import KEY, Client, Harness, Machine, harness, seed
@@ -171,7 +171,7 @@ async def test_a_link_ends_when_it_expires_and_so_does_its_session(at: Harness) 
 
 def session_of(at: Harness, link: dict[str, Any]) -> str:
     """The session of a link, whether a browser still keeps it or not."""
-    signer = at.daemon.api.players.signer
+    signer = cast(Players, at.daemon.api.players).signer
     return signer.session(signer.read_token(token_of(link)), token_of(link))
 
 

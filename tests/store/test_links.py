@@ -15,8 +15,10 @@ from tests.store.building import ALICE, HOUR, START, TestClock, busy
 
 
 def link(number: int) -> KeptLink:
-    fields = {"name": "x", "labels": {}, "templates": (), "stacks": 1, "total": 0}
-    return KeptLink(link_id=f"link-{number:016x}", expires_at=START + HOUR, by=ALICE, **fields)
+    name = f"link-{number:016x}"
+    return KeptLink(
+        link_id=name, name="x", labels={}, templates=(), stacks=1, total=0, expires_at=START + HOUR, by=ALICE
+    )
 
 
 async def test_a_revocation_is_in_force_once_it_is_committed_whoever_waits(store: Store) -> None:
