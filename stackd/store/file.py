@@ -53,7 +53,7 @@ ROLLBACK_FORMAT = 1
 _ADOPTS = "the next start adopts the stacks from the cluster"
 _ADVICE = f"restore a copy made by `stackd backup`, or move the file and its -wal away: {_ADOPTS}"
 _LOG_BYTES = 4 * 1024 * 1024  # the write-ahead log keeps this size, so that its disk space stays allocated
-LOG_PAGES = 1000
+_LOG_PAGES = 1000
 _CHECK_LIMIT = 256 * 1024 * 1024
 FULL = "the disk is full"
 _NOT_TEXT = "its schema is not UTF-8"
@@ -220,7 +220,7 @@ def _set_pragmas(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"the state file {path} is on a file system without shared memory (WAL); use a local disk")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
 
 

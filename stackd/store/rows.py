@@ -347,6 +347,6 @@ def purge_claims(tx: Transaction, before: int, limit: int) -> int:
 class Claims(Table):
     """All claims in the file."""
 
-    find = operation(find_claim, writes=False, quick=True)
-    keep = operation(insert_claim, grows=True, quick=True)
+    find = operation(find_claim, writes=False)
+    keep = operation(insert_claim, grows=True)
     answer = operation(answer_claim)

@@ -42,17 +42,17 @@ class Stacks(View[Stack], Table):
         Table.__init__(self, submit)
         self._pending = pending
 
-    reserve = operation(reservations.reserve, grows=True, quick=True)
-    take_spare = operation(reservations.take_spare, grows=True, quick=True)
-    assign = operation(reservations.assign, grows=True, quick=True)
+    reserve = operation(reservations.reserve, grows=True)
+    take_spare = operation(reservations.take_spare, grows=True)
+    assign = operation(reservations.assign, grows=True)
     check = operation(reservations.check, writes=False)
-    accept = operation(changes.accept, quick=True)
+    accept = operation(changes.accept)
     extend = operation(changes.extend, grows=True)
     stop = operation(changes.stop)
     stopped = operation(changes.stopped)
     start = operation(changes.start, grows=True)
-    started = operation(changes.started, quick=True)
-    set_service = operation(changes.set_service, quick=True)
+    started = operation(changes.started)
+    set_service = operation(changes.set_service)
     mark_deleting = operation(rows.mark_deleting)
     mark_deleting_soon = operation(rows.mark_deleting, relaxed=True)
     """As ``mark_deleting``, without waiting for the disk: whoever wishes it has written that down elsewhere."""
@@ -69,7 +69,7 @@ class Stacks(View[Stack], Table):
     close = operation(changes.close)
     serve = operation(changes.serve)
     pod_specs = operation(rows.pod_specs, writes=False)
-    _observe = operation(changes.observe, relaxed=True, quick=True)
+    _observe = operation(changes.observe, relaxed=True)
 
     async def observe(self, seen: Sequence[Observation]) -> list[Stack]:
         """As ``changes.observe``. Without news it needs no transaction.

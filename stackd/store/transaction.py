@@ -251,7 +251,6 @@ def operation(
     writes: bool = True,
     grows: bool = False,
     relaxed: bool = False,
-    quick: bool = False,
 ) -> Callable[Concatenate[Table, P], Coroutine[Any, Any, T]]:
     """Make the function a method of a ``Table`` that runs it in one transaction (see ``Writer.submit``).
 
@@ -261,7 +260,7 @@ def operation(
     @wraps(function)
     async def method(self: Table, /, *args: P.args, **kwargs: P.kwargs) -> T:
         result: T = await self._submit(
-            lambda tx: function(tx, *args, **kwargs), writes=writes, grows=grows, relaxed=relaxed, quick=quick
+            lambda tx: function(tx, *args, **kwargs), writes=writes, grows=grows, relaxed=relaxed
         )
         return result
 
@@ -317,11 +316,6 @@ def is_environment(exc: sqlite3.Error) -> bool:
 def is_full(exc: sqlite3.Error) -> bool:
     """Whether there was no room on the disk (for the file, its log, or the log's index)."""
     return _code(exc) & 0xFF == sqlite3.SQLITE_FULL or _code(exc) == sqlite3.SQLITE_IOERR_SHMSIZE
-
-
-def is_locked(exc: sqlite3.Error) -> bool:
-    """Whether another process holds the lock."""
-    return _code(exc) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
 def is_damage(exc: sqlite3.Error) -> bool:

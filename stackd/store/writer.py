@@ -1,12 +1,8 @@
-"""The writer: commits all waiting operations together (group commit), on a thread of its own, or at once if they are quick.
+"""The only thread that writes: it owns the connection, and commits all waiting operations together (group commit).
 
 Owns: the queue, which operations share a commit, the transaction around a group, what becomes of the others when one
 operation in it fails, and the retry when the disk is full. Does not know what the operations do. Hands each committed
 group to the event loop in one call.
-
-A hand-over to a thread and back takes longer than a commit where the CPUs are busy, because each of the two waits for its
-turn. So the event loop itself commits a few ``quick`` operations that would be alone, as long as the disk is fast: at
-another pace of the disk, beside other operations and where another process holds the lock, the thread does.
 
 Owns, too, the check that the path still leads to the open files. Whatever is written to a removed file or log is lost at
 the next start, so no such write may be acknowledged.
@@ -29,7 +25,6 @@ from typing import Any, TypeVar
 
 from stackd.clock import Clock
 from stackd.errors import StoreError, StoreUnavailable
-from stackd.store import file
 from stackd.store.file import Ballast, companion
 from stackd.store.identity import SEQUENCE, SET_META
 from stackd.store.node_ports import NodePorts
@@ -40,20 +35,12 @@ from stackd.store.transaction import (
     is_damage,
     is_environment,
     is_full,
-    is_locked,
     unavailable,
 )
 
 T = TypeVar("T")
 
 _MAX_OPERATIONS = 500  # limits how long the first operation of a burst waits for its commit
-_AT_ONCE = 4  # so many operations at most are committed by the event loop, which does nothing else meanwhile
-_QUICK_SECONDS = 0.002
-"""The event loop commits while a commit takes no longer than this, as a moving average of the last ones."""
-
-_HERE = 50
-"""After so many commits by the event loop the thread makes one, because only there the log is written back into the file."""
-
 _COMPANY_SECONDS = 0.005
 """How long a relaxed operation waits for one that needs the disk, to share its commit."""
 
@@ -63,20 +50,15 @@ _BUSY_SECONDS = 0.05
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Submission:
-    """An operation that waits for its turn (the other fields: see ``Writer.submit``), and its outcome."""
+    """An operation that waits for its turn (``writes``, ``grows`` and ``relaxed``: see ``Writer.submit``), and its outcome."""
 
     future: asyncio.Future[Any]
     operation: Callable[[Transaction], Any]
     writes: bool
     grows: bool
     relaxed: bool
-    quick: bool
     result: Any = None
     error: BaseException | None = None
-
-
-class _LockedError(Exception):
-    """Another process holds the lock, so that the event loop cannot commit."""
 
 
 class ReplacedError(Exception):
@@ -85,9 +67,8 @@ class ReplacedError(Exception):
 
 @dataclass(kw_only=True, eq=False)
 class Writer:
-    """The writer thread, the connection, which only one of thread and event loop uses at a time, and the ballast. ``submit`` is
-    called on the event loop; ``publish`` is called there with each committed transaction, before the results of its
-    operations are set.
+    """The writer thread, which alone uses the connection, and the ballast. ``submit`` is called on the
+    event loop; ``publish`` is called there with each committed transaction, before the results of its operations are set.
     """
 
     path: Path
@@ -102,15 +83,11 @@ class Writer:
     def __post_init__(self) -> None:
         self._inodes = {path: _inode(path) for path in (self.path, companion(self.path, "-wal"))}
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[list[Submission] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._outstanding: set[Submission] = set()
-        self._waiting: list[Submission] = []
-        self._flush: asyncio.Handle | None = None
-        self._handed = self._here = 0
-        self._commit_seconds = math.inf
         self._closing = False
         self._error: BaseException | None = None
-        self._pragmas = True, False
+        self._waits = True
         self._synced_at = -math.inf
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name="stackd-store", daemon=True)
@@ -132,26 +109,20 @@ class Writer:
         writes: bool = True,
         grows: bool = False,
         relaxed: bool = False,
-        quick: bool = False,
     ) -> T:
         """Run the operation in the next transaction; returns its result once that is durable and published.
 
         ``writes`` is False for an operation that only reads. One that ``grows`` is refused while the disk is full.
         A ``relaxed`` one does not wait for the disk: it survives the end of the process, but a power failure may lose it,
-        unless a later operation has waited. While the thread commits all the time, it waits for up to ``_COMPANY_SECONDS``
-        to share a commit. A ``quick`` one is about one row, and may be committed by the event loop. Cancelling the call does not
-        undo an operation that has started.
+        unless a later operation has waited. While others commit all the time, it waits for up to ``_COMPANY_SECONDS`` to
+        share a commit. Cancelling the call does not undo an operation that has started.
         """
         if self._closing or self._ended.done():
             raise StoreUnavailable("the state file is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        call = Submission(future=future, operation=operation, writes=writes, grows=grows, relaxed=relaxed, quick=quick)
+        call = Submission(future=future, operation=operation, writes=writes, grows=grows, relaxed=relaxed)
         self._outstanding.add(call)
-        self._waiting.append(call)
-        if not relaxed or self._is_free or time.perf_counter() - self._synced_at >= _BUSY_SECONDS:
-            self._flush_after(0.0)
-        elif self._flush is None:
-            self._flush_after(_COMPANY_SECONDS)
+        self._queue.put(call)
         return await future
 
     async def close(self) -> None:
@@ -165,56 +136,7 @@ class Writer:
     def _stop(self) -> None:
         if not self._closing:
             self._closing = True
-            self._hand_over()
             self._queue.put(None)
-
-    def _flush_after(self, seconds: float) -> None:
-        """Begin what waits then; until the end of this turn of the loop, others may come."""
-        if self._flush is not None:
-            self._flush.cancel()
-        self._flush = self._loop.call_later(seconds, self._begin) if seconds else self._loop.call_soon(self._begin)
-
-    @property
-    def _is_free(self) -> bool:
-        """Whether the event loop may use the connection, and the disk is fast."""
-        fast = self._commit_seconds <= _QUICK_SECONDS and self._here < _HERE and not self.ballast.spent
-        return fast and not self._handed and self._error is None and not self._closing
-
-    def _begin(self) -> None:
-        if self._is_free and len(self._waiting) <= _AT_ONCE and all(call.quick for call in self._waiting):
-            self._flush, calls, self._waiting = None, self._waiting, []
-            self._commit_here(calls)
-        else:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Let the thread do what waits."""
-        self._flush, calls, self._waiting = None, self._waiting, []
-        self._handed += len(calls)
-        for first in range(0, len(calls), _MAX_OPERATIONS):
-            self._queue.put(calls[first : first + _MAX_OPERATIONS])
-
-    def _commit_here(self, calls: list[Submission]) -> None:
-        self._here += 1
-        try:
-            tx, fatal = self._committed(calls, here=True)
-        except _LockedError:
-            self._waiting = calls
-            self._hand_over()
-            return
-        except BaseException as exc:
-            self._error = exc
-            self._stop()
-            raise
-        if fatal is not None:
-            self._error = fatal
-            self._stop()
-        self._settle(calls, tx)
-
-    def _settle_handed(self, calls: list[Submission], tx: Transaction | None) -> None:
-        self._handed -= len(calls)
-        self._here = 0
-        self._settle(calls, tx)
 
     def _settle(self, calls: list[Submission], tx: Transaction | None) -> None:
         try:
@@ -274,46 +196,44 @@ class Writer:
         """The operations for the next commit, and whether they are the last."""
         calls: list[Submission] = []
         item = self._queue.get()
+        now = time.perf_counter()
+        company_until = now + _COMPANY_SECONDS if now - self._synced_at < _BUSY_SECONDS else now
+        relaxed = True
         while item is not None:
-            calls += item
+            calls.append(item)
+            relaxed = relaxed and item.relaxed
             if len(calls) >= _MAX_OPERATIONS:
                 return calls, False
+            wait = company_until - time.perf_counter() if relaxed else 0.0
             try:
-                item = self._queue.get_nowait()
+                item = self._queue.get(wait > 0, wait)
             except queue.Empty:
                 return calls, False
         return calls, True
 
     def _serve(self, calls: list[Submission]) -> None:
-        """Commit a group and post its outcomes; raises what must end the thread."""
-        tx, fatal = self._committed(calls, here=False)
-        if fatal is not None:
-            self._error = fatal  # before the event loop may commit again
-        self._post(self._settle_handed, calls, tx)
-        if fatal is not None:
-            raise fatal
-
-    # ---- on either
-
-    def _committed(self, calls: list[Submission], *, here: bool) -> tuple[Transaction | None, BaseException | None]:
-        """Commit a group, on the event loop if ``here``. An error of the file or the disk is that of each call; it is returned
+        """Commit a group and post its outcomes; an error of the file or the disk is that of each call, and is raised only
         if it must end the thread.
         """
+        tx, fatal = None, None
         try:
-            return self._commit(calls, here), None
+            tx = self._commit(calls)
         except (sqlite3.Error, ReplacedError) as exc:
             for call in calls:  # each gets its own exception, because that collects a traceback
                 call.error = unavailable(exc) if isinstance(exc, sqlite3.Error) else StoreUnavailable(str(exc))
-            return None, None if isinstance(exc, sqlite3.Error) and not is_damage(exc) else exc
+            fatal = None if isinstance(exc, sqlite3.Error) and not is_damage(exc) else exc
+        self._post(self._settle, calls, tx)
+        if fatal is not None:
+            raise fatal
 
-    def _commit(self, calls: list[Submission], here: bool) -> Transaction | None:
+    def _commit(self, calls: list[Submission]) -> Transaction | None:
         """Run and commit a group. On a full disk, the reserved space is freed for the calls that do not grow the file, and
         the others are refused.
         """
         full = self.ballast.spent and any(call.grows for call in calls) and not self.ballast.fill()
         if not full:
             try:
-                return self._attempt(calls, here)
+                return self._attempt(calls)
             except sqlite3.Error as exc:
                 if not is_full(exc):
                     raise
@@ -322,13 +242,15 @@ class Writer:
             if call.grows:
                 call.error = StoreUnavailable(f"the state file cannot be written now: {self.ballast.why}")
         calls = [call for call in calls if not call.grows]
-        return self._attempt(calls, here) if calls else None
+        return self._attempt(calls) if calls else None
 
-    def _attempt(self, calls: list[Submission], here: bool) -> Transaction:
+    def _attempt(self, calls: list[Submission]) -> Transaction:
         """Run all calls in one transaction. If it cannot be committed, it is rolled back, and the error is raised."""
         writes = any(call.writes for call in calls)
         strict = any(call.writes and not call.relaxed for call in calls)
-        self._set_pragmas(strict, here)
+        if strict != self._waits:
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if strict else 'NORMAL'}")
+            self._waits = strict
         if writes:
             self._require_in_place()
         try:
@@ -345,33 +267,19 @@ class Writer:
             if writes:
                 self._require_in_place()  # they may have been removed since the transaction began
                 self._count(began)
-        except BaseException as exc:
-            self._roll_back()
-            if here and isinstance(exc, sqlite3.Error) and is_locked(exc):
-                raise _LockedError from exc
+        except BaseException:
             self.counters.failed_commits += 1
+            self._roll_back()
             raise
         if tx.tight and writes:  # the next commit overwrites the log: it must not grow on a disk that is almost full
             self._checkpoint("RESTART")
         self.sequence = tx.sequence
         return tx
 
-    def _set_pragmas(self, strict: bool, here: bool) -> None:
-        """``strict``: a commit waits for the disk; ``here``: none waits for another process, nor writes the log back."""
-        before, self._pragmas = self._pragmas, (strict, here)
-        if before[0] != strict:
-            self.connection.execute(f"PRAGMA synchronous = {'FULL' if strict else 'NORMAL'}")
-        if before[1] != here:
-            self.connection.execute(f"PRAGMA busy_timeout = {0 if here else round(file.BUSY_SECONDS * 1e3)}")
-            self.connection.execute(f"PRAGMA wal_autocheckpoint = {0 if here else file.LOG_PAGES}")
-
     def _count(self, began: float) -> None:
-        seconds = time.perf_counter() - began
         self.counters.commits += 1
-        self.counters.commit_durations.observe(seconds)
-        if self._pragmas[0]:
-            usual = seconds if math.isinf(self._commit_seconds) else self._commit_seconds
-            self._commit_seconds = usual + (seconds - usual) / 8
+        self.counters.commit_durations.observe(time.perf_counter() - began)
+        if self._waits:
             self._synced_at = began
             self.counters.disk_waits += 1
 

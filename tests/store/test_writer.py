@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -151,60 +149,6 @@ async def test_a_subscriber_that_raises_ends_the_store_because_the_view_may_be_w
     assert len(reported) == 1
 
 
-# ---- what is quick and alone is committed by the event loop, while the disk is fast
-
-
-@pytest.fixture
-async def fast(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store whose disk counts as fast, however slow it is."""
-    monkeypatch.setattr("stackd.store.writer._QUICK_SECONDS", 60.0)
-    await store.stacks.reserve(new_stack(90))  # the first commit tells how fast the disk is
-    return store
-
-
-async def is_here(store: Store, **how: bool) -> bool:
-    return await store._writer.submit(lambda _: threading.current_thread() is threading.main_thread(), **how)
-
-
-async def test_the_event_loop_commits_what_is_quick_and_alone(fast: Store) -> None:
-    assert await is_here(fast, quick=True)
-    assert not await is_here(fast)
-    few, many = [await asyncio.gather(*(is_here(fast, quick=True) for _ in range(count))) for count in (4, 5)]
-    assert (all(few), any(many)) == (True, False)
-    async with busy(fast):
-        beside = asyncio.ensure_future(is_here(fast, quick=True))
-        await asyncio.sleep(0)
-    assert not await beside
-
-
-async def test_the_event_loop_does_not_wait_for_a_slow_disk(fast: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stackd.store.writer._QUICK_SECONDS", 0.0)
-    await fast.stacks.reserve(new_stack(1))
-    assert not await is_here(fast, quick=True)
-
-
-async def test_the_event_loop_does_not_wait_for_another_process(fast: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stackd.store.file.BUSY_SECONDS", 60.0)
-    failed, other = fast.counters.failed_commits, sqlite3.connect(fast.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    reserved = asyncio.ensure_future(fast.stacks.reserve(new_stack(1)))
-    while not fast._writer._handed:
-        await asyncio.sleep(0)
-    other.execute("COMMIT")
-    other.close()
-    assert (await reserved).stack_id == stack_id(1)
-    assert fast.counters.failed_commits == failed
-
-
-async def test_only_the_thread_writes_the_log_back(fast: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stackd.store.file.LOG_PAGES", 1)
-    monkeypatch.setattr("stackd.store.writer._HERE", 2)
-    written = fast.path.read_bytes()
-    assert [await is_here(fast, quick=True) for _ in range(2)] == [True, True]
-    await fast.claims.keep(claim())
-    assert fast.path.read_bytes() != written
-
-
 # ---- what the cluster would show again is committed without a disk sync; any other write syncs, and syncs it too
 
 
@@ -237,7 +181,6 @@ async def test_an_observation_waits_for_company_only_amid_other_writes(
 ) -> None:
     monkeypatch.setattr("stackd.store.writer._COMPANY_SECONDS", 60.0)
     monkeypatch.setattr("stackd.store.writer._BUSY_SECONDS", 60.0 if others else 0.0)
-    monkeypatch.setattr("stackd.store.writer._QUICK_SECONDS", 0.0)  # the thread commits
     store = await open_store(path)
     await accepted(store)
     commits = store.counters.commits
