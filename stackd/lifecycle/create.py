@@ -97,8 +97,9 @@ async def create_for_template(context: Context, request: CreateRequest) -> Stack
 async def _create(context: Context, request: CreateRequest, caller: Caller) -> Stack:
     try:
         await context.gate.admitted()
-        if request.template is not None:
-            request.template.hours.require_open(request.template.name, context.wall_clock.now())
+        template, now = request.template, context.wall_clock.now()
+        if template is not None and (closed := template.hours.why_closed(template.name, now)):
+            raise closed
         stack = await _assigned_or_made(context, request, caller)
         stack = await context.store.stacks.with_pod_spec(stack)
         caller.stack_id = stack.stack_id

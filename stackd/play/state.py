@@ -103,17 +103,22 @@ class Shown:
         return self._about(stack.template) | ({"title": title} if title else {})
 
     def _nothing(self, name: str, own: list[Stack]) -> Entry:
-        template = self._template(name)
-        if template is not None and template.shared:
+        template, closed = self._template(name), None
+        if template is not None:
+            closed = template.hours.why_closed(name, self.context.wall_clock.now())
+        if template is not None and template.shared and not closed:
             queued = {"name": "", "status": "starting", "pending": True, "doing": {"key": "queue", "seconds": 0}}
             return self._about(name) | queued
         living = _living(own)
         others = [{"name": stack.stack_id, "title": self._about_stack(stack)["title"]} for stack in living]
         why = None if template is None else self.players.why_ended(template, self.key)
+        problem: Entry | None = {"key": why} if why else None
+        if closed:
+            problem = {"key": closed.code, "player_message": closed.player_message}
         limit = self.key.link.stacks
         full = len(living) >= limit
         counts = {"used": len(living), "limit": limit, "others": others if full else []}
-        return {**self._about(name), "name": "", "status": "none", "problem": why and {"key": why}, **counts}
+        return {**self._about(name), "name": "", "status": "none", "problem": problem, **counts}
 
     def _stack(self, stack: Stack) -> Entry:
         status, offer, now = _status_of(stack), offer_of(self.context, stack), self.context.clock.now()
@@ -133,13 +138,22 @@ class Shown:
         }
         if stack.shared:
             return {**entry, "seconds_left": None, "since": max(0, now - stack.updated_at) // NANOSECONDS}
-        return entry | self._extension(stack, offer)
+        return entry | self._notice(stack) | self._extension(stack, offer)
+
+    def _notice(self, stack: Stack) -> Entry:
+        """So many seconds before the end the page says that the template closes then, if it does."""
+        template = self._template(stack.template)
+        closes = template is not None and template.hours.closes == stack.ttl_expires_at
+        return {"notice": template.hours.notice} if template is not None and closes else {}
 
     def _extension(self, stack: Stack, offer: Offer) -> Entry:
         if not offer.times or stack.ended:
             return {"extensions_left": 0}
         by, times = offer.by, offer.times
-        fits = stack.created_at + self.context.longest_life - stack.ttl_expires_at >= by * NANOSECONDS
+        ends = stack.created_at + self.context.longest_life
+        if closes := self.context.settings.templates.closes.get(stack.template or "", 0):
+            ends = min(ends, closes)
+        fits = ends - stack.ttl_expires_at >= by * NANOSECONDS
         left = max(0, times - stack.extensions) if fits else 0
         return {"extension": format_duration(by), "extension_seconds": round(by), "extensions_left": left}
 

@@ -103,11 +103,10 @@ class Hours:
         """Whether stacks can be created."""
         return now >= self.opens and not self.is_over(now)
 
-    def require_open(self, name: str, now: int) -> None:
-        """Raises TemplateClosed."""
-        if not self.is_open(now):
-            closed = self.is_over(now)
-            raise TemplateClosed(name, self.texts[closed], closed=closed)
+    def why_closed(self, name: str, now: int) -> TemplateClosed | None:
+        """Why no stack can be created; None if one can."""
+        closed = self.is_over(now)
+        return None if self.is_open(now) else TemplateClosed(name, self.texts[closed], closed=closed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.api.scenes import config, finished, put, submit
 from tests.harness import Harness, Machine, until
+from tests.players import player, settings
 from tests.templates import BODY, PLAIN, folder_with
 
 SHARED = PLAIN + "shared: true\n"
@@ -100,3 +101,21 @@ async def test_nothing_is_extended_beyond_the_end(at: Harness) -> None:
     before = end_of(await at.stack(stack_id))
     await at.post(f"/stacks/{stack_id}/extend", {"ttl": "10m"}, 200)
     assert end_of(await at.stack(stack_id)) == before + timedelta(minutes=10)
+
+
+async def test_a_players_page_says_when_it_opens_and_closes(vm: Machine) -> None:
+    opens = later(3600)
+    texts = {"later": hours(opens=opens), "notes": hours(SHARED, opens=opens)}
+    texts |= {"open": hours(PLAIN + "extend: {by: 30m, times: 2}\n", closes=later(3000), notice="2h")}
+    at = await vm.start(settings=settings(vm.folder, **texts))
+    async with player(at, templates=["later", "notes", "open"]) as page:
+        seen = await page.look()
+        for name in ("later", "notes"):
+            assert seen[name]["status"] == "none"
+            assert seen[name]["problem"] == {"key": "template_closed", "player_message": f"This opens at {opens}."}
+        await page.start("later", 409)
+        assert not seen["open"].get("problem")
+        await page.start("open")
+        mine = await page.until("running", "open")
+        assert (mine["notice"], mine["extensions_left"]) == (7200, 0)
+        assert mine["seconds_left"] <= 3000

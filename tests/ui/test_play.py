@@ -31,6 +31,7 @@ STATES: tuple[tuple[dict[str, Any], str, str, list[str]], ...] = (
     (RUNS | {"problem": {"key": "silent"}}, "does not answer. Try again in a minute.", "", ["Restart", "Stop"]),
     (RUNS | MORE | {"seconds_left": 7194}, "", "1:59:5", ["Extend", "Restart", "Stop"]),
     (RUNS | {"seconds_left": 290}, "", "Less than five minutes are left.", ["Restart", "Stop"]),
+    (RUNS | {"seconds_left": 500, "notice": 600}, "", "It closes soon, for everybody.", ["Restart", "Stop"]),
     (RUNS | {"seconds_left": 40}, "", "Less than one minute is left.", ["Restart", "Stop"]),
     ({"status": "failed", "problem": {"key": "image", "restart": False}}, "It never worked", "", ["Stop"]),
     ({"status": "failed", "problem": {"key": "crash", "restart": True}}, "Restart it.", "", ["Restart", "Stop"]),

@@ -237,7 +237,7 @@ export class Box {
     const left = Math.max(0, (state.seconds_left ?? 0) - passed);
     const clock = new Date((left % 3600) * 1000).toISOString().slice(14, 19);
     say(time, left < 3600 ? clock.replace(/^0/, "") : `${Math.floor(left / 3600)}:${clock}`);
-    time.className = left < 60 ? "minute" : left < 300 ? "minutes" : "";
+    time.className = left < 60 ? "minute" : left < 300 ? "minutes" : left <= state.notice ? "closes" : "";
     say(this.status, `${this.sentence} ${texts(time.className)}`.trim());
     if (left === 0 && passed % 5 === 3 && !this.busy) this.options.look();
   }
