@@ -234,6 +234,10 @@ Two that fail: no node can pull the image of the one, the program of the other e
 
 Make a link, with which a player starts web-1 in a browser, without a key:
   {program} links create --template web-1 --label player=seat-1
+
+Make links for a class of five, in a table and on a sheet to print, and see who has started:
+  {program} links create -t web-1 --players {folder}/class.csv --csv {folder}/links.csv --sheet {folder}/sheet.html
+  {program} players
 """
 
 
@@ -263,6 +267,7 @@ class Demo:
             self._environment[variable("server", "port")] = str(port)
         self._body = folder / "stack.json"
         self._body.write_text(json.dumps(BODY, indent=2))
+        (folder / "class.csv").write_text("player\n" + "".join(f"seat-{number}\n" for number in range(2, 7)))
         self._key = self._environment[KEY_VARIABLE]
         self._own_templates, self.throw_away = TEMPLATES_FOLDER not in settings, STATE not in settings
         self._in_terminal = _has_terminal()
@@ -308,7 +313,7 @@ Start a stack with curl, and list all:
 Start one with a name instead of a node port; browsers and curl find it, too:
   {program} stacks create --file {self._body} --port 80/http --label player=6 --wait
   curl -s $({program} stacks list --label player=6 | cut -f3)
-{TEMPLATE_STEPS.format(program=program) if self._own_templates else ""}
+{TEMPLATE_STEPS.format(program=program, folder=self._body.parent) if self._own_templates else ""}
 Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a pace):
   {program} rehearse --stacks 50 --rate 10/s --probe http --with-others --file {self._body}
 
