@@ -132,7 +132,7 @@ async def test_others_get_a_turn_during_filters_and_rendering(store: Store, monk
     assert [piece async for piece in _frames(cast(Api, None), changes, nothing)] == []
     assert turns >= len(changes)
     turns = 0
-    cache = BodyCache(cast(Context, SimpleNamespace(store=store)))
+    cache = BodyCache(cast(Context, SimpleNamespace(store=store, spares=None, mirror=None)))
     entries = await cache.entries(stacks)
     task.cancel()
     assert turns >= len(entries) == 70
