@@ -104,7 +104,9 @@ async def test_the_focus_returns_to_where_it_was_and_enter_does_what_the_button_
         await keys.press("Escape")
         await expect(board.panel.get_by_role("button", name=name)).to_be_focused()
         await expect(board.page.locator(".toast").last).to_contain_text("Nothing was changed.")
+    await expect(board.panel.locator("[aria-busy]")).to_have_count(0)  # what is under way is not begun again
     await keys.press("Enter")
+    await expect(board.dialog.get_by_role("button", name="Restart")).to_be_focused()
     await keys.press("Enter")
     await expect(board.panel.locator("pre.log")).to_be_visible()
     await expect(board.page.locator(".toast").last).to_contain_text(f"{failed} is restarting")
