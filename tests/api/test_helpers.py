@@ -132,7 +132,8 @@ async def test_only_an_admin_makes_helpers_and_no_token_passes_for_another(at: H
         await at.refused(400, words, "/links", HELPER | change)
     player = token_of(await make_link(at))
     key, _ = await make_helper(at)
-    for wrong in (player, key[:-2] + "AA", key + ".x", READ_KEY):
+    altered = key[:-3] + ("A" if key[-3] != "A" else "B") + key[-2:]
+    for wrong in (player, altered, key + ".x", READ_KEY):
         assert (await at.call("GET", "/stacks", key=wrong)).code == "unauthenticated"
     async with browser(at) as seat:
         assert (await seat.call("POST", "/play/session", {"token": key})).status == 401

@@ -90,7 +90,12 @@ async def test_a_token_is_its_accounts_alone_until_it_expires() -> None:
         token = (await wire.post(TOKENS, spec)).body["status"]["token"]
         assert (await wire.as_user(token).get("/api/v1/nodes")).status == 200
         assert (await wire.as_user(token).get(PODS)).status == 403
-        for forged in (token[:-2] + "xx", token.rpartition(".")[0] + ".", "a.b.c", f"{token}."):
+        for forged in (
+            token[:-2] + ("xx" if token[-2:-1] != "x" else "yy"),
+            token.rpartition(".")[0] + ".",
+            "a.b.c",
+            f"{token}.",
+        ):
             assert (await wire.as_user(forged).get("/api/v1/nodes")).status == 401
         async with running(fast(users=(account,))) as other:
             assert (await other.as_user(token).get("/api/v1/nodes")).status == 401
