@@ -80,16 +80,16 @@ class Group:
         return len(self.people) - len(self._kept)
 
     def find(self) -> None:
-        """Find the links in the file that still work. Raises UsageError if players have links that the file lacks."""
-        if self.into is None:
+        """Find the links in the file that still work, unless all are replaced. Raises UsageError if players have links that the
+        file lacks."""
+        if self.into is None or self.new:
             return
         there, rows = self._working(), _rows(self.into)
-        if not self.new:
-            last = {there[row["link_id"]]: row for row in rows if row.get("link_id") in there and row.get("url")}
-            self._kept = {one.player: _of_row(one, last[one.player]) for one in self.people if one.player in last}
-        have = {*there.values()}
-        lost = [one.called for one in self.people if one.player in have and one.player not in self._kept]
-        if lost and not self.new:
+        last = {there[row["link_id"]]: row for row in rows if row.get("link_id") in there and row.get("url")}
+        self._kept = {one.player: _of_row(one, last[one.player]) for one in self.people if one.player in last}
+        lacking = {*there.values()} - self._kept.keys()
+        lost = [one.called for one in self.people if one.player in lacking]
+        if lost:
             who = printable(some_of(lost, SHOWN))
             raise click.UsageError(
                 f"{render.counted(len(lost), 'player')} have links that {self.into} lacks: {who}; nothing was made. "

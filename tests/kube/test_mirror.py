@@ -162,9 +162,9 @@ async def test_an_answer_that_the_watch_has_overtaken_changes_nothing(cluster: C
         assert changes_of_pods(changes)[-1] == ("b", "came")
 
 
-@pytest.mark.parametrize("doubted", [False, True])
+@pytest.mark.parametrize("unverified", [False, True])
 async def test_what_a_late_watch_reports_of_an_object_that_stackd_has_removed_is_outdated(
-    cluster: Cluster, wire: Wire, *, doubted: bool
+    cluster: Cluster, wire: Wire, *, unverified: bool
 ) -> None:
     """Unless another cluster may have said that it is gone. Another object of the name is news."""
     removed = asyncio.Event()
@@ -180,11 +180,11 @@ async def test_what_a_late_watch_reports_of_an_object_that_stackd_has_removed_is
     wire.watch("pods", late)
     async with mirroring(cluster) as (mirror, changes):
         mirror.removed(await seen(mirror, "a", 102))
-        if doubted:
+        if unverified:
             cluster.connection.identity.doubt()
         removed.set()
         await seen(mirror, "a", 105)
-        between = [("a", "came"), ("a", "went")] if doubted else []
+        between = [("a", "came"), ("a", "went")] if unverified else []
         assert changes_of_pods(changes)[-2 - len(between) :] == [("a", "went"), *between, ("a", "came")]
         assert changes_of_pods(changes)[: -2 - len(between)] == [("a", "came")]
 
