@@ -1,12 +1,10 @@
-"""The pages, their blocks and their links."""
+"""The pages and their blocks."""
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -36,45 +34,3 @@ def blocks(page: Path) -> Iterator[Block]:
 def script(page: Path) -> str:
     """All blocks of the page that are marked to be run, in the order in which a reader would run them."""
     return "".join(one.text for one in blocks(page) if RUN in one.marks)
-
-
-def links(page: Path) -> list[str]:
-    """The targets of the page's links, without those in code."""
-    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text))
-
-
-def anchors(page: Path) -> set[str]:
-    """The anchors of the page's headings."""
-    heads = re.findall(r"^#{1,6} (.*)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
-
-
-# ---- what the code can print: each of its texts, with `…` in the place of values
-
-
-SOURCE = Path(__file__).parents[2] / "stackd"
-HOLE = "…"
-
-
-@cache
-def texts() -> str:
-    """All texts of the package, one per line."""
-    found = []
-    for path in sorted(SOURCE.rglob("*.py")):
-        found += [text for node in ast.walk(ast.parse(path.read_text())) if (text := _text(node))]
-    return "\n".join(found)
-
-
-def is_printed(symptom: str) -> bool:
-    """Whether one text of the code contains the symptom's parts in this order; a part may come from a quoted value."""
-    parts = [re.escape(part) for part in symptom.split(HOLE) if part]
-    return re.search(".*".join(parts), texts()) is not None
-
-
-def _text(node: ast.AST) -> str:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value.replace("\n", " ")
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_text(one) if isinstance(one, ast.Constant) else HOLE for one in node.values).replace("\n", " ")
-    return ""

@@ -14,10 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
-from stackd.embedded.resources import CONFIG_MAPS
-from stackd.embedded.store import Journal, LoopClock, ObjectStore
-from tests.embedded.wire import Json, Wire, fast, pod, running, service
-from tests.store.building import largest_file
+from tests.embedded.wire import Wire, service
 
 PODS = "/api/v1/namespaces/rec/pods"
 SERVICES = "/api/v1/namespaces/rec/services"
@@ -77,57 +74,3 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         assert (await other.post("/__faults__", {"do": "clear"})).status == 401
         child.terminate()
         assert await child.wait() == 0
-
-
-async def test_pods_owners_and_quotas_go_on_where_they_were(tmp_path: Path) -> None:
-    def restarts(body: Json) -> int:
-        entries = body["status"].get("containerStatuses", [{"restartCount": 0}])
-        count: int = entries[0]["restartCount"]
-        return count
-
-    state = tmp_path / "cluster"
-    async with running(fast(state_path=state, start_delay=30.0, gc_delay=3600)) as wire:
-        await wire.make_pod("starting")
-        await wire.until_pod("starting", lambda body: body["status"].get("startTime"))
-        await wire.make_pod("waiting", nodeSelector={"no": "where"})
-        await wire.make_service("svc-a", owner=await wire.make_pod("owner"))
-        await wire.delete(f"{PODS}/owner?gracePeriodSeconds=0")
-        quota = {"metadata": {"name": "q"}, "spec": {"hard": {"pods": "3"}}}
-        await wire.post("/api/v1/namespaces/rec/resourcequotas", quota)
-    async with running(fast(state_path=state)) as wire:
-        await wire.until_pod("starting", lambda body: body["status"]["phase"] == "Running")
-        wire.cluster.faults.add_node(name="more", labels={"no": "where"})
-        await wire.until_pod("waiting", lambda body: body["status"]["phase"] == "Running")
-        await wire.until_gone(f"{SERVICES}/svc-a")
-        await wire.make_pod("crashing", "x/crashloop", restartPolicy="Always")
-        before = restarts(await wire.until_pod("crashing", restarts))
-        assert (await wire.post(PODS, pod("too-many"))).status == 403
-    async with running(fast(state_path=state)) as wire:
-        await wire.until_pod("crashing", lambda body: restarts(body) > before)
-
-
-def add(store: ObjectStore, name: str, data: str = "v" * 200) -> None:
-    obj = {"metadata": {"name": name}, "data": {"k": data}}
-    store.create(CONFIG_MAPS, store.prepare(CONFIG_MAPS, "rec", obj))
-
-
-def names_in(state: Path) -> set[str]:
-    again = ObjectStore(LoopClock(), history=10)
-    journal = Journal(state, again)
-    assert journal.load()
-    journal.close()
-    return {name for _, name in again.of(CONFIG_MAPS).records}
-
-
-def test_a_full_disk_leaves_the_file_complete(tmp_path: Path) -> None:
-    state, store = tmp_path / "cluster", ObjectStore(LoopClock(), history=10)
-    journal = Journal(state, store)
-    journal.open()
-    add(store, "before")
-    with largest_file(0):
-        add(store, "while-it-is-full")
-        assert names_in(state) == {"before"}, "what is in the file can be read, and nothing of it is half"
-    add(store, "after")
-    assert names_in(state) == {"before", "while-it-is-full", "after"}
-    journal.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["cluster"]

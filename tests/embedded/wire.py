@@ -201,13 +201,6 @@ def service(name: str, *, node_port: int = 0, owner: Json | None = None, **spec:
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": whole}
 
 
-def waiting(body: Json) -> str:
-    """The reason why the pod's first container waits, or an empty string."""
-    statuses = body["status"].get("containerStatuses", [{"state": {}}])
-    reason: str = statuses[0]["state"].get("waiting", {}).get("reason", "")
-    return reason
-
-
 def condition(body: Json, kind: str) -> Json:
     """The condition of that type, or an empty dict."""
     conditions = body["status"].get("conditions", ())

@@ -119,19 +119,3 @@ def test_each_rule_loads_and_is_tested_to_fire_and_to_rest() -> None:
         for case in test["alert_rule_test"]:
             cases[case["alertname"]].append(bool(case.get("exp_alerts")))
     assert [alert for alert, fires in cases.items() if set(fires) != {True, False}] == []
-
-
-def test_the_board_is_as_ready_as_the_owner_whatever_the_standby_says(tmp_path: Path) -> None:
-    (ready,) = [target.filled("1m") for target in targets() if target.panel == "Ready"]
-    tests = []
-    for owner in (0, 1):
-        series = {"stackd_ready": (owner, 0), "stackd_standby": (0, 1)}
-        recorded = [
-            {"series": f'{name}{{job="stackd", instance="{instance}"}}', "values": f"{value}x5"}
-            for name, values in series.items()
-            for instance, value in zip("ab", values, strict=True)
-        ]
-        expected = {"expr": ready, "eval_time": "3m", "exp_samples": [{"labels": "{}", "value": owner}]}
-        tests.append({"interval": "1m", "input_series": recorded, "promql_expr_test": [expected]})
-    (tmp_path / "board.yaml").write_text(yaml.safe_dump({"tests": tests}))
-    promtool("test", "rules", str(tmp_path / "board.yaml"))
