@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.ctfd.conftest import Ctfd, flag_of
+from tests.ctfd.conftest import Ctfd
 from tests.ctfd.pages import SECONDS, page_of
 from tests.harness import Harness
 from tests.ui.conftest import AXE
@@ -85,33 +85,6 @@ async def test_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser, source: t
     await audit(page, "stackd-instance")
 
 
-async def test_my_instances_are_cards_that_lead_to_their_challenges(
-    ctfd: Ctfd, stackd: Harness, browser: Browser
-) -> None:
-    challenge, player = await ctfd.challenge(), await ctfd.player("ada")
-    page = await page_of(browser, ctfd, "ada")
-    await page.goto("/stackd/instances")
-    await expect(page.get_by_text("No instance is running. Start one in a challenge’s window.")).to_be_visible()
-    await player.start(challenge)
-    await page.reload()
-    listed = page.get_by_role("region", name="Web")
-    await expect(button(listed, "Stop")).to_have_accessible_description("Web")
-    await expect(page.get_by_text("1 of 1")).to_be_visible()
-    await audit(page, "stackd-instances")
-    await listed.get_by_role("link", name="Web").click()
-    await expect(button(page.get_by_role("region", name="Instance"), "Stop")).to_be_visible()
-    (stack_id,) = await stackd.listed()
-    await page.fill("#challenge-input", await flag_of(stackd, stack_id))
-    await page.click("#challenge-submit")
-    await expect(page.get_by_text("Correct")).to_be_visible()
-    await stackd.until_listed(0)
-    await page.reload()
-    box = await open_challenge(page)
-    await expect(button(box, "Start")).to_be_visible()
-    await expect(box.get_by_role("status")).to_have_text("Solved: your instance was stopped.")
-    await expect(button(box, "Stop")).to_be_hidden()
-
-
 async def test_at_the_limit_the_box_names_what_can_make_room(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
     names = ("Web", "Pwn <b>1</b>")
     ids = [await ctfd.challenge(name=name) for name in names]
@@ -124,24 +97,6 @@ async def test_at_the_limit_the_box_names_what_can_make_room(ctfd: Ctfd, stackd:
     await confirm(box, "Stop Pwn <b>1</b> and start this one")
     await expect(box.get_by_role("status")).to_have_text("Your instance is running.")
     await stackd.until_listed(1)
-
-
-async def test_a_box_speaks_the_language_of_its_player(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
-    await ctfd.challenge(stackd_template="web-name")
-    player = await ctfd.player("ada")
-    await player.data("PATCH", "/api/v1/users/me", {"language": "de"})
-    page = await page_of(browser, ctfd, "ada")
-    await page.goto("/challenges")
-    await page.get_by_role("button", name="Web").click()
-    box = page.get_by_role("region", name="Instanz")
-    await button(box, "Starten").click()
-    await expect(box.get_by_role("alert")).to_have_text(
-        "Sie lief nie: ihr Image lässt sich nicht laden. Bitte sag es der Organisation."
-    )
-    await expect(box.get_by_role("timer")).to_be_hidden()
-    await expect(button(box, "Neu starten")).to_be_hidden()
-    await button(box, "Stoppen").click()
-    await expect(button(box, "Starten")).to_be_visible()
 
 
 async def test_a_ctfd_that_does_not_answer_is_said_within_seconds(ctfd: Ctfd, browser: Browser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import expect
 
-from tests.ui.conftest import DESKTOP, PHONE, Board, Boards
+from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
 
@@ -63,61 +63,6 @@ async def test_the_keyboard_does_all_without_losing_the_focus(board: Board) -> N
     await expect(board.button("Switch to light colours")).to_be_visible()
 
 
-async def test_find_leads_to_the_first_stack_and_gives_everything_back_and_l_shows_the_log(board: Board) -> None:
-    ids = (await three(board))[::-1]
-    await board.open()
-    await expect(board.rows).to_have_count(3)
-    keys = board.page.keyboard
-    await keys.press("/")
-    await keys.type("failed")
-    await expect(board.rows).to_have_count(1)
-    await keys.press("Enter")
-    await expect(board.row(ids[1])).to_be_focused()
-    await keys.press("/")
-    await keys.press("Escape")
-    await expect(board.find()).to_have_value("")
-    await expect(board.rows).to_have_count(3)
-    assert board.page.url == f"{board.url}/dashboard"
-    await keys.press("ArrowDown")
-    await expect(board.row(ids[0])).to_be_focused()
-    await keys.press("j")
-    await keys.press("l")
-    await expect(board.panel.locator("pre.log")).to_contain_text("boom")
-    await keys.press("Escape")
-    await expect(board.row(ids[1])).to_be_focused()
-
-
-async def test_the_focus_returns_to_where_it_was_and_enter_does_what_the_button_says(board: Board) -> None:
-    failed = (await three(board))[1]
-    await board.open()
-    keys, attention = board.page.keyboard, board.page.locator("#attention")
-    await attention.locator("summary").click()
-    logs = attention.get_by_role("button", name="Logs")
-    await logs.press("Enter")
-    await expect(board.panel.locator("pre.log")).to_be_visible()
-    await keys.press("Escape")
-    await expect(logs).to_be_focused()
-    await keys.press("Enter")
-    await expect(board.panel).to_be_focused()
-    for name in ("Delete", "Restart"):
-        await board.panel.get_by_role("button", name=name).press("Enter")
-        await keys.press("Escape")
-        await expect(board.panel.get_by_role("button", name=name)).to_be_focused()
-        await expect(board.page.locator(".toast").last).to_contain_text("Nothing was changed.")
-    await expect(board.panel.locator("[aria-busy]")).to_have_count(0)  # what is under way is not begun again
-    await keys.press("Enter")
-    await expect(board.dialog.get_by_role("button", name="Restart")).to_be_focused()
-    await keys.press("Enter")
-    await expect(board.panel.locator("pre.log")).to_be_visible()
-    await expect(board.page.locator(".toast").last).to_contain_text(f"{failed} is restarting")
-    await board.at.until_status(failed, "failed")
-    await board.page.reload()
-    await attention.get_by_role("button", name="Restart 1…").press("Enter")
-    await expect(board.dialog.get_by_role("button", name="Restart 1")).to_be_focused()
-    await keys.press("Enter")
-    await expect(board.page.locator(".toast").last).to_contain_text("1 restarted")
-
-
 async def test_a_phone_shows_what_is_wrong_first(boards: Boards) -> None:
     width, height = 360, 740
     async with boards(viewport={"width": width, "height": height}, has_touch=True) as board:
@@ -153,9 +98,8 @@ async def test_a_phone_shows_what_is_wrong_first(boards: Boards) -> None:
             assert box["y"] < 60, "one line has all buttons of the bar"
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-async def test_axe_finds_nothing_in_any_state_of_the_page(boards: Boards, viewport: dict[str, int]) -> None:
-    async with boards(viewport=viewport, refused={"400"}) as board:
+async def test_axe_finds_nothing_in_any_state_of_the_page(boards: Boards) -> None:
+    async with boards(refused={"400"}) as board:
         await board.page.goto(board.url + "/dashboard")
         await expect(board.page.get_by_label("API key")).to_be_visible()
         await board.audit("the login")

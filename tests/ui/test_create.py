@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Locator, Route, expect
 
-from tests.harness import seed
 from tests.templates import PLAIN, folder_with
 from tests.ui.conftest import Board, Boards
 
@@ -133,39 +131,6 @@ async def test_a_checked_stack_is_created_once_even_if_answers_are_lost(boards: 
         (stack_id,) = set(await board.at.listed()) - set(before)
         assert (await board.at.stack(stack_id))["labels"] == {"team": "7", "player": "3"}
         await expect(board.row(stack_id)).to_contain_text("44m")
-
-
-async def test_broken_templates_come_first_and_each_selects_its_own(boards: Boards, tmp_path: Path) -> None:
-    failing = PLAIN.replace("nginx:stable", "registry.example/fail")
-    async with boards(folder_with(tmp_path, web_1=WEB, web_10=WEB, bad=BAD, zoo=failing)) as board:
-        ids = {name: (await board.at.create({"template": name}))["stack_id"] for name in ("web-1", "web-10", "zoo")}
-        for name, stack_id in ids.items():
-            await board.at.until_status(stack_id, "failed" if name == "zoo" else "running")
-        labelled = await board.at.create(seed() | {"labels": {"challenge": "web-1"}})
-        await board.open()
-        buttons = board.page.locator("#templates button")
-        web, bad, zoo = (board.page.locator(f"[data-template={name}]") for name in ("web-1", "bad", "zoo"))
-        await expect(zoo).to_have_text("zoo0 of 1 workingError")
-        await expect(zoo).to_have_class("template wrong")
-        await expect(web).to_have_text("web-11 running")
-        await expect(web).to_have_attribute("title", re.compile(r"no pool\nruns after .* \(median\)"))
-        await expect(bad).to_have_class("template wrong")
-        await expect(bad).to_contain_text("ErrImagePull")
-        await expect(bad).to_have_attribute("title", re.compile(r"images on 0 of 2 nodes"))
-        names = [await each.get_attribute("data-template") for each in await buttons.all()]
-        assert names == ["zoo", "bad", "web-1", "web-10"]
-        await board.audit("the templates")
-        await web.click()
-        await expect(board.rows).to_have_count(1)
-        await expect(board.row(ids["web-1"])).to_be_visible()
-        await board.page.reload()
-        choice = board.page.get_by_role("combobox", name="Template")
-        await expect(choice).to_have_value("web-1")
-        await expect(board.rows).to_have_count(1)
-        await choice.select_option("web-10")
-        await expect(board.row(ids["web-10"])).to_be_visible()
-        await board.button("Clear filters").click()
-        await expect(board.row(labelled["stack_id"])).to_be_visible()
 
 
 async def test_the_values_of_a_template_stay_in_the_panel(boards: Boards, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 from playwright.async_api import Route, expect
 
 from stackd.model import AuditEntry, AuditKind, Principal
-from tests.harness import until
-from tests.ui.conftest import Board, Boards
+from tests.ui.conftest import Board
 
 pytestmark = pytest.mark.ui
 
@@ -100,94 +99,6 @@ async def test_what_needs_attention_is_listed_worst_first_with_the_reason(board:
     await expect(board.panel.locator("pre.log")).to_be_visible()
 
 
-async def test_the_remedy_that_the_guide_names_comes_first(board: Board) -> None:
-    kinds = {"oom": 2, "fail": 1}
-    for image, count in kinds.items():
-        for _ in range(count):
-            await board.create(f"registry.example/{image}", "failed", labels={"team": image})
-    soon = [await board.create(status="running", ttl="9m", labels={"team": "soon"}) for _ in range(4)]
-    lost = await board.create(status="running", labels={"team": "lost"})
-    board.at.faults.remove_node((await board.at.stack(lost))["node_id"])
-    await board.at.until_status(lost, "node_deleted")
-    gone = sum(stack["status"] == "node_deleted" for stack in await board.at.stacks())
-    await board.open()
-    await expect(board.row(lost).locator(".c-status")).to_have_text("node gone")
-    await board.page.locator("#attention summary").click()
-    rows = board.page.locator("#attention tbody tr")
-    for team, remedies in (("oom", ["Raise the limit", "Restart 2…", "Logs"]), ("fail", ["Logs", "Restart 1…"])):
-        row = rows.filter(has=board.page.get_by_role("rowheader", name=team, exact=True))
-        await expect(row.locator(".remedies > *")).to_have_text(remedies)
-    row = rows.filter(has=board.page.get_by_role("rowheader", name="lost"))
-    await expect(row.locator(".because")).to_have_text(f"1 {TIMES} node gone")
-    await board.page.get_by_role("button", name="By node").click()
-    await board.button(f"Move {gone}…").click()
-    await board.page.keyboard.press("Enter")
-    await board.at.until_status(lost, "running")
-    chip = board.page.locator("#glance").get_by_role("button", name="expire soon")
-    await expect(board.page.locator("#glance .wrong")).to_have_text("3need attention")
-    await chip.click()
-    await expect(board.rows).to_have_count(len(soon))
-    await board.button("Extend all 4…").click()
-    await expect(board.dialog).to_contain_text("The filter is expires soon.")
-    await board.page.keyboard.press("Enter")
-    await expect(chip).to_have_count(0)
-    assert [(await board.at.stack(each))["status"] for each in soon] == ["running"] * 4
-
-
-async def test_groups_come_worst_first_and_many_are_extended_and_restarted_at_once(board: Board) -> None:
-    ids = await unwell(board)
-    await board.open()
-    await board.page.get_by_label("Group").select_option("label:team")
-    groups = board.page.locator("tr.group button")
-    await expect(groups).to_have_text(["team 2", "team 1", "team 10"])
-    await board.button("Close all").click()
-    await expect(board.rows).to_have_count(0)
-    await expect(groups).to_have_count(3)
-    await board.button("Open all").click()
-    await expect(board.rows).to_have_count(6)
-    await board.page.get_by_label("Select all that are shown").check()
-    await board.button("Extend…").click()
-    await expect(board.dialog).to_contain_text("Extend 2 stacks?")
-    await expect(board.dialog).to_contain_text("4 more have ended, which only a restart changes.")
-    await board.audit("the question about an extension")
-    await board.page.keyboard.press("Enter")
-    await expect(board.page.locator(".toast")).to_contain_text("2 extended")
-    await expect(board.row(ids["10"][0])).to_contain_text("2h 29m")
-    await board.page.locator("#attention summary").click()
-    await board.button("Restart 3…").click()
-    await expect(board.dialog).to_contain_text("Restart 3 stacks?")
-    await board.confirm("Restart 3")
-    await expect(board.page.locator(".toast").last).to_contain_text("3 restarted")
-    for stack_id in ids["2"]:
-        assert [each["kind"] for each in await board.at.timeline(stack_id)].count("restart_requested") == 1
-
-
-async def test_activity_says_who_did_what_to_how_many_and_leads_to_the_stack(board: Board) -> None:
-    ids = await board.several({"team": "7"}, {"team": "8"})
-    await board.open()
-    for verb, status in (("Stop", "stopped"), ("Start", "running")):
-        await board.page.get_by_label("Select all that are shown").check()
-        await board.button(f"{verb}…", exact=True).click()
-        await board.confirm(f"{verb} 2")
-        for stack_id in ids:
-            await board.at.until_status(stack_id, status)
-            await expect(board.row(stack_id)).to_have_attribute("data-status", status)
-    job = await board.at.post("/stacks/batch", {"action": "extend", "ttl": "30m", "stack_ids": ids}, 202)
-    await until(lambda: board.at.get(f"/stacks/batch/{job['job_id']}"), lambda seen: seen["status"] == "completed")
-    await board.at.do("stop", ids[0])
-    await board.button("Activity").click()
-    entries = board.dialog.locator("li")
-    await expect(entries.first).to_contain_text(f"stop team=7 {ids[0]}")
-    await expect(entries.nth(1)).to_contain_text("extend 30m 2 stacks 2 done")
-    await board.audit("the activity")
-    find = board.dialog.get_by_label("Find by key")
-    await find.fill("nobody")
-    await expect(board.dialog).to_contain_text("Nothing like this was asked for.")
-    await find.fill(ids[1])
-    await entries.filter(has_text="create").get_by_role("button", name=ids[1]).click()
-    await expect(board.panel.get_by_role("heading", name=ids[1])).to_be_visible()
-
-
 async def test_activity_finds_a_name_beneath_thousands_of_later_lines(board: Board) -> None:
     log, later = board.at.daemon.context.store.audit, time.time_ns()
     kinds = (AuditKind.RELOAD, AuditKind.REFUSED, AuditKind.TEMPLATE)
@@ -222,12 +133,3 @@ async def test_activity_finds_a_name_beneath_thousands_of_later_lines(board: Boa
     await expect(board.dialog.locator("li")).to_contain_text("Alice takeover")
     await board.dialog.get_by_label("Find by key").fill("line 999")
     await expect(board.dialog.locator("li")).to_have_count(3)
-
-
-async def test_an_image_that_cannot_be_pulled_is_more_than_creating(boards: Boards) -> None:
-    async with boards({"STACKD_STACKS__IMAGE_PULL_GRACE": "1h"}) as board:
-        stack_id = await board.create("registry.invalid/none:1")
-        await board.open()
-        await expect(board.row(stack_id).locator(".status")).to_have_text("cannot pull")
-        await expect(board.row(stack_id)).to_have_attribute("data-status", "creating")
-        await expect(board.page.locator("#attention summary")).to_contain_text("Needs attention: 1 stack")

@@ -140,18 +140,6 @@ async def test_each_stack_that_counts_has_a_box(boards: Boards, tmp_path: Path) 
         await expect(labs.get_by_role("link", name=ports[1])).to_be_visible()
 
 
-async def test_an_open_link_makes_a_player_of_each_browser(boards: Boards, tmp_path: Path) -> None:
-    async with boards(settings(tmp_path)) as board:
-        link = await enter(board, labels={}, each="visitor", total=5)
-        await button(card(board, "Lab one"), "Start").click()
-        await expect(card(board, "Lab one").get_by_role("status")).to_have_text("Your instance is running.")
-        assert board.page.context.browser is not None
-        async with await board.page.context.browser.new_context() as somebody:
-            page = await somebody.new_page()
-            await page.goto(f"{board.url}/play#{token_of(link)}")
-            await expect(button(page.get_by_role("region", name="Lab one"), "Start")).to_be_visible()
-
-
 async def test_a_link_that_ends_says_so(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path), refused={"401"}, faster=True) as board:
         link = await enter(board)

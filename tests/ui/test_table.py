@@ -103,34 +103,6 @@ async def test_filters_narrow_the_list_and_outlive_a_reload(boards: Boards) -> N
             await expect(board.page.locator("tbody .c-node")).to_have_text([node] * nodes.count(node))
 
 
-async def test_orders_are_kept_in_a_link_with_filters_and_groups(boards: Boards) -> None:
-    async with boards(permissions=["clipboard-read", "clipboard-write"]) as board:
-        await board.several(*GAMES)
-        first = await board.create(ttl="10m")
-        await board.open()
-        await expect(board.rows).to_have_count(6)
-        head = board.page.locator("thead")
-        for order, teams in (("", ["", "", "1", "2", "10", "10"]), ("-", ["10", "10", "2", "1", "", ""])):
-            await head.get_by_role("button", name="team").click()
-            assert await column(board, 2) == teams, "numbers sort as numbers"
-            assert f"sort={order}label:team" in board.page.url
-        left = board.page.locator("th.c-left")
-        for order, place in (("ascending", board.rows.first), ("descending", board.rows.last)):
-            await head.get_by_role("button", name="Time left").click()
-            await expect(left).to_have_attribute("aria-sort", order)
-            await expect(place).to_have_attribute("data-id", first)
-        await board.find().fill("challenge=web")
-        await board.page.get_by_label("Group").select_option("label:team")
-        await board.button("Copy link").click()
-        link = await board.page.evaluate("navigator.clipboard.readText()")
-        assert link == f"{board.at.url}/dashboard#find=challenge%3Dweb&sort=-left&group=label:team" == board.page.url
-        await board.page.goto("about:blank")
-        await board.page.goto(link)
-        await expect(board.rows).to_have_count(3)
-        await expect(board.page.locator("tr.group")).to_have_count(3)
-        await expect(left).to_have_attribute("aria-sort", "descending")
-
-
 async def test_rows_stay_where_they_are_while_one_reads_and_what_is_new_is_said(board: Board) -> None:
     await board.several(*({"team": str(number)} for number in range(6)))
     await board.open(path="/dashboard#sort=status")
@@ -181,33 +153,6 @@ async def test_rows_stay_where_they_are_while_the_pointer_is_on_its_way_to_one(b
     await moving
     await expect(board.row(new)).to_be_visible()
     await expect(fresh).to_have_text("")
-
-
-async def test_groups_have_counts_can_be_closed_and_put_what_they_hide_out_of_reach(board: Board) -> None:
-    ids = await board.several(*GAMES)
-    await board.at.do("stop", ids[0])
-    await board.open()
-    group = board.page.get_by_label("Group")
-    groups = board.page.locator("tr.group")
-    await group.select_option("label:challenge")
-    await expect(groups).to_have_text(
-        ["challenge pwn1stack1running", "challenge web3stacks2running1stopped", "no challenge1stack1running"]
-    )
-    assert await board.page.evaluate(ORDER) == ["pwn", ids[1], "web", ids[3], ids[2], ids[0], "", ids[4]]
-    await board.button("challenge pwn").focus()
-    for key, place in (("j", 1), ("j", 3), ("j", 2), ("j", 0), ("j", 4), ("j", 4), ("k", 0)):
-        await board.page.keyboard.press(key)
-        await expect(board.row(ids[place])).to_be_focused()
-    await board.page.get_by_label("Select all of challenge web").check()
-    await expect(board.selection).to_contain_text("3 selected")
-    await board.button("challenge web").click()
-    await expect(board.button("challenge web")).to_have_attribute("aria-expanded", "false")
-    await expect(board.rows).to_have_count(2)
-    await expect(board.page.locator("#count")).to_have_text("5 stacks")
-    await expect(board.selection).to_contain_text("0 selected, 3 more are in closed groups")
-    await expect(board.selection.locator(".danger")).to_be_disabled()
-    await board.page.get_by_label("Select all that are shown").check()
-    await expect(board.selection).to_have_text("2 selectedClearExtend…Restart…Start…Stop…Delete 2…")
 
 
 async def test_a_thousand_stacks_are_few_rows_in_the_page_scroll_smoothly_and_stay_in_place(board: Board) -> None:
