@@ -8,20 +8,17 @@ import logging
 import select
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from stackd.cli.process import new_event_loop
 from stackd.errors import ClusterUnavailable, ConfigError
 from stackd.kube.client import Cluster
-from stackd.kube.connection import unreachable
 from tests.certificates import BARE, COMPLETE, HAVE_OPENSSL, NO_KEY_IDS, Pair, authority, issued
 from tests.kube.samples import SYSTEM, UID, connected, kubeconfig
 from tests.kube.wire import Wire
@@ -72,12 +69,6 @@ async def test_what_kubectl_accepts_is_accepted(tmp_path: Path, extensions: tupl
         assert await cluster.cluster_uid() == "cluster-1"
 
 
-async def test_an_intermediate_authority_that_the_kubeconfig_names_is_trusted(tmp_path: Path) -> None:
-    middle = issued(tmp_path, authority(tmp_path, "root"), name="middle", authority=True)
-    async with reached(tmp_path, issued(tmp_path, middle), middle) as (cluster, _):
-        assert await cluster.cluster_uid() == "cluster-1"
-
-
 @pytest.mark.parametrize(
     ("other", "host", "days", "name", "why"),
     [
@@ -110,33 +101,6 @@ async def test_an_authority_that_did_not_issue_the_servers_certificate_is_not_ta
         with pytest.raises(ConfigError, match="no use: Kubernetes' certificate is not accepted"):
             await cluster.reload_credentials()
         assert await cluster.cluster_uid() == "cluster-1"
-
-
-@pytest.mark.parametrize(
-    ("scheme", "answer", "linger", "why"),
-    [
-        ("https", b"", struct.pack("ii", 1, 0), "cannot be reached: Connection reset by peer"),
-        ("https", b"", None, "cannot be reached: the connection was closed during the TLS handshake"),
-        ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", None, "cannot be reached: what answers does not speak TLS"),
-        ("http", b"SSH-2.0-OpenSSH_9.9 banner\r\n", None, "cannot be reached: what answers does not speak HTTP"),
-    ],
-    ids=["reset", "closed", "no TLS", "no HTTP"],
-)
-async def test_what_is_no_api_server_is_not_quoted(scheme: str, answer: bytes, linger: bytes | None, why: str) -> None:
-    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(answer)
-        if linger is not None:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            writer.transport.abort()
-        writer.close()
-
-    server = await asyncio.start_server(end, "127.0.0.1", 0)
-    url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    async with server, aiohttp.ClientSession() as session:
-        with pytest.raises(aiohttp.ClientError) as failed:
-            await session.get(url)
-    assert str(unreachable(failed.value)) == f"Kubernetes {why}"
 
 
 # ---- a connection that is given up just as it is open

@@ -22,7 +22,6 @@ from stackd.errors import (
     ClusterUnavailable,
     InvalidPodSpec,
     LimitRangeViolation,
-    NodePortOutOfRange,
     NodePortTaken,
     NoRequestSlot,
     ObjectExists,
@@ -46,7 +45,6 @@ from tests.kube.wire import (
     SERVICES_PATH,
     Reply,
     Wire,
-    all_recordings,
     answered,
     asked,
     going,
@@ -54,7 +52,6 @@ from tests.kube.wire import (
     loses,
     missing,
     namespace,
-    page,
     pod,
     recording,
     says,
@@ -207,17 +204,6 @@ async def test_a_delete_without_a_uid_is_only_of_ours(cluster: Cluster, wire: Wi
 
 
 @pytest.mark.parametrize(
-    "first",
-    [loses(), says(status(409, "Conflict", "the object has been modified"), 409)],
-    ids=["lost answer", "conflict"],
-)
-async def test_a_delete_is_sent_again_until_it_is_answered(cluster: Cluster, wire: Wire, first: Reply) -> None:
-    wire.on("DELETE", f"{PODS_PATH}/p", first, GONE)
-    assert await cluster.delete("pods", "p", "u1")
-    assert len(wire.asked("DELETE", f"{PODS_PATH}/p")) == 2
-
-
-@pytest.mark.parametrize(
     "first", [HELD, says(going(pod("p", uid="u1"), deletionGracePeriodSeconds=30))], ids=["finalizer", "grace"]
 )
 async def test_a_pod_is_not_gone_before_it_is(cluster: Cluster, wire: Wire, first: Reply) -> None:
@@ -317,14 +303,6 @@ async def test_of_a_response_that_unpacks_to_a_lot_only_so_much_is_read_and_list
 # ---- what is in flight
 
 
-async def test_events_about_another_pod_are_not_this_ones(cluster: Cluster, wire: Wire) -> None:
-    """The field selector is in the query string, which a proxy may drop."""
-    about = [{"name": "p", "uid": "u1"}, {"name": "p", "uid": "u2"}, {"name": "q", "uid": "u1"}]
-    events = [{**with_meta(pod("e")), "kind": "Event", "reason": str(one), "involvedObject": one} for one in about]
-    wire.on("GET", EVENTS, says(items(*events, kind="Event")))
-    assert [event.reason for event in await cluster.pod_events("p", "u1")] == [str(about[0])]
-
-
 async def test_a_wait_for_a_turn_is_not_taken_for_silence(wire: Wire) -> None:
     """Before, "Kubernetes did not answer" was said of calls that were not sent yet, and warm connections were closed."""
 
@@ -352,31 +330,6 @@ async def test_a_wait_for_a_turn_is_not_taken_for_silence(wire: Wire) -> None:
     assert await cluster.get(PODS, "q") is not None
     hanging[1].cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
-    await cluster.close()
-
-
-async def test_few_services_are_created_at_a_time(wire: Wire) -> None:
-    """The API server takes them one after another from its allocators; more at a time only cost it more."""
-    under_way, most = 0, 0
-
-    async def slow(_: web.Request) -> web.StreamResponse:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        await asyncio.sleep(0.3)
-        under_way -= 1
-        return web.json_response(service(), status=201)
-
-    wire.on("POST", SERVICES_PATH, *[slow] * 6)
-    wire.on("POST", PODS_PATH, says(pod("p"), 201))
-    target = target_at(wire.url, namespace=NAMESPACE, services_in_flight=2, timeout=30.0)
-    cluster = await Cluster.connect(target)
-    exposed = [asyncio.create_task(cluster.create(SERVICES, service())) for _ in range(6)]
-    await until(lambda: under_way == 2)
-    await cluster.create(PODS, pod("p"))
-    assert under_way, "the pod has waited for the Services"
-    await asyncio.gather(*exposed)
-    assert most == 2
     await cluster.close()
 
 
@@ -415,18 +368,6 @@ async def test_logs_that_hang_take_no_turn_of_a_create(wire: Wire) -> None:
     await cluster.close()
 
 
-# ---- who answers
-
-
-async def test_what_a_proxy_answers_is_logged(cluster: Cluster, wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
-    wire.on("GET", f"{PODS_PATH}/p", page("<html><h1>404</h1>balancer/1.2</html>\n\x1b[31mforged", 404), GONE)
-    assert await cluster.get(PODS, "p") is None
-    (logged,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert "404 text/html" in logged
-    assert "balancer/1.2" in logged
-    assert not {"\n", "\x1b"} & set(logged)
-
-
 # ---- what a refusal means
 
 
@@ -449,21 +390,6 @@ def test_a_recorded_refusal_is_the_right_error(name: str) -> None:
     assert "system:serviceaccount" not in str(error)
     assert may_repeat(call, answer) == (name == "lease-create-500-version")
     assert is_other_uid(answer) == name.endswith("-delete-409-uid")
-
-
-def test_every_recorded_refusal_is_covered() -> None:
-    refused = {name for name in all_recordings() if recording(name).get("response", {}).get("status", 200) >= 400}
-    assert refused == set(REFUSALS)
-
-
-@pytest.mark.parametrize(
-    ("name", "port", "span"),
-    [("service-create-422-port-allocated", 31900, None), ("service-create-422-port-range", 8080, (30000, 32767))],
-)
-def test_the_range_is_learned_from_a_refused_port(name: str, port: int, span: object) -> None:
-    error = error_of(asked(recording(name)), answered(recording(name)))
-    assert isinstance(error, NodePortTaken | NodePortOutOfRange)
-    assert (error.node_port, getattr(error, "cluster", None)) == (port, span)
 
 
 @pytest.mark.parametrize(

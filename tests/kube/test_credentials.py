@@ -17,7 +17,6 @@ import pytest
 from aiohttp import web
 
 from stackd.clock import DAY_SECONDS, utc_minute
-from stackd.config import credentials
 from stackd.errors import ClusterRefused, ClusterUnavailable, ConfigError
 from stackd.kube import credentials as kube_credentials
 from stackd.kube.client import Cluster
@@ -44,22 +43,6 @@ async def test_server_and_token_are_those_of_the_chosen_context(wire: Wire, tmp_
         path = kubeconfig(tmp_path / "config", wire.url, {"token": "secret-1"}, context=current)
         async with connected(path, context=chosen) as cluster:
             assert await cluster.cluster_uid() == "cluster-1"
-
-
-async def test_a_credential_of_a_reload_counts(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started, run = tmp_path / "credentials", tmp_path / "run"
-    (run / "invocation1").mkdir(parents=True)
-    started.mkdir()
-    monkeypatch.setattr(credentials, "_RUN", run)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(started))
-    path = kubeconfig(started / "kubeconfig", wire.url, {"token": "first"})
-    kubeconfig(run / "invocation1" / "kubeconfig", wire.url, {"token": "second"})
-    for invocation, token in (("", "first"), ("invocation2", "first"), ("invocation1", "second")):
-        monkeypatch.setenv("INVOCATION_ID", invocation)
-        wire.on("GET", SYSTEM, UID)
-        async with connected(path) as cluster:
-            await cluster.cluster_uid()
-        assert wire.seen[-1].token == token
 
 
 CERTIFICATE = {"client-certificate": "nowhere.crt", "client-key": "nowhere.key"}
@@ -95,24 +78,6 @@ async def test_a_broken_kubeconfig_is_named_with_its_fault(tmp_path: Path, text:
     (mistake,) = caught.value.mistakes
     assert "broken" in mistake
     assert not re.search(r"\n|sk-secret", mistake)
-
-
-@pytest.mark.parametrize("text", ["a: [", "current-context: x", None])
-async def test_a_broken_kubeconfig_of_the_service_is_named_by_the_path_that_the_operator_knows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
-) -> None:
-    """systemd puts it into a folder of this run, which is gone when somebody reads the message."""
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    if text is not None:
-        (tmp_path / "kubeconfig").write_text(text)
-    with pytest.raises(ConfigError, match=r"kubeconfig: credential kubeconfig \(/etc/stackd/kubeconfig\): ") as caught:
-        await Cluster.connect(ClusterTarget(kubeconfig=str(tmp_path / "kubeconfig")))
-    assert str(tmp_path) not in str(caught.value)
-
-
-async def test_outside_a_pod_there_is_no_service_account() -> None:
-    with pytest.raises(ConfigError, match=r"\[cluster\] in-cluster: Service host/port is not set"):
-        await Cluster.connect(ClusterTarget())
 
 
 PROXY = "http://proxy.test:3128"

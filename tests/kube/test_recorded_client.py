@@ -82,12 +82,3 @@ async def test_a_node_without_the_log_is_not_taken_for_the_cluster(
         with pytest.raises(outcome):
             await recorded.pod_log(pod, tail=5)
     assert recorded.connection.contact.failures == 0
-
-
-async def test_events_come_oldest_first(recorded: Cluster, player: aioresponses) -> None:
-    path = "/api/v1/namespaces/rec/events?fieldSelector=involvedObject.name%3Dbadimage&limit=500"
-    play(player, "events-list-badimage", path=path)
-    events = await recorded.pod_events("badimage")
-    assert events[0].reason == "Scheduled"
-    assert [event.at for event in events] == sorted(event.at for event in events)
-    assert any(event.type == "Warning" for event in events)

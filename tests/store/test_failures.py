@@ -9,20 +9,17 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from stackd.errors import StoreError, StoreUnavailable
 from stackd.model import DeleteReason, Stack
 from stackd.store import Extension, Store
-from stackd.store.file import Ballast
 from stackd.store.transaction import Transaction
 from tests.store.building import ALICE, HOUR, accepted, busy, new_stack, open_store, reopened, seen, stack_id
 
 BIG = "x" * 3000
 WIDE = (30000, 32767)
-NOBODY = 65534
 FULL = "the state file cannot be written now: the disk is full"
 
 
@@ -134,27 +131,6 @@ async def test_a_full_disk_is_reported_at_once_although_the_log_has_room_for_som
     (small_disk / "filler").unlink()
     await store.probe()
     await store.close()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
-def test_a_reserve_file_of_another_user_is_replaced_or_named() -> None:
-    """`stackd rebuild` as root leaves one behind; it was reported as a full disk."""
-    with TemporaryDirectory() as folder:  # other users cannot enter pytest's own folders
-        reserve = Path(folder) / "stackd.db.reserve"
-        reserve.touch(0o600)
-        Path(folder).chmod(0o755)
-        ballast = Ballast(Path(folder) / "stackd.db")
-        os.seteuid(NOBODY)
-        try:
-            assert not ballast.fill()
-            assert ballast.why == f"{reserve}: Permission denied"
-            os.seteuid(0)
-            os.chown(folder, NOBODY, -1)
-            os.seteuid(NOBODY)
-            assert ballast.fill()
-        finally:
-            os.seteuid(0)
-        assert (reserve.stat().st_uid, reserve.stat().st_size) == (NOBODY, 64 * 1024)
 
 
 async def _failure(store: Store) -> None:

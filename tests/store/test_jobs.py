@@ -78,15 +78,6 @@ async def test_a_job_goes_from_queued_over_running_to_completed(store: Store, cl
     assert store.stacks.get(IDS[2]) is not None
 
 
-async def test_a_job_has_failed_only_if_all_have(store: Store) -> None:
-    for number in (1, 2):
-        await accepted(store, number)
-    await store.jobs.create("job-1", IDS[1:3])
-    await store.jobs.begin_items("job-1", IDS[1:3])
-    job = await store.jobs.finish_items("job-1", [result(1, Outcome.FAILED, "no"), result(2, Outcome.FAILED, "no")])
-    assert counts(job) == (JobStatus.FAILED, 0, 0, 2)
-
-
 async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, clock: TestClock) -> None:
     for number in (1, 2, 3):
         await accepted(store, number)
@@ -199,19 +190,6 @@ async def test_the_oldest_finished_jobs_of_a_key_make_way_and_unfinished_ones_ar
         await store.jobs.create("one-too-many", [IDS[1]], JobRequest(by=ALICE))
     await store.jobs.create("bobs", [IDS[1]], JobRequest(by=BOB))
     assert len(store.jobs.unfinished()) == 10
-
-
-@pytest.mark.parametrize(
-    ("sql", "index"),
-    [
-        (jobs.OPEN_ITEMS, "job_items USING INDEX job_items_open (job_id=?)"),
-        (jobs.JOB_ERRORS, "job_items USING INDEX job_items_errors (job_id=?)"),
-        (jobs.OPEN_ITEMS_AMONG, "i USING INDEX job_items_stack (stack_id=? AND job_id=?)"),
-    ],
-)
-async def test_items_are_found_by_an_index(store: Store, sql: str, index: str) -> None:
-    sql = sql.replace("json_each(?)", "json_each('[]')").replace("?", "1")
-    assert f"SEARCH {index}" in [row[3] for row in query(store.path, f"EXPLAIN QUERY PLAN {sql}")]
 
 
 async def test_a_start_that_fails_leaves_nothing_of_itself(path: Path) -> None:

@@ -8,14 +8,12 @@ import os
 import shutil
 import sqlite3
 import stat
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stackd.clock import boot_id
 from stackd.errors import ConfigError, StoreError
 from stackd.model import DeleteReason, JobRequest, Principal
 from stackd.store import Store, backup_file, require_own_file, schema
@@ -166,33 +164,6 @@ async def test_a_creation_that_was_cut_short_is_begun_again(path: Path) -> None:
     await store.stacks.reserve(new_stack(1))
     await store.close()
     assert not path.with_name("stackd.db.new").exists()
-
-
-@contextlib.contextmanager
-def unprivileged() -> Iterator[None]:
-    """Drop root's rights within this block, since root may write to anything."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-async def test_a_file_or_folder_without_rights_is_refused_in_plain_words(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # other users cannot enter pytest's own folders
-        Path(folder).chmod(0o777)
-        path = Path(folder) / "stackd.db"
-        await prepared(path)
-        path.chmod(0o444)
-        path.with_name("stackd.db.lock").chmod(0o666)
-        with unprivileged(), pytest.raises(StoreError, match="read-only for this user"):
-            await open_store(path)
-    (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="cannot be used: Not a directory"):
-        await open_store(tmp_path / "file" / "state" / "stackd.db")
 
 
 async def test_an_opening_that_is_cancelled_gives_the_file_back(path: Path) -> None:
@@ -367,14 +338,6 @@ async def test_a_file_is_incomplete_until_it_is_marked_as_complete(path: Path) -
     await copy.close()
 
 
-def test_the_id_of_the_boot_is_passed_or_read(tmp_path: Path) -> None:
-    file = tmp_path / "boot_id"
-    file.write_text("0C1F-ab\n")
-    assert boot_id({}, file) == "0c1fab"
-    assert boot_id({"STACKD_BOOT_ID": "0011-22"}, file) == "001122"
-    assert boot_id({}, tmp_path / "none") == ""
-
-
 async def test_a_decision_about_a_stack_moves_the_sequence_and_an_observation_does_not(store: Store) -> None:
     await accepted(store, 1)
     await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
@@ -419,10 +382,3 @@ async def test_a_file_with_stacks_belongs_to_its_namespace_and_instance(store: S
     moved = store.identity
     assert (moved.namespace, moved.instance, moved.incomplete) == ("arena", "second", True)
     assert moved.file_id != first.file_id
-
-
-def test_whose_an_unreadable_file_is_does_not_matter(tmp_path: Path) -> None:
-    query(tmp_path / "other.db", "CREATE TABLE x (y)")
-    (tmp_path / "broken.db").write_text("not a database at all, whatever it is called")
-    for name in ("other.db", "broken.db", "none.db"):
-        require_own_file(str(tmp_path / name), namespace="stacks", instance="default")

@@ -12,7 +12,7 @@ import pytest
 from stackd.errors import Conflict, NoNodePort, StackNotFound
 from stackd.model import DeleteReason, EventKind, PortRange, Route, RoutedPort, Stack
 from stackd.store import Start, Store
-from tests.store.building import ALICE, TestClock, accepted, busy, new_stack, open_store, reopened, seen, stack_id
+from tests.store.building import ALICE, TestClock, accepted, new_stack, open_store, reopened, seen, stack_id
 
 
 def ports_of(store: Store) -> list[int]:
@@ -56,46 +56,6 @@ async def test_a_port_that_somebody_else_has_comes_back_after_its_quarantine(pat
     await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
     with pytest.raises(StackNotFound):
         await store.ports.replace(stack_id(1), other)
-    await store.close()
-
-
-async def test_all_of_the_table_is_seldom_read(path: Path) -> None:
-    store = await open_store(path)
-    await store.stacks.reserve(new_stack(1, ports=90))
-    statements: list[str] = []
-    async with busy(store):
-        store._writer.connection.set_trace_callback(statements.append)
-    for number in range(2, 22):
-        await store.stacks.reserve(new_stack(number))
-        await store.stacks.remove([stack_id(number)])
-    reads = [statement for statement in statements if "json_group_array(node_port)" in statement]
-    assert len(reads) <= 3, "of twenty creates"
-    for _ in range(3):
-        with pytest.raises(NoNodePort):
-            await store.stacks.reserve(new_stack(2, ports=11))
-        await store.stacks.check({}, ports=10)
-        await store.stacks.reserve(new_stack(2, ports=10))  # neither a failure nor a check loses a port
-        await store.stacks.remove([stack_id(2)])
-    await store.close()
-
-
-async def test_only_what_the_cluster_has_of_the_range_is_handed_out(path: Path) -> None:
-    store = await open_store(path, ports=(31001, 31010))
-    held = (await store.stacks.reserve(new_stack(1))).ports[0].node_port
-    await store.ports.limit(PortRange(31009, 32000))
-    usable = {31009, 31010} - {held}
-    assert (store.ports.used, store.ports.free) == (1, len(usable))
-    stacks = [await store.stacks.reserve(new_stack(2 + number)) for number in range(len(usable))]
-    assert {stack.ports[0].node_port for stack in stacks} == usable
-    why = "and the rest of 31001-31010 is outside the cluster's own range, 31009-32000; delete stacks, or choose"
-    with pytest.raises(NoNodePort, match=why):
-        await store.stacks.reserve(new_stack(9))
-    await store.ports.limit(PortRange(20000, 20100))
-    with pytest.raises(NoNodePort, match=r"\(stacks.node_port_min to node_port_max\) is outside of the cluster's own"):
-        await store.stacks.reserve(new_stack(9))
-    assert store.ports.free == 0
-    await store.ports.limit(PortRange(30000, 32767))
-    assert store.ports.free == 10 - store.ports.used
     await store.close()
 
 

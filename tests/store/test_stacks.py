@@ -178,14 +178,6 @@ async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:
     assert store.stacks.ordered() is store.stacks.ordered(), "sorted once for each change"
 
 
-async def test_a_long_pod_spec_is_only_in_the_file(store: Store) -> None:
-    text = "x" * 9000
-    await store.stacks.reserve(new_stack(1, pod_spec=text))
-    (stack,) = store.stacks.ordered()
-    assert stack.pod_spec is None
-    assert (await store.stacks.with_pod_spec(stack)).pod_spec == text
-
-
 # ---- claims
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,17 +32,6 @@ MONTH = 30 * 24 * 3600 * NANOSECONDS
 
 async def kinds(store: Store) -> list[str]:
     return [line.kind.value for line in await store.timeline.read(ONE)]
-
-
-async def test_what_the_cluster_reports_again_is_counted(store: Store) -> None:
-    await accepted(store, 1)
-    for count in (1, 5):
-        event = TimelineEvent(
-            kind=EventKind.WARNING, at=START + count, reason="BackOff", message="x", by=CLUSTER, count=count
-        )
-        await store.timeline.keep_diagnostics(ONE, [event], [])
-    (line,) = [line for line in await store.timeline.read(ONE) if line.kind is EventKind.WARNING]
-    assert (line.at, line.count) == (START + 5, 5)
 
 
 async def test_final_logs_are_kept_of_a_stack_that_has_just_gone(store: Store) -> None:
@@ -138,20 +126,6 @@ async def test_what_is_about_a_label_is_found_by_its_index_or_among_all(
     both = {stack_id(0), stack_id(2)}
     assert found[:4] == [(both, {"job-1"}), ({stack_id(2)}, set()), ({stack_id(2)}, set()), (set(), set())]
     assert found[4:] == found[:4]
-
-
-@pytest.mark.parametrize(
-    ("sql", "index"),
-    [
-        (history.WITH_LABEL, "removed_labels USING PRIMARY KEY (key=?)"),
-        (history.FIND_REQUESTS_AMONG, "t USING INDEX timeline_stack (stack_id=?)"),
-        (history.FIND_JOBS_AMONG, "t USING COVERING INDEX job_items_stack (stack_id=?)"),
-    ],
-)
-async def test_a_search_for_few_stacks_reads_these_only(store: Store, sql: str, index: str) -> None:
-    sql = re.sub(r":(among|labels)\b", "'[]'", sql)
-    plan = query(store.path, f"EXPLAIN QUERY PLAN {re.sub(r':[a-z_]+', '1', sql)}")
-    assert f"SEARCH {index}" in [row[3] for row in plan]
 
 
 async def test_of_the_stacks_of_one_key_the_latest_timelines_are_kept(
