@@ -27,11 +27,6 @@ async def stops(ctfd: Ctfd, stackd: Harness) -> None:
     await eventually(none, ctfd.log, 45, pause=0.5)
 
 
-async def ends(player: Person, challenge: int, why: str) -> None:
-    """Return once the player reads why the instance has ended."""
-    await player.until(challenge, status="none", problem=why)
-
-
 async def configure(ctfd: Ctfd, **values: object) -> None:
     await ctfd.admin.call("PATCH", "/api/v1/configs", values)
 

@@ -13,8 +13,6 @@ from tests.harness import eventually, request_for, seed
 from tests.systemd.service import COMMAND, UNIT, Service
 
 pytestmark = pytest.mark.systemd
-SOON = 15.0
-"""Seconds; the daemon spends 5 of them on trying to reach the cluster."""
 
 READY = "ready: 0 stacks, 2 nodes"
 BACKUP = "stackd-backup.service"

@@ -38,7 +38,6 @@ SELECTED = (
     "() => { const t = document.querySelector('#yaml'); return t.value.slice(t.selectionStart, t.selectionEnd); }"
 )
 WEB = PLAIN + 'values: {FLAG: "flag{<hex:32>}", SECRET: "<base32:16>"}\n'
-BAD = PLAIN.replace("nginx:stable", "registry.invalid/none:1") + "prepull: true\n"
 
 
 def field(board: Board, name: str) -> Locator:

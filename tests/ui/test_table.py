@@ -37,10 +37,6 @@ GAMES: tuple[dict[str, str], ...] = (
 )
 
 
-async def column(board: Board, place: int) -> list[str]:
-    return [await row.locator("td").nth(place).inner_text() for row in await board.rows.all()]
-
-
 async def test_a_stack_appears_changes_and_goes_without_the_list_being_read_again(board: Board) -> None:
     await board.open()
     other = await board.create(status="running")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import socket
 import sys
@@ -18,7 +17,6 @@ from stackd import logs
 from stackd.config import LogSection
 from stackd.kube.wire import KubeRequest, KubeResponse
 from stackd.model import NO_OFFER, STACKD, EventKind, SanitizedSpec, StoredTemplate
-from stackd.printable import is_journal
 from stackd.store.changes import Renewed, Start
 from stackd.web.idempotency import StoredResponse
 from tests.kube.samples import STACK
@@ -72,26 +70,6 @@ def test_what_is_set_up_is_safe_for_every_logger(capsys: pytest.CaptureFixture[s
 
 
 # ---- repeated messages are counted instead of logged, separately for each stack
-
-
-def test_the_same_is_counted_after_a_few_lines() -> None:
-    now = [0.0]
-    repeats = logs.Repeats(lambda: now[0])
-
-    def passed(count: int, level: int = logging.WARNING, **fields: object) -> int:
-        same = {"name": "x", "lineno": 1, "msg": "away: %s", "args": ("why",), "levelno": level}
-        return sum(repeats.filter(logging.makeLogRecord({**same, **fields})) for _ in range(count))
-
-    assert passed(logs.IN_FULL + 57) == logs.IN_FULL
-    assert repeats.over() == []
-    now[0] = logs.WITHIN_SECONDS
-    assert [one.getMessage() for one in repeats.over()] == ["away: why … repeated 57 times"]
-    assert passed(1) == 1
-    now[0] *= 2
-    assert repeats.over() == [], "what was not held back is not counted"
-    assert sum(passed(1, stack_id=f"stack-{number}") for number in range(99)) == 99
-    assert passed(99, logging.INFO) == 99, "only warnings are counted, and what is marked"
-    assert passed(99, logging.INFO, same=("GET", 404)) == logs.IN_FULL
 
 
 def test_a_message_about_a_stack_has_its_id(caplog: pytest.LogCaptureFixture) -> None:
@@ -162,32 +140,6 @@ def test_no_text_can_forge_the_fields_of_a_record(journal: Journal, log: logging
     assert fields["MESSAGE"].startswith("from a client: x\nPRIORITY=0\nSTACK_ID=forged\n")
     assert "ValueError: the cause" in fields["MESSAGE"]
     assert (fields["PRIORITY"], "STACK_ID" in fields) == ("6", False)
-
-
-def test_what_the_journal_does_not_accept_goes_to_standard_error_with_its_priority(
-    log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log.error("%s", "x" * (16 << 20))  # too large for a datagram
-    assert len(capsys.readouterr().err) == len("<3>\n") + (16 << 20)
-    handler = logs.JournalHandler(str(tmp_path / "nobody"))
-    handler.handle(record("a\n<0>forged\x1b[2J\r<1>"))
-    first, *trace = capsys.readouterr().err.splitlines()
-    assert first == r"<4>stack-1: a\n<0>forged\x1b[2J\r<1>"
-    assert trace
-    assert all(line.startswith("<4>    ") for line in trace)
-    closed = (tmp_path / "closed").open("w")
-    closed.close()
-    monkeypatch.setattr(sys, "stderr", closed)
-    handler.handle(record("not heard"))  # raises nothing
-    handler.close()
-
-
-def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
-    with (tmp_path / "stream").open("w") as stream:
-        stat = os.fstat(stream.fileno())
-        assert is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, stream)
-        assert not is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"}, stream)
-        assert not is_journal({}, stream)
 
 
 def test_what_holds_a_flag_does_not_show_it_in_a_log_line_or_a_trace() -> None:

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import sqlite3
-import subprocess
 import sys
-import tempfile
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner, Result
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from stackd.cli import installed, main, stackd
-from stackd.clock import SystemClock
 from stackd.config import load
-from stackd.config.settings import toml
 from stackd.keys import digest, new_key
-from stackd.model import PortRange
-from stackd.store import Store
 from tests.harness import KEY
 from tests.templates import PLAIN, WEB, folder_with
-from tests.unit.cli.conftest import ROOT, SCRIPT, Shell
+from tests.unit.cli.conftest import ROOT, Shell
 
 
 @pytest.fixture
@@ -48,44 +36,6 @@ def configure(folder: Path, more: str = "") -> None:
 
 def run(*words: str) -> Result:
     return CliRunner().invoke(stackd, list(words))
-
-
-def namespaces(printed: str) -> list[str]:
-    documents: list[dict[str, Any]] = list(yaml.safe_load_all(printed))
-    return [one["metadata"]["name"] for one in documents if one["kind"] == "Namespace"]
-
-
-@pytest.mark.parametrize("named", [True, False])
-def test_manifests_need_neither_a_key_nor_a_cluster(etc: Path, named: bool) -> None:
-    more = '[auth]\nkey_file = "/nowhere"\n[server]\ntls_cert = "/nowhere"\ntls_key = "/nowhere"\n'
-    for cluster in ("", '[cluster]\nmode = "kubeconfig"\n', '[cluster]\nkubeconfig = "/nowhere"\n'):
-        configure(etc, more + cluster)
-        result = run("manifests", *(["--config", str(etc / "config.toml")] if named else []))
-        assert (result.exit_code, result.stderr) == (0, "")
-        assert namespaces(result.stdout) == ["arena", "stackd"]
-    configure(etc, "[stack]\nttl = 1\n")
-    assert "[stack]" in str(run("manifests").exception), "mistakes are reported by a command that needs little, too"
-
-
-async def test_a_backup_needs_neither_a_key_nor_a_cluster(etc: Path) -> None:
-    configure(etc, '[cluster]\nkubeconfig = "/nowhere"\n')
-    store = await Store.open(etc / "stackd.db", clock=SystemClock(), node_ports=PortRange(31001, 31002))
-    await store.close()
-    result = run("backup", str(etc / "copy.db"))
-    assert result.exit_code == 0, result.output
-    with contextlib.closing(sqlite3.connect(etc / "copy.db")) as copy:
-        assert copy.execute("SELECT count(*) FROM stacks").fetchone() == (0,)
-
-
-@pytest.mark.parametrize(
-    ("words", "sink"), [("manifests", "head -n 1"), ("check --effective", "true"), ("--help", "(sleep 0.2; head -c 1)")]
-)
-def test_a_reader_that_leaves_ends_a_command_without_a_word(tmp_path: Path, words: str, sink: str) -> None:
-    (tmp_path / "config.toml").write_text('[cluster]\nmode = "embedded"\n')
-    environment = {**os.environ, "STACKD_CONFIG": str(tmp_path / "config.toml"), "STACKD_AUTH__KEY": KEY}
-    command = ["sh", "-c", f"{sys.executable} {SCRIPT} {words} | {sink} >/dev/null"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr == ""
 
 
 # ---- ``stackd check``
@@ -147,36 +97,6 @@ def test_for_a_reload_missing_credentials_are_no_mistake(
 # ---- ``stackd key new`` prints lines that can be put into the configuration unchanged
 
 
-CHARACTERS = st.characters(codec="utf-8")
-
-
-@settings(deadline=None, max_examples=30)  # the first example loads the command
-@given(st.text(CHARACTERS | st.sampled_from("\"'\\\x00\x1f\x7f\x85\n\r\t #={}[]\u2028\ufeff"), max_size=80))
-@example('a"b c')
-@example("a\\u0041")
-@example("équipe 7 \U0001f600")
-def test_any_name_is_printed_so_that_the_configuration_takes_it_or_refused(name: str) -> None:
-    result = run("key", "new", f"--name={name}")
-    if result.exit_code == 0:
-        (read,) = tomllib.loads(result.stderr)["auth"]["keys"]
-        assert (read["name"], read["sha256"]) == (name, digest(result.stdout.strip()).hex())
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "config.toml"
-            path.write_text(result.stderr, encoding="utf-8")
-            (accepted,) = load(path, {"STACKD_CLUSTER__MODE": "embedded"}).config.auth.keys
-        assert accepted.name == name
-    else:
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert "cannot be used; a name of at most 64 printable characters" in result.stderr
-        assert not name.isprintable() or not 0 < len(name) <= 64 or name != " ".join(name.split())
-
-
-@given(st.text(CHARACTERS))
-def test_any_text_is_written_as_toml_and_read_back_as_it_was(text: str) -> None:
-    assert tomllib.loads(f"value = {toml({text: text})}") == {"value": {text: text}}
-    assert tomllib.loads(f"value = {toml('a' + chr(0xDCFF))}") == {"value": "a\ufffd"}, "TOML has no half of a pair"
-
-
 @pytest.mark.parametrize(
     "more",
     [["admin"], ["read"], ["metrics"], ["tenant", "-l", "event=a", "--template", "web-*"], ["admin", "--no-pod-specs"]],
@@ -192,73 +112,17 @@ def test_the_printed_table_is_accepted_and_belongs_to_the_printed_key(tmp_path: 
     assert (plain.stdout[:3], plain.stdout.count("\n"), plain.stderr) == ("sk-", 1, "")
 
 
-@pytest.mark.parametrize("more", [("-l", "event"), ("-l", "a/b=c")])
-def test_a_tenant_without_labels_that_it_can_have_is_refused(more: tuple[str, ...]) -> None:
-    result = run("key", "new", "--name=ctfd", "--scope=tenant", *more)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert 'a table of labels such as { event = "a" }, with scope = "tenant", is expected' in result.stderr
+# ---- a command of the client needs nothing of the daemon's
 
 
-# ---- TAB, ``--version`` and ``--help`` load nothing that is slow to import; each command has a line of help that fits
-
-HEAVY = (
-    "asyncio", "aiohttp", "kubernetes", "pydantic", "apscheduler", "prometheus_client", "rich", "yaml", "orjson",
-    "sqlite3",
-)  # fmt: skip
-PROGRAM = f"""
-import atexit, sys
-atexit.register(lambda: print(*sorted({{*{HEAVY!r}}} & sys.modules.keys()), file=sys.stderr))
-import os, pathlib
-from stackd.cli import installed, main
-installed.INSTALLED = pathlib.Path(os.environ.get("TEST_INSTALLED", "/nowhere"))
-main(sys.argv[1:])
-"""
-
-
-async def loaded(*words: str, program: str = PROGRAM, **environment: str) -> tuple[str, str]:
-    """What the command prints, and which of the slow modules it has loaded."""
+async def loaded(*words: str, program: str, **environment: str) -> tuple[str, str]:
+    """What the command prints on both streams."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, *words,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=os.environ | environment, cwd=ROOT,
     )  # fmt: skip
     out, err = await process.communicate()
     return out.decode(), err.decode().strip()
-
-
-async def completed(line: str, **environment: str) -> tuple[str, str]:
-    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - (not line.endswith(" ")))}
-    return await loaded(_STACKD_COMPLETE="bash_complete", **words, **environment)
-
-
-async def test_a_check_of_the_configuration_loads_nothing_that_talks_to_a_cluster(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text("[auth]\nenabled = false\n[cluster]\nmode = 'embedded'\n")
-    out, heavy = await loaded("check", "--config", str(tmp_path / "config.toml"))
-    assert out == "the configuration is valid\n"
-    assert not {"aiohttp", "kubernetes", "apscheduler"} & {*heavy.split()}
-    _, heavy = await loaded("reload", PATH="/nowhere")  # a request to systemd, which runs here or not
-    assert not {"asyncio", "pydantic"} & {*heavy.split()}
-
-
-@pytest.mark.parametrize("line", ["stackd ", "stackd stacks create --", "--version", "stacks --help"])
-async def test_no_completion_version_or_help_loads_anything_heavy(line: str) -> None:
-    out, heavy = await (completed(line) if line.startswith("stackd") else loaded(*line.split()))
-    assert heavy == ""
-    assert ("plain," in out) is line.startswith("stackd")
-
-
-@pytest.mark.parametrize("installed", [False, True])
-async def test_ids_are_completed_with_nothing_heavy(shell: Shell, installed: bool) -> None:
-    stack_id = (await shell.at.create())["stack_id"]
-    given = {"HOME": str(shell.home), "STACKD_URL": shell.at.url, "STACKD_API_KEY": KEY}
-    if installed:
-        given |= {"STACKD_URL": "", "STACKD_API_KEY": ""}
-        config = shell.home / "config.toml"
-        config.write_text(f'[server]\nhost = "0.0.0.0"\nport = {shell.at.daemon.port}\n')
-        (shell.home / "api-key").write_text(f"# of the platform\n{KEY}\n")
-        given["TEST_INSTALLED"] = str(config)
-    out, heavy = await completed("stackd stacks show stack-", **given)
-    assert heavy == ""
-    assert stack_id in out
 
 
 CLIENT_ALONE = """

@@ -229,22 +229,6 @@ async def test_a_name_is_one_that_a_page_can_show(shell: Shell) -> None:
     assert [one["name"] for one in listed] == ["Mia Meier", ("long name " * 4).strip()]
 
 
-async def test_one_link_and_an_open_one_are_printed_alone(shell: Shell) -> None:
-    url = await good(shell, "create", "--label", "player=seat-12", "--name", "Seat 12", "--stacks", "2")
-    assert re.fullmatch(r"http://stackd\.example/play#\S+\n", url)
-    link = json.loads(
-        await good(shell, "create", "--visitors", "50", "--name", "Workshop", "--expires", "4h", "--json")
-    )["links"][0]
-    assert (link["name"], "#" in link["url"]) == ("Workshop", True)
-    kept = {one["name"]: one for one in json.loads(await good(shell, "list", "--json"))["links"]}
-    assert (kept["Seat 12"]["stacks"], kept["Workshop"]["each"], kept["Workshop"]["total"]) == (2, "visitor", 50)
-    assert "labels" in await failing(shell, "create", "--name", "nobody")
-    assert "there is no template nope" in await failing(shell, "create", "--template", "nope", "--label", "team=7")
-    said = await failing(shell, "create", "--players", "-", stdin="seat,name\n1,Mia\n")
-    assert '-:1: one column "player" is expected, not seat, name' in said
-    assert "leave out --name" in await failing(shell, "create", "--players", "-", "--name", "x", stdin="player\na")
-
-
 async def test_a_rotation_ends_all_links_or_keeps_them_once(shell: Shell, tmp_path: Path) -> None:
     config = tmp_path / "etc" / "config.toml"
     config.parent.mkdir()

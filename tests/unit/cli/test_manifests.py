@@ -12,30 +12,11 @@ import yaml
 from click.testing import CliRunner
 
 from stackd.cli import stackd
-from stackd.kube.labels import lease_name, role_labels
+from stackd.kube.labels import role_labels
 from stackd.kube.policies import EGRESS, INGRESS, protects
 from stackd.kube.rights import in_namespace
 from tests.provisioning import printed
 from tests.templates import CHECK, PLAIN
-
-
-def test_what_is_printed_follows_the_configuration(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(
-        '[stacks]\nnamespace = "arena"\nnode_port_min = 31001\nnode_port_max = 31010\n[policy]\nprofile = "restricted"\n'
-        '[auth]\nenabled = false\n[cluster]\nmode = "embedded"\ninstance = "Red_Team"\n'
-    )
-    documents = printed("--config", str(config))
-    by_kind = {one["kind"]: one for one in reversed(documents)}
-    assert by_kind["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    hard = by_kind["ResourceQuota"]["spec"]["hard"]
-    assert (hard["services.nodeports"], hard["services"]) == ("10", "20"), "a stack with names may have two Services"
-    assert {one["metadata"].get("namespace") for one in documents} == {None, "arena", "stackd"}
-    assert by_kind["ClusterRole"]["rules"][1]["resourceNames"] == ["kube-system", "arena"]
-    unnamed, named = (rule for rule in by_kind["Role"]["rules"] if rule["resources"] == ["leases"])
-    assert (unnamed["verbs"], unnamed.get("resourceNames")) == (["create"], None)
-    assert named["resourceNames"] == [lease_name("Red_Team")]
-    assert "create" not in named["verbs"]
 
 
 def policies(documents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -82,40 +63,6 @@ def test_the_internet_is_neither_the_cluster_nor_a_private_network_nor_the_metad
         {"cidr": "::/0", "except": ["2001:db8::/56"]},
     ]
     assert {(port["port"], port.get("endPort")) for port in rule["ports"]} == {(80, None), (8000, 8999)}
-
-
-def printed_one(kind: str, *arguments: str, env: dict[str, str] | None = None) -> dict[str, Any]:
-    (found,) = [one for one in printed(*arguments, env=env) if one["kind"] == kind]
-    return found
-
-
-def test_quota_and_limits_follow_the_options_and_the_policy_in_canonical_form() -> None:
-    words = ("--quota-cpu", "64000m", "--quota-memory", "131072Mi", "--quota-ephemeral-storage", "500Gi")
-    hard = printed_one("ResourceQuota", *words)["spec"]["hard"]
-    amounts = {"cpu": "64", "memory": "128Gi", "ephemeral-storage": "500Gi"}
-    assert {f"{kind}.{name}": hard[f"{kind}.{name}"] for kind in ("requests", "limits") for name in amounts} == {
-        f"{kind}.{name}": amount for kind in ("requests", "limits") for name, amount in amounts.items()
-    }
-    most = {"CPU": "4000m", "MEMORY": "512Mi", "EPHEMERAL_STORAGE": "512Mi"}
-    policy = {f"STACKD_POLICY__MAX_{name}": amount for name, amount in most.items()}
-    (limit,) = printed_one("LimitRange", env=policy)["spec"]["limits"]
-    assert limit["max"] == {"cpu": "4", "memory": "512Mi", "ephemeral-storage": "512Mi"}
-    disk = limit["default"]["ephemeral-storage"], limit["defaultRequest"]["ephemeral-storage"]
-    assert disk == ("512Mi", "64Mi")
-    (limit,) = printed_one("LimitRange", "--no-ephemeral-storage")["spec"]["limits"]
-    assert {"cpu", "memory"} == limit["max"].keys() == limit["default"].keys() == limit["defaultRequest"].keys()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        ["--cluster-cidr", "10.0.0.1/8"], ["--target-port", "0"], ["--target-port", "9-8"], ["--quota-cpu", "lots"],
-        ["--quota-memory", "0"], ["--quota-ephemeral-storage", "1Gi", "--no-ephemeral-storage"],
-        ["--kubeconfig-for", "10.0.0.1:6443"], ["--kubeconfig-for", "https://$HOME"],
-    ],
-)  # fmt: skip
-def test_what_is_no_network_port_amount_or_address_is_a_usage_error(wrong: list[str]) -> None:
-    assert CliRunner().invoke(stackd, ["manifests", *wrong]).exit_code == 2
 
 
 def test_the_account_may_make_fresh_tokens_for_itself_and_nobody_else_unless_it_has_one_that_lasts() -> None:

@@ -9,7 +9,6 @@ import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -17,16 +16,14 @@ from click.testing import CliRunner, Result
 
 from stackd.cli import setup as kubeconfigs
 from stackd.cli import stackd
-from stackd.cli.provision import Administrator, differences
+from stackd.cli.provision import differences
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User
 from stackd.embedded.resources import ALL, EVENTS, LEASES, VERSION, Json
 from stackd.embedded.store import Key
-from stackd.kube.credentials import ClusterTarget
 from stackd.kube.labels import SPARE
 from tests.harness import fast_cluster
-from tests.kube.samples import kubeconfig
 from tests.ports import free_port
 from tests.provisioning import ADMIN, ask
 
@@ -227,14 +224,6 @@ async def test_what_a_cluster_does_not_support_is_left_out(site: Site, monkeypat
         assert states(await mine.setup("--plan"))["cluster"] == "ok"
 
 
-async def test_another_cluster_is_named(site: Site) -> None:
-    await site.setup("--yes", "--node", "one")
-    async with EmbeddedCluster(fast_cluster(users=(ADMIN,), nodes=WORKERS)) as other:
-        result = await replace(site, cluster=other).setup("--yes", "--node", "one")
-        assert "is for another cluster than" in result.stdout
-        assert result.exit_code == 1
-
-
 async def test_a_refused_kubeconfig_of_stackds_is_replaced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.cluster.write_kubeconfig(site.folder / "own", token="admin")
     monkeypatch.setenv("KUBECONFIG", str(site.folder / "own"))
@@ -260,69 +249,3 @@ def test_what_a_manifest_does_not_name_is_no_difference_but_in_lists(
 ) -> None:
     """A NetworkPolicy to which somebody has added a rule, or a port of a rule, is another one."""
     assert [*differences(wanted, existing)] == paths
-
-
-async def test_the_options_for_the_cluster_are_remembered_for_the_next_run(site: Site) -> None:
-    """A second run without them took the quota away again."""
-    await site.setup("--yes", "--node", "one", "--quota-cpu", "8", "--dns", "--target-port", "80")
-    before = objects(site)
-    again = await site.setup("--plan")
-    assert states(again)["cluster"] == "ok"
-    assert "options        --dns --target-port 80-80 --quota-cpu 8" in again.stdout
-    assert "ResourceQuota" in (await site.setup("--plan", "--quota-cpu", "9")).stdout
-    assert objects(site) == before
-    site.beside("setup-options").write_text("--quota-cpux 8")
-    assert "setup-options: No such option" in (await site.setup("--plan")).stderr
-
-
-async def test_the_manifests_that_are_a_remedy_have_the_options_of_the_setup(site: Site) -> None:
-    """Applied as the doctor advises, those without them gave the rights to another account."""
-    await site.setup("--yes", "--node", "one", "--account-namespace", "elsewhere", "--quota-cpu", "8")
-    before = objects(site)
-    printed = await site.run("manifests", "--config", str(site.config))
-    assert "# with --quota-cpu 8 --account-namespace elsewhere, as `stackd setup` was run" in printed.stdout
-    (site.folder / "printed").write_text(printed.stdout)
-    admin = await Administrator.connect(ClusterTarget(kubeconfig=str(site.folder / "admin")))
-    try:
-        changes = [await admin.change(one) for one in yaml.safe_load_all(printed.stdout)]
-    finally:
-        await admin.close()
-    assert changes == [None] * len(changes)
-    script = await site.run("manifests", "--config", str(site.config), "--kubeconfig-for", "https://api.test:6443")
-    assert "kubectl -n elsewhere create token stackd" in script.stdout
-    other = await site.run("manifests", "--config", str(site.config), "--quota-cpu", "9")
-    assert ("requests.cpu: '9'" in other.stdout, "namespace: elsewhere" in other.stdout) == (True, True)
-    assert objects(site) == before
-
-
-async def test_only_what_setup_has_created_is_noted(site: Site) -> None:
-    """Another installation's account is in the namespace that both name."""
-    other = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stackd"}}
-    site.cluster.write_kubeconfig(site.folder / "admin", token="admin")
-    admin = await Administrator.connect(ClusterTarget(kubeconfig=str(site.folder / "admin")))
-    try:
-        await admin.apply(other)
-    finally:
-        await admin.close()
-    await site.setup("--yes", "--node", "one")
-    delete = "kubectl delete --ignore-not-found"
-    created = site.beside("setup-created").read_text().splitlines()
-    assert created[0] == f"{delete} namespaces arena"
-    assert created[-1] == "kubectl label node one role-"
-    assert f"{delete} -n stackd serviceaccounts stackd" in created
-    assert f"{delete} clusterroles stackd-arena" in created
-    assert not [line for line in created if line.endswith("namespaces stackd") or "-n arena" in line]
-    await site.setup("--yes", "--quota-cpu", "8")
-    assert site.beside("setup-created").read_text().splitlines() == created, "a change creates nothing"
-
-
-@pytest.mark.parametrize("proxy", [{}, {"proxy-url": "http://own.test:3128"}])
-async def test_the_administrators_kubeconfig_says_how_the_cluster_is_reached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: dict[str, str]
-) -> None:
-    monkeypatch.setenv("https_proxy", "http://user:secret@proxy.test:3128")
-    monkeypatch.setenv("no_proxy", "")
-    entry: dict[str, Any] = {"tls-server-name": "kubernetes", "insecure-skip-tls-verify": True} | proxy
-    path = kubeconfig(tmp_path / "config", "https://api.test:6443", {"token": "t"}, **entry)
-    found = await kubeconfigs._cluster_of(ClusterTarget(kubeconfig=str(path)))
-    assert found == {"server": "https://api.test:6443"} | entry

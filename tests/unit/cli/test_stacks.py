@@ -10,33 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import eventually, harness, request_for, seed, until
+from tests.harness import eventually, harness, seed, until
 from tests.templates import PLAIN, WEB, folder_with
 from tests.unit.cli.conftest import Shell
 
 POD = seed()["pod_spec"]
-
-
-async def test_list_and_show_print_each_stack_that_the_filters_leave(shell: Shell) -> None:
-    first = await shell.at.create(request_for("nginx:stable") | {"labels": {"team": "7"}})
-    second = await shell.at.create()
-    await shell.at.until_status(first["stack_id"], "running")
-    lines = [line.split("\t") for line in (await shell.good("list")).splitlines()]
-    assert [line[0] for line in lines] == [first["stack_id"], second["stack_id"]]
-    address = f"{first['node_public_ip']}:{first['ports'][0]['node_port']}"
-    assert lines[0][:4] == [first["stack_id"], "running", address, first["node_id"]]
-    age, left, labels = lines[0][4:]
-    assert (age.endswith("s"), left.startswith("1h59m"), labels) == (True, True, "team=7")
-    assert (await shell.good("list", "--label", "team=7")).count("\n") == 1
-    assert await shell.good("list", "--status", "failed") == await shell.good("list", "--node", "nowhere") == ""
-    detail, _, events = (await shell.good("show", first["stack_id"])).partition("\n\n")
-    facts = dict(line.split("\t") for line in detail.splitlines())
-    assert "\taccepted\t" in events, "what happened to it stands below"
-    assert (facts["stack"], facts["address"]) == (first["stack_id"], f"{address} → 80/TCP")
-    assert (facts["cpu"], facts["memory"]) == ("100m", "128Mi")
-    created = datetime.fromisoformat(first["created_at"]).astimezone()
-    assert created.isoformat(timespec="seconds") in facts["created"]
-    assert await shell.good("show", first["stack_id"], "--spec") == first["pod_spec"]
 
 
 async def test_create_takes_a_pod_or_a_complete_request(shell: Shell) -> None:
@@ -51,22 +29,6 @@ async def test_create_takes_a_pod_or_a_complete_request(shell: Shell) -> None:
     assert again["pod_spec"] == made["pod_spec"]
     assert "automountServiceAccountToken: false" in await shell.good("create", "-f", "-", "--dry-run", stdin=POD)
     assert len(await shell.at.listed()) == 3
-
-
-async def test_what_the_api_refuses_is_reported_in_its_words(shell: Shell) -> None:
-    complaint = await shell.failing(1, "create", "-f", "-", "-p", "81/tcp", stdin=POD)
-    wrong = seed() | {"target_port": [{"container_port": 81, "protocol": "TCP"}]}
-    assert complaint == f"Error: {(await shell.at.call('POST', '/stacks', wrong)).error} (400)\n"
-    text = POD.replace("containers:", "hostNetwork: true\n  containers:").replace("image:", "imge:")
-    lines = (await shell.failing(1, "create", "-f", "-", "-p", "80", stdin=text)).splitlines()
-    at = [number for number, line in enumerate(text.splitlines(), 1) if "hostNetwork" in line or "imge" in line]
-    assert lines[0] == "Error: invalid pod spec (400)"
-    assert [line.split(": ")[0] for line in lines[1:]] == [f"  line {one}" for one in (at[0], at[1] - 1, at[1])]
-    assert await shell.failing(1, "show", "stack-none") == "Error: stack not found: stack-none (404)\n"
-    spec = request_for("registry.example/badname")["pod_spec"]
-    complaint = await shell.failing(1, "create", "-f", "-", "--wait", stdin=spec)
-    (stack,) = (await shell.at.call("GET", "/stacks?fields=stack_id,status_reason")).json["stacks"]
-    assert f"{stack['stack_id']} is failed: {stack['status_reason']}" in complaint
 
 
 async def test_usage_errors_have_code_2_and_ask_nothing(shell: Shell) -> None:
@@ -86,33 +48,6 @@ async def test_usage_errors_have_code_2_and_ask_nothing(shell: Shell) -> None:
     ):
         assert complaint in await shell.failing(2, *words.split(), stdin="kind: Pod\nspec: {containers: [{name: a}]}")
     assert (await shell.at.call("GET", "/stacks")).json == {"stacks": []}
-
-
-async def test_timeline_and_logs(shell: Shell) -> None:
-    stack_id = (await shell.at.create(request_for("registry.example/fail")))["stack_id"]
-    await shell.at.until_status(stack_id, "failed")
-    lines = [line.split("\t") for line in (await shell.good("timeline", stack_id)).splitlines()]
-    assert {"accepted", "scheduled", "failed"} <= {line[1] for line in lines}
-    assert json.loads(await shell.good("timeline", stack_id, "--json"))["stack_id"] == stack_id
-    reply = await shell.at.call("GET", f"/stacks/{stack_id}/logs")
-    assert await shell.good("logs", stack_id) == reply.text
-    assert await shell.good("logs", stack_id, "--tail", "1") == reply.text.splitlines(keepends=True)[-1]
-    await shell.at.call("DELETE", f"/stacks/{stack_id}")
-    assert "deleted" in await shell.good("timeline", stack_id)
-
-
-async def test_get_lists_the_named_stacks_and_wait_returns_when_they_are_there(shell: Shell) -> None:
-    ids = [(await shell.at.create())["stack_id"] for _ in range(3)]
-    assert (await shell.good("get", *ids[:2], "-o", "name")).split() == ids[:2]
-    assert (await shell.good("get", "-o", "name")).split() == ids
-    lines = (await shell.good("wait", *ids)).splitlines()
-    assert [line.split("\t")[:2] for line in lines] == [[stack_id, "running"] for stack_id in ids]
-    waiting = asyncio.create_task(shell.good("wait", ids[0], "--for", "deleted"))
-    await shell.at.call("DELETE", f"/stacks/{ids[0]}")
-    assert await waiting == f"{ids[0]}\tdeleted\n"
-    complaint = await shell.failing(1, "wait", ids[0], ids[1], "--for", "stopped", "--timeout", "0s")
-    for part in (f"stack not found: {ids[0]}", f"{ids[1]} is still running", "2 of 2 failed"):
-        assert part in complaint
 
 
 async def test_a_job_that_deletes_needs_a_yes_where_nobody_can_be_asked(shell: Shell) -> None:
@@ -166,39 +101,6 @@ async def test_many_are_extended_stopped_started_restarted_and_deleted_as_one_jo
     assert await shell.at.listed() == [other["stack_id"]]
 
 
-async def test_what_a_job_could_not_do_is_reported(shell: Shell) -> None:
-    stack_id = (await shell.at.create(seed() | {"ttl": "23h"}))["stack_id"]
-    result = await shell.run("extend", "-", "2h", stdin=f"{stack_id}\nstack-none\nstack-none\n")
-    assert result.exit_code == 1
-    assert result.stdout.rstrip("\n").split("\t")[1:] == ["0 extended", "1 not found", "1 failed"]
-    for part in (f"{stack_id}: ", "at most", "2 of 2 could not be extended"):
-        assert part in result.stderr
-
-
-async def test_activity_names_the_key_the_action_and_the_result(shell: Shell) -> None:
-    stack_id = (await shell.at.create(seed() | {"labels": {"team": "7"}}))["stack_id"]
-    job_id = (await shell.good("extend", "--label", "team=7", "5m")).split("\t")[0]
-    await shell.run("extend", "-", "5m", stdin="stack-none\n")
-
-    async def rows(*words: str) -> list[list[str]]:
-        result = await shell.any_command("activity", *words)
-        assert result.exit_code == 0, result.output
-        return [line.split("\t")[1:7] for line in result.stdout.splitlines()]
-
-    nobody, extended, created = await rows()
-    assert extended == ["environment", "extend 5m", job_id, "1", "1 done", "team=7"]
-    assert created == ["environment", "create", stack_id, "1", "1 done", "team=7"]
-    assert (nobody[1], nobody[4]) == ("extend 5m", "1 not found")
-    assert await rows("--stack", stack_id, "--action", "create", "--limit", "3") == [created]
-    assert extended in await rows("--label", "team=7", "--since", "1h", "--key", "environment")
-    assert await rows("--find", "TEAM=7", "--find", "create") == [created]
-    assert await rows("--key", "nobody") == await rows("--label", "team=8") == await rows("--find", "team=8") == []
-    on_terminal = await shell.on_terminal("activity")
-    assert ("ABOUT" in on_terminal, "MESSAGE" in on_terminal) == (True, False), "no column without any text"
-    everything = (await shell.at.call("GET", "/activity")).json["activity"]
-    assert json.loads((await shell.any_command("activity", "--json")).stdout) == {"activity": everything}
-
-
 # ---- templates
 
 
@@ -227,19 +129,6 @@ async def test_stacks_are_made_from_templates_and_chosen_by_them(templated: Shel
     assert (await templated.any_command("templates", "-o", "name")).stdout.split() == ["bad", "web-1"]
     answer = json.loads((await templated.any_command("templates", "--json")).stdout)
     assert [one["name"] for one in answer["templates"]] == ["bad", "web-1"]
-
-
-async def test_labels_nodes_and_templates_are_completed(templated: Shell) -> None:
-    stack, _ = [await templated.at.create(seed() | {"labels": {"team": team, "kind": "web"}}) for team in "78"]
-    for words, offered in (
-        ("list --label ", ["kind", "team"]), ("list --label t", ["team=7", "team=8"]),
-        ("list --label team=8", ["team=8"]), ("list --node ", [stack["node_id"]]), ("create --template w", ["web-1"]),
-    ):  # fmt: skip
-        line = f"stackd stacks {words}"
-        count = str(len(line.split()) - (not line.endswith(" ")))
-        result = await templated.run(COMP_WORDS=line, COMP_CWORD=count, _STACKD_COMPLETE="zsh_complete")
-        found = result.output.splitlines()[1::3]
-        assert found == offered if "--node" not in words else set(offered) <= set(found)
 
 
 PLAYERS = 'Name;Player;Mail\nMia Meier;seat-1;mia@school.example\n\n"Li; Wei";seat-2;\n'

@@ -88,18 +88,3 @@ async def test_one_that_ends_as_soon_as_it_runs_fails(shell: Shell, monkeypatch:
     code, seen = await tried(shell, "plain")
     assert (code, seen["plain"]["result"]) == (1, "failed")
     assert "is failed" in seen["plain"]["message"]
-
-
-async def test_a_table_for_people(shell: Shell) -> None:
-    result = await shell.any_command("test", "good", "bad")
-    assert result.exit_code == 1
-    assert [line.split("\t")[:2] for line in result.stdout.splitlines()] == [["good", "passed"], ["bad", "failed"]]
-
-
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [((), "name templates, or give --all"), (("good", "--all"), "or give --all"), (("godo",), "no template godo")],
-)
-async def test_what_is_no_test(shell: Shell, words: tuple[str, ...], why: str) -> None:
-    result = await shell.any_command("test", *words)
-    assert (result.exit_code, why in result.stderr) == (2, True)

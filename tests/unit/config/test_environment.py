@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.config import Config, SettingChange, diff, load, merge_live, policy_of, require_cluster
+from stackd.config import Config, load, policy_of, require_cluster
 from stackd.config.settings import settings
 from stackd.errors import ConfigError
 from stackd.podspec.policy import Policy
@@ -53,20 +53,6 @@ def test_a_table_or_list_is_read_as_json_toml_or_words() -> None:
     assert [of(STACKD_STACKS__ADDRESS_TYPES=text).stacks.address_types for text in LISTS] == [LIST] * 3
 
 
-@pytest.mark.parametrize("empty", ["", "  ", ",", " , "])
-def test_an_empty_list_or_table_has_to_be_written_as_one(empty: str) -> None:
-    for name, none, value in (
-        ("STACKD_POLICY__DROP_CAPABILITIES", "[]", ()),
-        ("STACKD_STACKS__NODE_SELECTOR", "{}", {}),
-    ):
-        with pytest.raises(ConfigError) as refused:
-            of(**{name: empty})
-        assert refused.value.mistakes[0].startswith(f"environment {name}: ")
-        assert refused.value.mistakes[0].endswith(f"this is empty; set it to {none} if you mean none")
-        section, key = name.removeprefix("STACKD_").lower().split("__")
-        assert getattr(getattr(of(**{name: none}), section), key) == value
-
-
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
@@ -82,12 +68,6 @@ def test_a_wrong_variable_is_named(mistakes_in: Mistakes, variables: Mapping[str
     (mistake,) = mistakes_in("", {"STACKD_AUTH__KEY": KEY, **variables})
     assert mistake.startswith(f"environment {next(iter(variables))}: ")
     assert expected in mistake
-
-
-def test_variables_of_the_client_the_tests_and_kubernetes_are_not_ours() -> None:
-    client = ("STACKD_URL", "STACKD_API_KEY", "STACKD_CONFIG", "STACKD_TEST_KUBECONFIG")
-    kubernetes = ("STACKD_SERVICE_HOST", "STACKD_PORT_8081_TCP_ADDR", "STACKD_PORT")
-    assert of(**dict.fromkeys((*client, *kubernetes), "tcp://10.0.0.1:8081")) == of()
 
 
 @pytest.mark.parametrize(
@@ -206,20 +186,3 @@ def test_what_operators_tune_during_an_event_is_live() -> None:
     fixed = {"server.port", "state.path", "cluster.mode", "stacks.namespace", "stacks.node_port_min", "auth.enabled"}
     changeable = {setting.name for setting in settings() if setting.live}
     assert live <= changeable and changeable.isdisjoint(fixed)
-
-
-def test_a_reload_says_what_changed() -> None:
-    more = {"STACKD_STACKS__PUBLIC_IPS": "worker=203.0.113.7", "STACKD_AUTH__KEY": "sk-another-key-here"}
-    old, new = of(), of(STACKD_STACKS__TTL="30m", STACKD_SERVER__PORT="9000", **more)
-    shown = '[{ name = "environment", scope = "admin" }]'
-    live, restart = diff(old, new)
-    assert live == [
-        SettingChange(key="auth.keys", old=shown, new=shown),  # without its hash
-        SettingChange(key="stacks.ttl", old='"2h"', new='"30m"'),
-        SettingChange(key="stacks.public_ips", old="{}", new='{ worker = "203.0.113.7" }'),
-    ]
-    assert restart == [SettingChange(key="server.port", old="8081", new="9000")]
-    merged = merge_live(old, new)
-    assert (merged.stacks.ttl, merged.server.port) == (1800.0, 8081)
-    assert merged.auth.keys == new.auth.keys != old.auth.keys
-    assert diff(merged, new) == ([], restart)

@@ -128,29 +128,6 @@ def test_a_key_that_no_header_can_carry_is_refused(mistakes_in: Mistakes, text: 
     assert not text.strip() or text not in mistake
 
 
-def test_no_key_of_a_large_file_is_cut_off(load_text: Load, mistakes_in: Mistakes, tmp_path: Path) -> None:
-    file = tmp_path / "api-key"
-    keys = [f"sk-{number:048x}" for number in range(2000)]
-    fits = "\n".join(keys)[: 64 << 10]
-    file.write_text(fits)
-    known = {digest for _, digest, _ in accepted(load_text("", {}, tmp_path))}
-    assert len(known) == fits.count("\n") + 1
-    file.write_text("\n".join(keys))
-    (mistake,) = mistakes_in("", {}, tmp_path)
-    assert "is larger than 64 KiB; a file with one key a line is expected" in mistake
-    assert "sk-" not in mistake
-    file.write_text("# " + "x" * (64 << 10) + "\n" + OTHER)
-    assert "is larger than 64 KiB" in mistakes_in("", {}, tmp_path)[0]
-
-
-def test_the_same_key_from_two_places_counts_once(load_text: Load, tmp_path: Path) -> None:
-    (tmp_path / "api-key").write_text(KEY)
-    assert accepted(load_text("", {"STACKD_AUTH__KEY": KEY}, tmp_path)) == [("environment", sha256(KEY), "admin")]
-    assert accepted(load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})) == [
-        (f"credential-{sha256(KEY)[:8]}", sha256(KEY), "admin")
-    ]
-
-
 def test_a_key_that_can_be_guessed_is_refused_wherever_it_comes_from(mistakes_in: Mistakes, tmp_path: Path) -> None:
     short = "sk-0123456789ab"
     (tmp_path / "keys").write_text(f"{OTHER}\n{short}\n")
@@ -195,18 +172,3 @@ def test_tenants_whose_labels_exclude_each_other_are_accepted(load_text: Load) -
     apart = ('event = "a"', 'event = "b"', 'event = "A"', 'Event = "a"', 'event = "c", team = "7"', 'event = "b"')
     text = "".join(tenant(f"key-{number}", labels) for number, labels in enumerate(apart))
     assert len(load_text(text).config.auth.keys) == len(apart) + 1
-
-
-def test_each_of_many_tenants_that_overlap_is_named_once(mistakes_in: Mistakes) -> None:
-    text = tenant("wide", 'event = "a"') + "".join(
-        tenant(f"narrow-{number}", f'event = "a", team = "{number}"') for number in range(50)
-    )
-    assert len(mistakes_in(text)) == 50
-
-
-def test_a_registrys_secret_on_pods_that_tenants_describe_is_worth_a_warning(load_text: Load) -> None:
-    secret = '[policy]\nadd_pull_secrets = ["registry"]\n'
-    free, bound = tenant("ctfd-a", 'event = "a"'), tenant("ctfd-b", 'event = "b"', "pod_specs = false\n")
-    warning = "policy.add_pull_secrets is on every pod, so ctfd-a can run any image of your registry; put it into"
-    for text, warned in ((secret + free + bound, True), (secret + bound, False), (free + bound, False)):
-        assert any(one.startswith(warning) for one in load_text(text).warnings) == warned

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from stackd.errors import InvalidPodSpec
-from stackd.podspec import Policy, Sanitizer, sanitize
-from stackd.podspec.sanitize import KEPT
+from stackd.podspec import Policy
 from stackd.quantity import parse
-from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, admit, container, manifest, reasons, seed, with_init
+from tests.unit.podspec.specs import admit, container, manifest, reasons, seed, with_init
 
 STORAGE = "ephemeral-storage"
 DISK = Policy(max_ephemeral_storage="8Gi")
@@ -144,29 +141,6 @@ def test_no_pod_has_more_than_the_policy_says(
     if policy.max_ephemeral_storage:
         amounts = [one["resources"]["limits"][STORAGE] for one in spec["containers"]]
         assert whole[None] + sum(parse(amount).value for amount in amounts) <= parse(policy.max_ephemeral_storage).value
-
-
-# ---- A recently sanitized pod spec is found again, and only under the same policy
-
-
-def numbered(number: int) -> str:
-    return yaml.safe_dump(container(env=[{"name": "NUMBER", "value": str(number)}]))
-
-
-def test_only_so_many_are_kept_that_were_used_last() -> None:
-    """Each is kept under the client's text, and under its own, which the stack has."""
-    sanitizer = Sanitizer(DEFAULT_POLICY)
-    first, second = (sanitizer.sanitize(numbered(number), HTTP) for number in (0, 1))
-    assert first == sanitize(numbered(0), HTTP, DEFAULT_POLICY)
-    assert sanitizer.sanitize(first.text, HTTP) is first
-    with pytest.raises(InvalidPodSpec):
-        sanitizer.sanitize(numbered(0), (dataclasses.replace(HTTP[0], container_port=81),))
-    for number in range(2, KEPT // 2):
-        sanitizer.sanitize(numbered(number), HTTP)
-    assert sanitizer.sanitize(numbered(0), HTTP) is first
-    sanitizer.sanitize(numbered(KEPT), HTTP)
-    assert sanitizer.sanitize(numbered(0), HTTP) is first
-    assert sanitizer.sanitize(numbered(1), HTTP) is not second
 
 
 # ---- CPU, memory and storage: for each container, and for the pod as a whole

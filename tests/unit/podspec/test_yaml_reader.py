@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stackd.errors import InvalidPodSpec, Reason
-from stackd.podspec import Policy, located, sanitize
-from stackd.podspec.yaml_text import MAX_DEPTH, MAX_NODES, TooLong, emit, read
-from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, REFUSALS, admit, container, reasons
+from stackd.podspec import Policy, located
+from stackd.podspec.yaml_text import MAX_DEPTH, MAX_NODES, emit, read
+from tests.unit.podspec.specs import REFUSALS, admit, container, reasons
 
 MEBIBYTE = 2**20
 
@@ -128,24 +128,6 @@ def test_a_path_has_the_line_where_it_stands(text: str, path: str, line: int | N
     assert [reason.line for reason in located(refused, text).reasons] == [line]
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "path"),
-    [
-        ("spec:\n  a:\n    - containerPort: 80\n  b: [1\n  c: 2\n", 5, ""),
-        ("apiVersion: v1\n\tkind: Pod\n", 2, ""),
-        ("kind: Pod\nkind: Pod\n", 2, "kind"),
-        ("kind: Pod\nmetadata:\n  name: *nobody\n", 3, "metadata.name"),
-        ("ä: ü\nkind: Pod\nmetadata:\n  name: a\x07b\n", 4, ""),
-        ("kind: Pod\n---\nkind: Pod\n", 2, "(root)"),
-    ],
-)
-def test_what_cannot_be_read_has_the_line_where_reading_ended(text: str, line: int, path: str) -> None:
-    with pytest.raises(InvalidPodSpec) as refused:
-        sanitize(text, HTTP, DEFAULT_POLICY)
-    (reason,) = refused.value.reasons
-    assert (reason.line, reason.path) == (line, path)
-
-
 # ---- writing YAML as Kubernetes' own tools write it
 
 
@@ -193,14 +175,6 @@ WRITTEN = {
 @pytest.mark.parametrize(("text", "written"), WRITTEN.items())
 def test_a_string_gets_the_quotes_that_kubernetes_tools_give_it(text: str, written: str) -> None:
     assert emit({"a": {"b": text}, "status": {}}) == f"a:\n  b: {written}\nstatus: {{}}\n"
-
-
-def test_keys_are_sorted_by_their_numbers_too_and_lists_stand_in_line_with_their_key() -> None:
-    assert emit({"d": {"a10": "", "a9": "", "a.b": "", "ab": ""}}) == 'd:\n  a.b: ""\n  a9: ""\n  a10: ""\n  ab: ""\n'
-    document = {"b": [{"z": 1, "a": [True]}, "x", {}, []], "a": {}, "c": {"d": [[1, 2], [3]]}}
-    assert emit(document) == (
-        "a: {}\nb:\n- a:\n  - true\n  z: 1\n- x\n- {}\n- []\nc:\n  d:\n  - - 1\n    - 2\n  - - 3\n"
-    )
 
 
 @given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=5))
@@ -254,15 +228,3 @@ def test_what_becomes_too_long_with_its_aliases_is_refused(value: str) -> None:
     assert len(text.encode()) < LIMIT
     (reason,) = reasons(text)
     assert reason.startswith("(root): the text is longer than 65536 bytes (limits.pod_spec) once sanitized")
-
-
-@given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=4))
-@example({"a": {"b": {"c": {"d": "\n\n\n\n\n\n\x01"}}}})
-@example({"a": {"b": {"c": {"d": "x\n\n\n\n\ny"}}}})
-@example({"a": [[[["x\ny\n"]]]]})
-def test_a_text_is_written_exactly_up_to_the_length_that_it_may_have(document: dict[str, object]) -> None:
-    whole = emit(document)
-    size = len(whole.encode())
-    assert emit(document, size) == whole
-    with pytest.raises(TooLong):
-        emit(document, size - 1)

@@ -14,7 +14,6 @@ import pytest
 
 from stackd.clock import DAY_SECONDS
 from stackd.config import load
-from stackd.errors import ConfigError
 from stackd.upkeep.tls import Certificate, timeliness
 from stackd.validity import validity
 from tests.certificates import EC, RSA, self_signed, trusting
@@ -53,15 +52,6 @@ async def test_the_pair_is_served_with_modern_defaults_only(tmp_path: Path) -> N
     assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA20" in name) for name in old)
 
 
-def test_an_unusable_pair_is_refused_in_words(tmp_path: Path) -> None:
-    cert, _ = self_signed(tmp_path)
-    _, key = self_signed(tmp_path, "two")
-    with pytest.raises(ConfigError, match="tls_cert, tls_key: they do not belong together"):
-        of(cert, key)
-    with pytest.raises(ConfigError, match="unencrypted key"):  # without asking for its password
-        of(*self_signed(tmp_path, password="secret"))
-
-
 def test_the_time_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) -> None:
     for days in (1, 90, 365 * 60):
         cert, _ = self_signed(tmp_path, days=days)
@@ -71,12 +61,6 @@ def test_the_time_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) -
         valid = validity(Path(cert))
         assert valid.ends == ssl.cert_time_to_seconds(shown.strip().partition("=")[2])
         assert valid.ends - valid.begins == pytest.approx(days * DAY_SECONDS, abs=60)
-
-
-@pytest.mark.parametrize("text", ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "\0"])
-def test_what_has_no_time_is_said(tmp_path: Path, text: str) -> None:
-    (tmp_path / "cert").write_text(text)
-    assert "cannot be read" in timeliness(tmp_path / "cert", 0.0)[0]
 
 
 def test_a_certificate_that_expires_is_reported_once_a_day(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

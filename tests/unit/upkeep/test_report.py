@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import logging
 import os
 import select
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stackd import daemon as daemons
-from stackd.doctor import running
-from stackd.doctor.running import LocalDaemon
-from stackd.embedded import EmbeddedCluster, NodeSpec, User, everything
+from stackd.embedded import EmbeddedCluster, User, everything
 from stackd.kube import guards
 from stackd.lifecycle import bring_up
 from stackd.upkeep import health
-from stackd.upkeep.build import Build
 from stackd.upkeep.health import line, why_stuck
 from stackd.upkeep.systemd import Notifier, ProcessContext
 from stackd.workqueue import RetryPolicy
@@ -100,38 +94,6 @@ async def test_a_start_without_the_cluster_is_soon_over_and_reports_what_it_wait
     assert next(one for one in manager.messages if "READY" in one)["STATUS"].startswith("waiting for the cluster: ")
 
 
-async def test_an_installed_build_that_does_not_run_yet_is_reported_everywhere(
-    tmp_path: Path, manager: Manager
-) -> None:
-    """Its check may have refused the configuration, and nobody was told afterwards."""
-    library, own = (tmp_path / f"packages/{name}.dist-info/RECORD" for name in ("aiohttp-1.0", "stackd-1.0"))
-    for file in (library, own):
-        file.parent.mkdir(parents=True)
-        file.write_text("one.py,sha256=1,1")
-    process = ProcessContext(notifier=Notifier(manager.address), build=Build(tmp_path / "packages"))
-    async with harness(tmp_path, process=process) as at:
-        ready = "ready: 0 stacks, 2 nodes"
-
-        async def reports(status: str, *, older: int) -> None:
-            await eventually(lambda: manager.status == status, lambda: manager.status)
-            assert f"stackd_older_build {older}.0\n" in (await at.call("GET", "/metrics")).text
-            local = LocalDaemon(
-                host="127.0.0.1", port=at.daemon.port, key=KEY, state=at.daemon.context.config.state.path
-            )
-            found = [one.what for one in (await running.examine(local)).findings]
-            assert ("it runs an older build than the one that is installed" in found) == bool(older)
-
-        await reports(ready, older=0)
-        own.write_text(own.read_text())  # the same build once more
-        await reports(ready, older=0)
-        library.write_text("one.py,sha256=2,1")
-        await reports(f"{ready}; runs an older build: systemctl restart stackd", older=1)
-        library.write_text("one.py,sha256=1,1")
-        await reports(ready, older=0)
-        own.unlink()  # in the middle of an installation
-        await reports(ready, older=0)
-
-
 async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path: Path) -> None:
     async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "1h"}) as at:
         await at.create()
@@ -156,78 +118,7 @@ async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path:
         assert line(context, ready).startswith("ready: 1 stack, 2 nodes; ")
 
 
-NO_ROLE = "no node takes stacks: none of 2 has role=stack; kubectl label node NAME role=stack"
-NO_ADDRESS = (
-    "no public address (ExternalIP) for n0, n1, n2, n3, n4 and 2 more: their stacks have node_public_ip: null; "
-    "name them in stacks.public_ips, or add a kind that they have to stacks.address_types"
-)
-
-
-async def test_a_first_start_on_nodes_that_take_no_stacks_or_have_no_address_reports_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(health, "EVERY_SECONDS", 0.05)
-    specs: tuple[NodeSpec, ...] = (NodeSpec(name="a", labels={}), NodeSpec(name="b", labels={}))
-    async with EmbeddedCluster(fast_cluster(nodes=specs)) as cluster, harness(tmp_path, cluster=cluster) as at:
-        context, ready = at.daemon.context, at.daemon.ready
-        assert line(context, ready) == f"ready: 0 stacks, 0 of 2 nodes take stacks; {NO_ROLE}"
-        await eventually(lambda: NO_ROLE in caplog.messages)
-        await at.patch("nodes", "a", {"metadata": {"labels": {"role": "stack"}}})
-        await eventually(lambda: line(context, ready) == "ready: 0 stacks, 1 of 2 nodes take stacks")
-        cluster.faults.cordon("a")
-        await eventually(lambda: "1 of 2 has role=stack, and none is ready and takes pods" in line(context, ready))
-        assert caplog.messages.count(NO_ROLE) == 1
-    specs = tuple(NodeSpec(name=f"n{number}", external_ip=None) for number in range(7))
-    async with EmbeddedCluster(fast_cluster(nodes=specs)) as cluster:
-        folder = tmp_path / "another cluster's"
-        folder.mkdir()
-        for types, said in (("ExternalIP", f"; {NO_ADDRESS}"), ("ExternalIP,InternalIP", "")):
-            async with harness(folder, {"STACKD_STACKS__ADDRESS_TYPES": types}, cluster=cluster) as at:
-                assert line(at.daemon.context, at.daemon.ready) == f"ready: 0 stacks, 7 nodes{said}"
-
-
 # ---- the service manager's protocol, spoken to a socket in its place
-
-
-HANDED_OVER = """
-import os, socket
-from stackd.upkeep.systemd import KEPT, inherited
-listening = socket.socket()
-listening.bind(("127.0.0.1", 0))
-listening.listen()
-plain = socket.socket()
-os.dup2(listening.fileno(), 3)
-os.dup2(plain.fileno(), 4)
-os.dup2(listening.fileno(), 5)
-for pid in (1, os.getpid()):
-    environ = {"LISTEN_PID": str(pid), "LISTEN_FDS": "3", "LISTEN_FDNAMES": f"{KEPT}:{KEPT}:another"}
-    found = inherited(environ)
-    print([each.getsockname() == listening.getsockname() for each in found], environ)
-"""
-
-
-def test_what_the_manager_receives(tmp_path: Path, manager: Manager) -> None:
-    Notifier(str(tmp_path / "nobody")).alive()
-    Notifier().ready("without a manager, nothing fails")
-    notifier = Notifier(manager.address)
-    for status in ("waiting\nfor Kubernetes", "waiting\nfor Kubernetes", "away: \x1b[2J\udc80"):
-        notifier.status(status)
-    notifier.ready("ready: 1 stacks")
-    notifier.reloading()
-    *others, reloading = manager.messages
-    assert others == [
-        {"STATUS": "waiting for Kubernetes"},
-        {"STATUS": r"away: \x1b[2J\udc80"},
-        {"READY": "1", "STATUS": "ready: 1 stacks"},
-    ]
-    assert reloading["RELOADING"] == "1"
-    assert int(reloading["MONOTONIC_USEC"]) > 0
-    with listening() as kept:
-        notifier.keep(kept, "api")
-        text, rights, _, _ = manager.socket.recvmsg(4096, socket.CMSG_SPACE(4))
-        with socket.socket(fileno=array.array("i", bytes(rights[0][2]))[0]) as copy:
-            assert copy.getsockname() == kept.getsockname()
-    assert text == b"FDSTORE=1\nFDNAME=api\nFDPOLL=0"
 
 
 @pytest.mark.parametrize(("whose", "seconds"), [("nobody's", 3.0), ("ours", 3.0), ("another's", 0.0)])
@@ -236,11 +127,6 @@ def test_the_watchdog_counts_only_for_the_process_it_names(whose: str, seconds: 
     environ = {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": pid, "HOME": "/"}
     assert Notifier.from_environment(environ).watchdog == seconds
     assert environ == {"HOME": "/"}
-
-
-def test_only_listening_sockets_handed_to_this_very_process_are_taken() -> None:
-    done = subprocess.run([sys.executable, "-c", HANDED_OVER], capture_output=True, text=True, check=True)
-    assert done.stdout == "[] {}\n[True] {}\n"
 
 
 # ---- a stop with sockets that outlive the process
