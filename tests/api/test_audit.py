@@ -16,7 +16,7 @@ from stackd.lifecycle import audit
 from stackd.model import AuditKind
 from tests.api.conftest import vms
 from tests.document import activity
-from tests.harness import KEY, READ_KEY, Harness, Machine, Machines, eventually, harness, seed
+from tests.harness import KEY, READ_KEY, Harness, Machine, eventually, harness, seed
 
 
 def reader(name: str = "grafana") -> ApiKey:
@@ -64,15 +64,6 @@ async def test_a_refusal_of_a_valid_key_has_its_name(at: Harness, caplog: pytest
     assert logged == {("grafana", 403), ("t", 403), ("anonymous", 401)}
 
 
-async def test_a_rate_limit_is_a_refusal_of_the_key(at: Harness) -> None:
-    at.reload("limits", requests_per_second=1)
-    statuses = [(await at.call("GET", "/stats")).status for _ in range(3)]
-    assert 429 in statuses
-    at.reload("limits", requests_per_second=0)
-    (one,) = await noted(at, "refused")
-    assert (one["by"], one["message"]) == (at.config.auth.keys[0].name, "429 for GET /stats, from 127.0.0.1")
-
-
 async def test_repeated_refusals_are_counted_and_those_of_many_kinds_too(
     at: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,26 +87,6 @@ async def test_repeated_refusals_are_counted_and_those_of_many_kinds_too(
         *(("403 for several requests, from several", count) for count in (1, 5)),
     }
     assert {one["count"] for one in await activity(at, "?action=refused") if "count" in one} == {2, 5}
-
-
-async def test_of_each_kind_the_latest_are_kept(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stackd.store.audit.KEPT_OF_A_KIND", 3)
-    notes = at.daemon.context.audit
-    notes.note(AuditKind.TAKEOVER, "first")
-    for number in range(10):
-        notes.note(AuditKind.RELOAD, f"number {number}")
-    await noted(at, "takeover")
-    kept = [one["message"] for one in await noted(at, "reload")]
-    assert kept == ["number 9", "number 8", "number 7"]
-    everything = [one["action"] for one in await activity(at)]
-    assert everything == ["reload"] * 3 + ["takeover"]
-    assert await activity(at, "?stack=stack-1") == await activity(at, "?label=a") == [], "they are about no stack"
-    pages, query = [], "?limit=1"
-    while query:
-        page = await at.get(f"/activity{query}")
-        pages += [one["message"] for one in page["activity"]]
-        query = f"?limit=1&cursor={page['next_cursor']}" if page["next_cursor"] else ""
-    assert pages == [*kept, "first"]
 
 
 async def test_what_a_line_says_is_found_however_long_ago_it_was(at: Harness) -> None:
@@ -265,24 +236,3 @@ async def test_keys_that_changed_while_stackd_was_stopped_are_noted_by_name_and_
     assert (one["by"], one["message"]) == ("stackd", f"new: ctfd (tenant event=a no pod specs, {other[:8]})")
     at = await vm.start()
     assert (await noted(at, "keys", 2))[0]["message"].startswith("gone: ctfd (tenant")
-
-
-async def test_a_takeover_is_noted_by_both(vms: Machines) -> None:
-    files = {name: vms.folder / f"{name}.jsonl" for name in ("vm1", "vm2")}
-    environ = {name: {"STACKD_LOG__AUDIT": str(file)} for name, file in files.items()}
-    first = await vms.start("vm1", settings=environ["vm1"])
-    second = await vms.start("vm2", wait=False, settings=environ["vm2"])
-    await second.until_metric("stackd_standby", 1)
-    assert (await second.call("POST", "/stacks", seed(), key="sk-wrong")).status == 401
-    await second.post("/takeover", None, 202)
-    assert "vm2 takes over" in await first.ended()
-    await vms.stop("vm1")
-    await second.until_ready()
-    (taken,) = await noted(second, "takeover")
-    assert taken["message"].startswith("vm2 owns the stacks now; before: ")
-    (refused,) = await noted(second, "refused")
-    assert refused["message"] == "401 for POST /stacks, from 127.0.0.1", "it waited until there was an owner's file"
-    kinds = [(line["kind"], line.get("route")) for line in lines(files["vm2"])]
-    assert kinds == [("refused", "/stacks"), ("change", "/takeover"), ("takeover", None)]
-    (asked,) = lines(files["vm1"])
-    assert (asked["kind"], asked["message"]) == ("takeover", "vm2 takes over; this stackd will stand by")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from base64 import urlsafe_b64encode
-from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from stackd.store.transaction import Transaction
 from tests.api.scenes import life, noted_end, uid
@@ -149,14 +147,10 @@ async def test_no_stack_expires_that_a_job_extends_while_kubernetes_is_away(at: 
         assert await noted_end(at, stack_id) == (await at.stack(stack_id))["ttl_expires_at"]
 
 
-@pytest.mark.parametrize(
-    ("action", "outage"), [("start", "silent"), ("stop", "refused"), ("restart", "failing"), ("delete", "silent")]
-)
+@pytest.mark.parametrize(("action", "outage"), [("stop", "refused"), ("restart", "failing"), ("delete", "silent")])
 async def test_a_job_waits_for_kubernetes(at: Harness, action: str, outage: str) -> None:
     ids = [await at.running() for _ in range(20)]
     at.reload("batch_delete", concurrency=4)
-    if action == "start":
-        assert await done(at, "stop", stack_ids=ids) == (20, 0, 0)
     at.faults.add_fault(action="latency", verb="create|delete", resource="pods", seconds=0.1)
     job = await submit(at, action, stack_ids=ids)
     await until(lambda: at.objects("pods"), lambda pods: len(pods) == 20 if action == "restart" else 0 < len(pods) < 20)
@@ -172,7 +166,7 @@ async def test_a_job_waits_for_kubernetes(at: Harness, action: str, outage: str)
     if outage == "refused":
         await at.faults.listen()
     assert counts(await finished(at, job)) == (20, 0, 0)
-    assert len(await at.objects("pods")) == (20 if action in ("start", "restart") else 0)
+    assert len(await at.objects("pods")) == (20 if action == "restart" else 0)
 
 
 async def test_a_job_fails_only_what_kubernetes_refuses_or_does_not_do(at: Harness) -> None:
@@ -211,40 +205,13 @@ async def test_a_job_waits_for_its_lease(at: Harness) -> None:
     assert counts(await finished(at, job)) == (3, 0, 0)
 
 
-async def test_a_stack_is_looked_after_again_although_its_job_could_not_write_its_progress(
-    at: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Some outcomes of a chunk are counted, and the write of the others fails: another process has locked the file."""
-    counted, uncounted, last = [await at.running() for _ in range(3)]
-    slow = {counted: 0.7, uncounted: 0.9, last: 1.5}
-    for stack_id, seconds in slow.items():
-        at.faults.add_fault(action="latency", verb="delete", resource="pods", name=stack_id, seconds=seconds)
-    at.faults.add_fault(action="status", verb="delete", resource="pods", name=last, code=403)
-    job = await submit(at, "stop", stack_ids=list(slow))
-    await until(lambda: at.get(f"/stacks/batch/{job.json['job_id']}"), lambda seen: seen["done"])
-    await at.until_status(uncounted, "stopped")
-    with at.no_writing():
-        await eventually(lambda: "cannot go on now" in caplog.text)
-    at.faults.clear()
-    await finished(at, job)
-    await at.until_status(last, "stopped")
-    for stack_id in slow:
-        await at.delete_object("services", f"svc-{stack_id}")
-    await until(lambda: at.objects("services"), lambda seen: len(seen) == len(slow))
-
-
-ACTIONS = ("delete", "stop", "start", "restart", "renew", "extend", "create")
-
-
 async def twelve(at: Harness, action: str) -> dict[str, Any]:
-    """What a job with this action says, about twelve stacks that run, or that it starts or creates."""
+    """What a job with this action says, about twelve stacks that run, or that it creates."""
     each = [{"labels": {"player": f"seat-{number}"}} for number in range(12)]
     if action == "create":
         return {"template": "web-1", "each": each}
     ids = [(await at.running({"template": "web-1"} | one)) for one in each]
-    if action == "start":
-        assert await done(at, "stop", stack_ids=ids) == (12, 0, 0)
-    return {"stack_ids": ids} | ({"ttl": "30m"} if action == "extend" else {})
+    return {"stack_ids": ids}
 
 
 async def in_the_middle(at: Harness, job: Reply) -> None:
@@ -259,19 +226,16 @@ async def all_once(at: Harness, action: str, job: dict[str, Any]) -> None:
     assert (job.get("errors", []), counts(job)) == ([], (12, 0, 0))
     stacks = (await at.get("/stacks?fields=stack_id"))["stacks"]
     assert len(stacks) == (0 if action == "delete" else 12)
-    pods = await until(
-        lambda: at.objects("pods"), lambda seen: len(seen) == (0 if action in ("delete", "stop") else 12)
-    )
+    pods = await until(lambda: at.objects("pods"), lambda seen: len(seen) == len(stacks))
     assert pods.keys() <= {one["stack_id"] for one in stacks}
-    kind = {"renew": "restart_requested", "extend": "extended"}.get(action, f"{action}_requested")
-    for one in stacks if action not in ("delete", "create") else ():
-        assert await lines(at, one["stack_id"], kind) == [(True, "batch")]
+    for one in stacks if action == "restart" else ():
+        assert await lines(at, one["stack_id"], "restart_requested") == [(True, "batch")]
     assert not at.rows("SELECT * FROM idempotency")
 
 
 @pytest.mark.parametrize(
     ("action", "cluster"),
-    [*((action, "slow") for action in ACTIONS), ("delete", "absent"), ("restart", "absent"), ("create", "absent")],
+    [("create", "slow"), ("restart", "slow"), ("delete", "absent")],
 )
 async def test_a_stop_in_the_middle_of_a_job_loses_and_fails_nothing(vm: Machine, action: str, cluster: str) -> None:
     at = await start(vm, web_1=PLAIN)
@@ -289,7 +253,7 @@ async def test_a_stop_in_the_middle_of_a_job_loses_and_fails_nothing(vm: Machine
     await all_once(at, action, await finished(at, job))
 
 
-@pytest.mark.parametrize("action", ["delete", "restart", "create"])
+@pytest.mark.parametrize("action", ["restart", "create"])
 async def test_a_takeover_in_the_middle_of_a_job_loses_and_fails_nothing(vms: Machines, action: str) -> None:
     """Its owner has the job, and goes on with it when the stacks are its own again."""
     templates = folder_with(vms.folder, web_1=PLAIN)
@@ -421,23 +385,6 @@ async def test_filters_and_pages_choose_requests_and_jobs(at: Harness) -> None:
         query = f"?limit=1&cursor={page['next_cursor']}" if page["next_cursor"] else ""
         await at.create()  # comes while the pages are read, and is in none of them
     assert paged == everything
-
-
-async def test_a_page_is_rendered_while_it_is_sent(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the errors of its jobs, a page may have megabytes: others get a turn, and a slow reader holds a piece."""
-    monkeypatch.setattr("stackd.web.bodies.RENDER_AT_ONCE", 1)
-    for _ in range(3):
-        await submit(at, "extend", ttl="30m", labels=LABELS)
-    pieces: list[bytes] = []
-    write = web.StreamResponse.write
-
-    def written(response: web.StreamResponse, data: bytes) -> Awaitable[None]:
-        pieces.append(data)
-        return write(response, data)
-
-    monkeypatch.setattr(web.StreamResponse, "write", written)
-    assert actions(await activity(at)) == ["extend"] * 3
-    assert [piece.count(b"job_id") for piece in pieces] == [0, 1, 1, 1, 0]
 
 
 async def test_no_create_waits_for_a_search_of_the_history(at: Harness) -> None:

@@ -215,22 +215,6 @@ async def test_of_a_pool_one_stack_is_checked_and_replaced(vm: Machine) -> None:
 # ---- the template
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("check: {}", "image: the image of the program that checks is expected"),
-        ("check: {image: x, comand: []}", 'comand: there is no such field (did you mean "command"?)'),
-        ("check: {image: x, every: 1s}", "every: a duration from 10 s to 86400 s is expected"),
-        ("check: {image: x, failures: 0}", "failures: a whole number from 1 to 100"),
-        ("check: {image: 'not an image'}", "its pod is not allowed"),
-    ],
-)
-async def test_a_wrong_check_is_a_mistake_in_the_template(vm: Machine, text: str, words: str) -> None:
-    with pytest.raises(Exception, match="check:") as caught:
-        await start(vm, web_1=f"{PLAIN}{text}\n")
-    assert words in str(caught.value)
-
-
 async def test_it_does_not_wait_for_a_clock_that_was_set_back(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "FORWARDED_NANOSECONDS", NANOSECONDS)
     clock = SetBack()

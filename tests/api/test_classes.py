@@ -15,7 +15,7 @@ from tests.api.scenes import finished, life, submit
 from tests.document import matches
 from tests.harness import KEY, Client, Harness, Machine, eventually, until
 from tests.streams import follow
-from tests.templates import PLAIN, WEB, start, take_away, values_of
+from tests.templates import PLAIN, WEB, start, values_of
 
 SIXTEEN = [{"labels": {"player": f"seat-{number}"}} for number in range(16)]
 
@@ -139,18 +139,6 @@ async def test_a_job_waits_for_kubernetes_and_fails_what_it_refuses(vm: Machine)
     refused = await finished(at, await submit(at, SIXTEEN[:2]))
     assert [one["code"] for one in refused["errors"]] == ["invalid_pod_spec"] * 2
     assert len(await at.listed()) == 16
-
-
-async def test_a_template_that_is_gone_fails_what_is_left(vm: Machine) -> None:
-    at = await start(vm, web_1=PLAIN, db=PLAIN)
-    at.faults.pause()
-    await at.until_away()
-    reply = await submit(at, SIXTEEN[:2])
-    take_away(vm.folder, "web-1")
-    await at.reload_templates()
-    at.faults.resume()
-    job = await finished(at, reply)
-    assert [one["code"] for one in job["errors"]] == ["template_gone"] * 2
 
 
 async def test_a_body_that_is_wrong_is_refused_with_the_place(vm: Machine) -> None:
@@ -297,27 +285,6 @@ async def test_the_outcome_of_a_job_is_what_came_of_its_stacks(vm: Machine) -> N
     await at.delete(good[1]["stack_id"])
     at = await vm.start()
     assert await outcome(at, job_id) == final
-
-
-async def test_a_job_names_what_its_stacks_have_in_common(vm: Machine) -> None:
-    at = await start(vm, web_1=PLAIN)
-    job = await finished(at, await submit(at, [{"labels": {"team": "7", "player": name}} for name in "ab"]))
-    common = {"challenge": "web-1", "kind": "web", "team": "7"}
-    assert (job["template"], job["common"]) == ("web-1", common)
-    ids = [one["stack_id"] for one in job["results"]]
-    other = await at.running(labels={"team": "7"})
-    expected: list[tuple[list[str], dict[str, Any]]] = [
-        (ids, {"template": "web-1", "common": common}),
-        ([*ids, other], {"common": {"team": "7"}}),
-        ([other], {"common": {"team": "7"}}),
-    ]
-    for some, shown in expected:
-        reply = await at.call("POST", "/stacks/batch", {"action": "extend", "ttl": "1m", "stack_ids": some})
-        row = (await at.get("/activity?limit=1"))["activity"][0]
-        assert {name: row[name] for name in ("template", "common") if name in row} == shown
-        assert "outcome" not in row, "an extension starts nothing"
-        results = (await at.get(f"/stacks/batch/{reply.json['job_id']}?results=true"))["results"]
-        assert [one["stack_id"] for one in results] == some
 
 
 async def test_each_stack_has_the_variables_that_its_entry_or_its_job_sets(vm: Machine) -> None:

@@ -24,12 +24,6 @@ def test_each_code_is_the_code_of_an_error_and_of_its_status() -> None:
         assert of_status(code.status).status == code.status
 
 
-def test_the_page_of_the_errors_has_each_code_with_its_status() -> None:
-    """After a change: make reference"""
-    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
-    assert rows == [(code.value, str(code.status)) for code in ErrorCode]
-
-
 def test_what_players_may_read_names_no_key_field_or_object() -> None:
     for code in ErrorCode:
         assert not re.search(r"limits|stack|label|node|port|quota|Kubernetes|`", code.players.replace("stopp", "")), (

@@ -22,11 +22,6 @@ from stackd.workqueue import RetryPolicy
 from tests.api.scenes import OTHER_CLUSTER
 from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
 
-FORBIDDEN = (
-    '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"details":{"name":"stacks","kind":'
-    '"namespaces"},"message":"namespaces \\"stacks\\" is forbidden: User \\"s\\" cannot get resource \\"namespaces\\""}'
-)
-
 
 async def as_rows_say(at: Harness) -> bool:
     """Whether the cluster has a pod and a Service for each stack, and no others."""
@@ -106,22 +101,6 @@ async def test_a_namespace_is_not_made_while_the_identity_is_asked_for_again(at:
     assert ("", "stacks") not in at.cluster.store.of(NAMESPACES).records
 
 
-async def test_a_namespace_that_cannot_be_read_after_the_start_stops_nothing(at: Harness) -> None:
-    at.faults.add_fault(action="reply", code=403, body=FORBIDDEN, verb="get", resource="namespaces", name="stacks")
-    at.verify_again()
-    await eventually(lambda: at.counts.requests["get", "namespaces", 403] > 0)
-    await at.running()
-    await at.until_ready()
-
-
-async def test_a_hanging_identity_shows_before_the_call_ends(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "AWAY_SECONDS", 0.2)
-    at.give_kubernetes(attempt_timeout=0.5)
-    at.faults.add_fault(action="hang", verb="get", name="kube-system")
-    at.verify_again()
-    await at.until_unready("stackd is still checking that this is its own cluster")
-
-
 # ---- rejected credentials
 
 
@@ -158,25 +137,6 @@ async def test_a_create_asks_for_its_pod_before_it_says_that_no_node_took_it(at:
     stack = await at.create()
     assert at.counts.total("get", "pods") == 1, "one question, and only because the watches are silent"
     await at.until_status(stack["stack_id"], "running")
-
-
-@pytest.mark.stackd(stacks__scheduling_timeout="500ms")
-async def test_a_proxy_that_holds_back_watches_is_reported(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each watch opens but sends nothing."""
-    monkeypatch.setattr("stackd.kube.watch.MISSED_SECONDS", 0.3)
-    at.faults.add_fault(action="mute", verb="watch")
-    at.faults.drop_watches()
-    stack_id = (await at.create())["stack_id"]
-
-    async def ready() -> str:
-        await at.create()
-        return (await at.call("GET", "/readyz")).text
-
-    await until(ready, lambda seen: "is there a proxy that buffers answers" in seen)
-    at.faults.clear()
-    at.faults.drop_watches()
-    await at.until_status(stack_id, "running")
-    await at.until_ready()
 
 
 # ---- lists that are older than what stackd knows

@@ -284,17 +284,6 @@ async def test_a_wait_takes_several_statuses_and_a_create_waits_for_one_of_them(
     assert len(await at.listed()) == 2
 
 
-async def test_a_create_that_waits_answers_at_its_timeout_and_says_that_a_stack_is_gone(tmp_path: Path) -> None:
-    async with starting(tmp_path, 30.0) as (at, first):
-        late = await at.call("POST", "/stacks?wait=running&timeout=300ms", seed())
-        assert (late.status, late.json["status"]) == (201, "creating")
-        waiting = asyncio.create_task(at.call("POST", "/stacks?wait=running&timeout=60s", seed()))
-        await at.until_metric("stackd_waiting_requests", 1)
-        (other,) = {*await at.listed()} - {late.json["stack_id"], first}
-        await at.delete(other)
-        assert (await waiting).status in (201, 409), "as it was when its delete was committed, or that it is gone"
-
-
 async def test_who_waits_for_a_job_is_answered_at_its_end(at: Harness) -> None:
     ids = [await at.running() for _ in range(2)]
     at.faults.add_fault(action="status", verb="delete", resource="pods", code=503)

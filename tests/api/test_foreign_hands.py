@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from stackd.embedded.request import read_target
 from stackd.embedded.resources import PODS
 from stackd.kube.client import Cluster
-from tests.api.scenes import noted_end
 from tests.harness import Harness, Machine, eventually, path_of, seed, until
 
 OURS = ("app.kubernetes.io/managed-by", "stackd.io/instance", "stackd.io/stack")
@@ -31,12 +29,6 @@ def admit(at: Harness, verb: str, resource: str, change: object) -> None:
 def labelled(seen: dict[str, Any]) -> bool:
     """Whether the object has stackd's labels."""
     return all(map(seen["metadata"].get("labels", {}).get, OURS))
-
-
-async def annotated(at: Harness, name: str) -> bool:
-    """Whether the Service carries the annotations that stackd has made it with."""
-    annotations = (await at.objects("services"))[name]["metadata"].get("annotations", {})
-    return all(map(annotations.get, NOTES))
 
 
 async def port_of(at: Harness, stack_id: str) -> int:
@@ -104,22 +96,6 @@ async def test_a_pod_without_labels_is_followed_by_its_uid(at: Harness) -> None:
     stack_id = await without_labels()
     at.faults.clear()
     await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
-
-
-async def test_a_pod_without_labels_that_a_restart_has_left_is_replaced(at: Harness) -> None:
-    """A policy took the labels off its new pod, and stackd was not allowed to undo the create. Anybody may have made it."""
-    stack_id = await at.running()
-    at.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=3)
-    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status >= 400
-    admit(at, "create|patch", "pods", NO_LABELS)
-    at.faults.add_fault(action="status", verb="delete", resource="pods", code=403)
-    await eventually(lambda: at.counts.requests["delete", "pods", 403] >= 2)
-    left = (await at.objects("pods"))[stack_id]
-    assert not labelled(left)
-    at.faults.clear()
-    await at.until_status(stack_id, "running")
-    pod = (await at.objects("pods"))[stack_id]
-    assert (labelled(pod), pod["metadata"]["uid"] == left["metadata"]["uid"]) == (True, False)
 
 
 async def test_a_create_or_a_stop_that_a_policy_changes_is_refused(at: Harness) -> None:
@@ -194,17 +170,6 @@ async def test_a_create_takes_nobody_elses_pod_for_the_stacks(at: Harness, plant
     await at.until_listed(0)
 
 
-async def test_a_restart_does_not_either_while_its_old_pod_is_gone_and_its_new_one_not_there(at: Harness) -> None:
-    stack_id = await at.running()
-    at.give_kubernetes(timeout=0.5)
-    at.faults.add_fault(action="status", verb="create", resource="pods", code=500)
-    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
-    plant_pod(at, stack_id, annotations=FORGED)
-    at.faults.clear()
-    await at.until_status(stack_id, "running")
-    assert await runs_its_own_pod(at, stack_id)
-
-
 async def test_a_start_whose_answer_was_lost_finds_its_own_pod(at: Harness) -> None:
     stack_id = await at.running()
     await at.do("stop", stack_id)
@@ -255,21 +220,6 @@ async def test_a_service_of_somebody_else_at_the_stacks_name_gives_way(
     at.faults.clear()
     await eventually(lambda: serves(at, stack_id, port))
     assert "externalIPs" not in (await at.objects("services"))[name]["spec"]
-
-
-# ---- removed annotations
-
-
-async def test_a_service_off_which_a_policy_takes_annotations_gets_them_back_later(at: Harness) -> None:
-    stack_id = await at.running()
-    admit(at, "patch", "services", NO_ANNOTATIONS)
-    await at.patch("services", f"svc-{stack_id}", NO_ANNOTATIONS)
-    at.faults.reset_counts()
-    await eventually(lambda: at.counts.total("patch", "services") >= 2)
-    assert (await at.stack(stack_id))["status"] == "running"
-    await at.refused(503, "is extended until", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
-    at.faults.clear()
-    await eventually(lambda: annotated(at, f"svc-{stack_id}"))
 
 
 # ---- finalizers, changed and deleted Services
@@ -336,14 +286,6 @@ async def test_a_deleted_service_comes_back_at_its_port(at: Harness) -> None:
     assert (at.daemon.api.feed.number, await at.stack(stack_id)) == (number, before)
 
 
-async def test_an_extension_puts_a_service_back_that_was_just_deleted(at: Harness) -> None:
-    stack = await at.create()
-    at.faults.freeze_watches()
-    await at.delete_object("services", stack["service_name"])
-    extended = await at.do("extend", stack["stack_id"], "1h")
-    assert await noted_end(at, stack["stack_id"]) == extended["ttl_expires_at"]
-
-
 async def test_an_ended_stack_holds_its_port_until_its_service_has_given_it_up(at: Harness) -> None:
     """A port that is given away before would be refused to its next stack, or lead there by the old Service."""
     stack_id = await at.running()
@@ -402,23 +344,6 @@ async def test_a_stack_is_told_an_address_of_its_services_family(
     assert (await at.until_status(stack["stack_id"], "running"))["node_public_ip"] == shown
 
 
-async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:
-    plain = await at.create()
-    raised = {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "250m", "memory": "1Gi"}}
-    admit(at, "create", "pods", {"spec": {"containers": [{"name": "app", "image": "nginx", "resources": raised}]}})
-    created = await at.create()
-    assert (created["requested_cpu_milli"], created["requested_memory_bytes"]) == (250, 1 << 30)
-    assert created["updated_at"] == created["created_at"], "it was so from the beginning"
-    stats = await at.get("/stats")
-    assert stats["reserved_cpu_milli"] == plain["requested_cpu_milli"] + 250
-    assert stats["reserved_memory_bytes"] == plain["requested_memory_bytes"] + (1 << 30)
-    await at.until_status(created["stack_id"], "running")
-    assert (await at.stack(created["stack_id"]))["requested_cpu_milli"] == 250
-    at.faults.clear()
-    fresh = await at.do("restart", created["stack_id"])
-    assert (fresh["requested_cpu_milli"], fresh["requested_memory_bytes"]) == (100, 128 << 20), "the policy is gone"
-
-
 async def test_a_pod_that_ends_while_it_is_asked_for_is_gone(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch reports the end before the response arrives that says that it exists."""
     stack_id, find = await at.running(), Cluster.find
@@ -434,23 +359,6 @@ async def test_a_pod_that_ends_while_it_is_asked_for_is_gone(at: Harness, monkey
     monkeypatch.setattr(Cluster, "find", slowly)
     at.faults.replay_deletion("pods", stack_id)
     await at.until_status(stack_id, "stopped")
-
-
-async def test_a_pod_without_labels_gets_them_back_also_while_many_pods_change(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stack_id, other, find = await at.running(), await at.running(), Cluster.find
-
-    async def slowly(cluster: Cluster, resource: str, name: str, *more: Any) -> Any:
-        pod, health = await find(cluster, resource, name, *more), at.daemon.context.mirror.health_by_kind["pods"]
-        version = health.version
-        await at.patch("pods", other, {"metadata": {"annotations": {"seen": str(time.monotonic_ns())}}})
-        await eventually(lambda: health.version != version)
-        return pod
-
-    monkeypatch.setattr(Cluster, "find", slowly)
-    await at.patch("pods", stack_id, NO_LABELS)
-    await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
 
 
 async def test_no_stack_ends_by_the_word_of_a_cluster_that_turns_out_to_be_another(
@@ -518,13 +426,3 @@ async def test_a_delete_that_is_refused_again_and_again_says_so_whoever_refuses(
     at.faults.clear()
     await at.until_listed(0)
     await at.until_ready()
-
-
-async def test_a_stack_whose_pod_is_gone_says_so_although_its_service_is_refused(at: Harness) -> None:
-    stack_id = await at.running()
-    with at.worked_on(stack_id):
-        await at.patch("services", f"svc-{stack_id}", MOVED)
-        at.faults.add_fault(action="status", code=403, verb="patch|update", resource="services")
-        await at.delete_object("pods", stack_id)
-    stack = await at.until_status(stack_id, "stopped")
-    assert (stack["status_reason"], stack["ended"]) == ("PodDeleted", True)

@@ -20,7 +20,7 @@ from stackd.play import ROUTES
 from stackd.web.listing import LONGEST_PIECE, OPEN, STREAM_ABOVE
 from tests.brakes import running
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
-from tests.raw import connected, say
+from tests.raw import say
 
 FLAG = "FLAG{not-for-the-log}"
 
@@ -149,45 +149,12 @@ def parted(raw: bytes) -> tuple[str, dict[str, str], bytes]:
 # ---- ready answers: written in one piece, and otherwise equal to those that aiohttp writes
 
 
-CHANGING = {"date", "x-request-id"}
 PATIENCE = 150
 MOST_UNREAD = 24 * 1024 * 1024
 
 
 def asking(path: str, method: str = "GET", version: str = "1.1", more: str = "") -> bytes:
     return f"{method} {path} HTTP/{version}\r\nHost: stackd\r\nX-API-KEY: {KEY}\r\n{more}\r\n".encode()
-
-
-async def exchange(at: Harness, request: bytes) -> tuple[str, dict[str, str], bytes]:
-    """The response to a request, over a connection that may stay open."""
-    async with connected(at) as (reader, writer):
-        writer.write(request)
-        status, headers, _ = parted(await reader.readuntil(b"\r\n\r\n"))
-        length = 0 if request.startswith(b"HEAD") else int(headers["content-length"])
-        return status, headers, await reader.readexactly(length)
-
-
-@pytest.mark.parametrize("form", ["", "/status"])
-async def test_it_has_the_headers_of_an_ordinary_answer(at: Harness, form: str) -> None:
-    path = f"/stacks/{await at.running()}"
-    requests = (
-        asking(path + form),
-        asking(path + form, method="HEAD"),
-        asking(path + form, version="1.0", more="Connection: keep-alive\r\n"),
-        asking(path + form, more="Connection: close\r\n"),
-    )
-    ready, head, old, last = [await exchange(at, request) for request in requests]
-    constant = {name: value for name, value in ready[1].items() if name not in CHANGING}
-    assert set(ready[1]) == {"content-type", "content-length", "cache-control", "date", "server", "x-request-id"}
-    for status, headers, body in (head, old, last):
-        assert status.endswith(" 200 OK")
-        headers.pop("connection", None)
-        assert set(headers) == set(ready[1])
-        assert {name: headers[name] for name in constant} == constant
-        assert body in (ready[2], b"")
-    assert ready[2] == old[2] == last[2]
-    assert ready[1]["cache-control"] == "no-store"
-    assert head[2] == b""
 
 
 async def test_a_client_that_asks_and_does_not_read_is_soon_not_listened_to(at: Harness) -> None:

@@ -184,21 +184,6 @@ async def test_a_place_is_taken_in_every_spelling_until_its_stack_is_gone_or_has
     assert (await at.stack(ended))["status"] == "stopped"
 
 
-@one_each
-async def test_who_waits_for_a_create_that_fails_makes_the_stack_itself(at: Harness) -> None:
-    at.faults.pause()
-    first = asyncio.create_task(at.call("POST", "/stacks", OF_7))
-    (stack_id,) = await at.until_listed(1)
-    second = asyncio.create_task(at.post("/stacks", OF_7 | RETURN, 201))
-    await at.until_metric("stackd_waiting_requests", 1)
-    deleting = asyncio.create_task(at.delete(stack_id))
-    await at.until_metric("stackd_deletes_pending", 1)
-    at.faults.resume()
-    assert (await first).status == 503
-    await deleting
-    assert (await second)["stack_id"] != stack_id
-
-
 @pytest.mark.stackd(
     limits__stacks_per_label="player=1",
     limits__creates_per_label="team=1/min",

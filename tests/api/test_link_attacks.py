@@ -491,15 +491,6 @@ async def test_one_address_brings_so_many_new_visitors_a_minute(at: Harness) -> 
     assert reply.code == "too_many_visitors"
 
 
-def test_a_link_from_before_a_visitor_had_no_work_to_do_is_still_good() -> None:
-    signer, token = Signer([SECRET]), (
-        "2f878139.WzEsImxpbmstMDEyMzQ1Njc4OWFiY2RlZiIsIldvcmtzaG9wIix7ImV2ZW50IjoiYSJ9LFsibGFiLTEiXSwxLDE3MTc5ODY5MTg0LHt9"
-        "LDUwLDE4LCIiXQ.VfEWZLz0DcFNTC2mOfeklSHmAA_R3mu6Uuplh-vAPRM"
-    )  # fmt: skip
-    link = signer.read_token(token)
-    assert (link.link_id, link.total, link.visitor) == ("link-0123456789abcdef", 50, "")
-
-
 def test_a_secret_is_never_in_a_signature_twice_for_two_purposes() -> None:
     link = Link(link_id="link-1", name="x", labels={"a": "b"}, templates=(), stacks=1, expires_at=1)
     signer = Signer([SECRET])

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from stackd.config import load
-from stackd.config.settings import settings as settings_of
 from stackd.errors import ConfigError
 from stackd.keys import digest
 from tests.harness import KEY, Client, Harness, Machine, eventually, harness, until
@@ -52,13 +51,6 @@ async def test_a_player_starts_a_stack_and_reads_what_its_template_shows(at: Har
         assert 3500 < entry["seconds_left"] <= 3600
         assert (entry["extension_seconds"], entry["extensions_left"]) == (1800, 2)
         assert (await at.timeline(entry["name"]))[0]["by"] == "link Seat 12"
-
-
-async def test_a_port_of_a_node_without_an_address_is_no_address(at: Harness) -> None:
-    at.reload("stacks", address_types=["ExternalDNS"])
-    async with player(at) as seat:
-        await seat.start()
-        assert (await seat.until("running"))["addresses"] == []
 
 
 async def test_an_extension_is_the_templates_and_counted_across_a_loss_of_the_file(vm: Machine) -> None:
@@ -359,16 +351,6 @@ async def test_the_page_says_why_a_stack_has_ended_unless_the_player_has_stopped
             else:
                 await at.delete(name)
             assert (await seat.until("none"))["problem"] == why
-
-
-async def test_a_secret_in_the_configuration_is_used_and_warned_of_and_never_shown(tmp_path: Path) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text(f'[play]\nsecret = "{SECRET}"\n[cluster]\nmode = "embedded"\n')
-    loaded = load(file, {"STACKD_AUTH__KEY": KEY}, None)
-    assert loaded.config.play.secret.get_secret_value() == SECRET
-    assert [one for one in loaded.warnings if "play.secret is in the configuration" in one]
-    assert not [one.text(loaded.config) for one in settings_of() if SECRET in one.text(loaded.config)]
-    assert SECRET not in repr(loaded)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stackd import contract
 from stackd.kube.records import parse_record
 from stackd.model import SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Sanitizer
-from stackd.web import bodies
 from tests.harness import KEY, Harness, Machine, request_for, seed
 from tests.raw import say
 from tests.streams import follow
@@ -58,22 +56,6 @@ async def test_a_text_over_the_limit_is_a_400_that_names_the_key(at: Harness) ->
     assert not await at.objects("pods")
 
 
-async def test_beside_a_long_text_the_other_entries_of_the_list_stay_rendered(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rendered: list[str] = []
-
-    def detail_body(stack: Stack) -> bytes:
-        rendered.append(stack.stack_id)
-        return bodies.encoder(contract.Stack, contract.STACK_FIELDS)(stack)
-
-    short, long = await at.running(), await at.running(long_request())
-    monkeypatch.setattr("stackd.web.bodies.detail_body", detail_body)
-    for query in ("", "", "?status=running"):
-        assert [one["stack_id"] for one in (await at.get(f"/stacks{query}"))["stacks"]] == [short, long]
-    assert (rendered.count(short), rendered.count(long)) == (1, 3)
-
-
 async def test_every_answer_and_event_has_the_whole_text(at: Harness) -> None:
     short = await at.create()
     async with follow(at) as stream, follow(at, "/events?fields=stack_id,status") as a_part:
@@ -115,20 +97,3 @@ async def test_it_is_there_after_a_restart_and_under_an_idempotency_key(vm: Mach
     assert (again.status, again.json["stack_id"]) == (201, first.json["stack_id"])
     assert again.json["pod_spec"] == first.json["pod_spec"]
     assert (await at.stack(first.json["stack_id"]))["pod_spec"] == first.json["pod_spec"]
-
-
-@pytest.mark.stackd(reconcile__interval="1h")
-async def test_only_the_read_of_a_long_text_is_a_statement(at: Harness) -> None:
-    short, long = await at.running(), await at.running(long_request())
-    await at.until_metric("stackd_store_pending_operations", 0)
-    for path, cost in {
-        f"/stacks/{short}": 0,
-        f"/stacks/{long}/status": 0,
-        f"/stacks/{long}": 1,
-        "/stacks": 1,
-        "/stacks?fields=stack_id,status": 0,
-        "/stats": 0,
-    }.items():
-        before = at.store_counters.statements
-        await at.get(path)
-        assert at.store_counters.statements - before == cost, path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -10,9 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stackd.play import ROUTES
 from tests.harness import Harness, request_for, until
-from tests.monitoring.board import MONITORING, expressions
 
-METRIC = re.compile(r"\b(?:stackd|process)_[a-z_]+\b")
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -84,21 +81,3 @@ async def test_metrics_need_a_key_unless_they_are_public(at: Harness, public: bo
     at.reload("metrics", public=public)
     for path, key, status in (("/metrics", None, 200), ("/metrics", "sk-wrong", 200), ("/stats", None, 401)):
         assert (await at.call("GET", path, key=key)).status == (status if public else 401)
-
-
-async def test_rules_and_panels_name_metrics_that_exist(at: Harness) -> None:
-    existing = await families(at)
-    names = existing.keys() | {
-        f"{name}_{part}"
-        for name, kind in existing.items()
-        if kind == "histogram"
-        for part in ("bucket", "sum", "count")
-    }
-    alerts, board = (
-        {name for text in expressions(MONITORING / file) for name in METRIC.findall(text)}
-        for file in ("alerts.yaml", "grafana-dashboard.json")
-    )
-    assert (alerts | board) - names == set()
-    assert existing.keys() - {name.removesuffix("_bucket") for name in board} == set(), "not on the dashboard"
-    rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \|", (MONITORING / "README.md").read_text(), re.MULTILINE)
-    assert dict(rows) == existing

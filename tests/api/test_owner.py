@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from stackd.cli import stackd as command
 from stackd.lifecycle import ownership
 from stackd.upkeep.systemd import ProcessContext
 from tests.daemons import replace_owner, until_leaving
-from tests.harness import KEY, Client, Harness, Machine, Machines, Reply, eventually, seed, until
+from tests.harness import KEY, Client, Harness, Machines, Reply, eventually, seed, until
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
 NO_STACK = "stack-0000000000000000"
@@ -254,21 +253,3 @@ async def test_nor_is_one_that_waits_for_a_read(at: Harness) -> None:
     changing = begun(at, "delete", stack_id)
     await eventually(lambda: at.counts.in_flight > 0)
     await is_not_promised(at, changing)
-
-
-@pytest.mark.stackd(cluster__lease_duration="1s")
-async def test_a_quota_that_counts_leases_is_waited_for(vm: Machine) -> None:
-    message = (
-        'leases.coordination.k8s.io "stackd-default" is forbidden: exceeded quota: counts, '
-        "requested: count/leases.coordination.k8s.io=1, used: count/leases.coordination.k8s.io=3, "
-        "limited: count/leases.coordination.k8s.io=3"
-    )
-    details = {"name": "stackd-default", "group": "coordination.k8s.io", "kind": "leases"}
-    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message}
-    body = json.dumps(status | {"reason": "Forbidden", "details": details, "code": 403})
-    vm.cluster.faults.add_fault(action="reply", verb="create", resource="leases", code=403, body=body)
-    at = await vm.start(wait=False)
-    await at.until_unready("ResourceQuota counts")
-    await eventually(lambda: at.counts.requests["create", "leases", 403] > 2)
-    at.faults.clear()
-    await at.until_ready()

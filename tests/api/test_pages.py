@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from stackd.web.bodies import RENDER_AT_ONCE
 from tests.harness import Harness, seed
 
@@ -67,22 +65,3 @@ async def test_nothing_but_the_pages_files_can_be_had(at: Harness) -> None:
     ):
         reply = await at.call("GET", f"/static/{path}", key=None)
         assert (reply.status in (401, 404), "def " in reply.text) == (True, False), path
-
-
-@pytest.mark.stackd(server__dashboard="false")
-async def test_where_the_dashboard_is_switched_off_the_front_is_the_docs(at: Harness) -> None:
-    for path in ("/dashboard", "/dashboard/"):
-        reply = await at.call("GET", path, key=None)
-        assert (reply.status, "server.dashboard" in reply.error) == (404, True)
-    reply = await at.call("GET", "/", key=None, allow_redirects=False)
-    assert (reply.status, reply.headers["Location"]) == (302, "/docs")
-
-
-async def test_bookmarks_lead_to_the_pages_without_a_key(at: Harness) -> None:
-    for path, page in (("/", "/dashboard"), ("/dashboard/", "/dashboard"), ("/docs/", "/docs")):
-        for method, query in (("GET", ""), ("HEAD", ""), ("GET", "?api_key=sk-secret")):
-            reply = await at.call(method, path + query, key=None, allow_redirects=False)
-            assert (reply.status, reply.headers["Location"], reply.text) == (302, page, "")
-        followed = await at.call("GET", path, key=None)
-        assert followed.headers["Content-Type"] == "text/html; charset=utf-8"
-        assert followed.text == (await at.call("GET", page, key=None)).text

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -45,7 +44,6 @@ async def test_only_the_first_sigterm_finishes_creates(tmp_path: Path, signals: 
         assert signals == 2 or not list(tmp_path.glob("stackd.db-wal"))
 
 
-PRINT_LIMIT = "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
 DEFECT = """
 from stackd.cli import main
 from stackd.lifecycle import refill
@@ -68,29 +66,6 @@ async def test_a_defect_in_a_background_task_ends_the_process_with_its_trace_in_
     assert process.returncode == 1
     for words in (b"pool web-1 ended unexpectedly", b"Traceback", b"KeyError: 'uid'"):
         assert words in output
-
-
-async def test_a_limit_of_descriptors_is_raised_as_far_as_possible_and_refused_if_it_is_too_low(tmp_path: Path) -> None:
-    """64 were enough to start, and the first clients then took those that the daemon needed for an import."""
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        env = {**os.environ, **on(cluster, tmp_path), "STACKD_LOG__FORMAT": "text"}
-        command = f"ulimit -n 64; exec {sys.executable} {ROOT / 'stackd.py'} serve"
-        process = await asyncio.create_subprocess_shell(command, stderr=PIPE, env=env)
-        async with asyncio.timeout(60):
-            _, output = await process.communicate()
-        assert process.returncode == 1
-        assert b"stackd: this process may open 64 files, and stackd needs 256: raise LimitNOFILE=" in output
-        assert b"Traceback" not in output
-    limits = f"import resource; from stackd.cli.process import require_descriptors as raised; raised(); {PRINT_LIMIT}"
-    command = f'ulimit -Sn 64; ulimit -Hn 700; exec {sys.executable} -c "{limits}"'
-    process = await asyncio.create_subprocess_shell(command, stdout=PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert (await process.communicate())[0] == b"700\n"
-
-
-def test_the_schedule_imports_nothing_when_it_starts() -> None:
-    code = "import sys, stackd.jobs.schedule; print('apscheduler.executors.asyncio' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "True\n"
 
 
 async def test_the_stacks_of_an_embedded_cluster_outlive_a_restart(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from stackd.kube.manifests import port_question
 from stackd.lifecycle.apply import PORT_TRIES
 from tests.api.scenes import SEED
-from tests.harness import Harness, Machine, eventually, fast_cluster, request_for, seed, until
+from tests.harness import Harness, Machine, eventually, fast_cluster, request_for, seed
 
 DRY = "/stacks?dry_run=true"
 
@@ -191,12 +190,3 @@ async def test_a_create_whose_time_is_up_before_a_node_has_it_is_a_503_and_undon
     await at.refused(503, "was deleted or expired during its create; create it again", "/stacks", seed())
     await at.until_listed(0)
     await nothing_is_left(at)
-
-
-@pytest.mark.stackd(reconcile__orphan_grace="0s")
-async def test_a_question_for_the_range_that_a_crash_has_left_behind_is_removed(at: Harness) -> None:
-    stack = await at.create()
-    question = port_question("stacks", "default", "range-1", (1, 65535))
-    question["spec"] |= {"ports": [{"name": "p", "port": 80, "nodePort": 32100}]}
-    await at.kubectl("POST", "/api/v1/namespaces/stacks/services", question)
-    await until(lambda: at.objects("services"), lambda seen: list(seen) == [stack["service_name"]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +15,6 @@ from stackd.cli import stackd as command
 from stackd.embedded import EmbeddedCluster, User
 from stackd.kube.credentials import request_token
 from stackd.kube.objects import PODS
-from stackd.kube.rights import on_stacks
 from stackd.upkeep.health import line
 from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
 from tests.provisioning import ADMIN, OURS, apply, printed, rules
@@ -25,7 +23,6 @@ from tests.routes import SETTINGS as ROUTES
 from tests.templates import PLAIN
 
 ACCOUNT = "system:serviceaccount:stackd:stackd"
-REVIEWS = "/apis/authorization.k8s.io/v1/selfsubject{}reviews"
 ENFORCED = {"stacks__require_ingress_network_policy": "true"}
 
 
@@ -203,22 +200,6 @@ async def test_a_refused_change_is_seen_by_the_next_pass(vm: Machine) -> None:
         await at.until_unready("does not allow stackd to delete pods")
         grant(at, documents)
         await at.until_ready()
-
-
-async def test_a_start_without_a_right_is_not_ready(vm: Machine) -> None:
-    async with provisioned(vm, without(printed(), "delete", "services"), wait=False) as at:
-        await at.until_unready("does not allow stackd to delete services")
-
-
-async def test_rights_that_the_cluster_cannot_list_are_asked_for(vm: Machine) -> None:
-    """An authorizer outside of the API server, as clouds have, lists none of its rules."""
-    async with provisioned(vm, printed()) as at:
-        body = {"kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {}}
-        body |= {"status": {"resourceRules": [], "nonResourceRules": [], "incomplete": True}}
-        at.faults.add_fault(action="reply", code=201, body=json.dumps(body), resource=REVIEWS.format("rules"))
-        await at.run_now("rights")
-        assert at.counts.total(resource=REVIEWS.format("access")) == len(on_stacks("stacks"))
-        assert (await at.call("GET", "/readyz")).status == 200
 
 
 async def test_it_is_not_ready_without_its_namespace(vm: Machine) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import signal
 from typing import Any
 
 import aiohttp
@@ -91,21 +88,6 @@ async def test_what_cannot_have_a_name_is_refused(vm: Machine) -> None:
     await refused({"route": "https"}, "routes.domain is not set")
 
 
-@pytest.mark.stackd
-async def test_without_names_nothing_of_the_gateway_api_is_requested_until_they_are_configured(vm: Machine) -> None:
-    at = await vm.start(edited=SETTINGS)
-    await at.refused(400, "", "/stacks", asking("tls"))
-    await at.create()
-    await at.passes(2)
-    assert not any(resource.endswith("routes") for _, resource, _ in at.counts.requests)
-    os.kill(os.getpid(), signal.SIGHUP)
-    reply = await until(lambda: at.call("POST", "/stacks", asking("tls")), lambda reply: reply.status != 400)
-    assert reply.status == 201, reply.text
-    before = await routes_of(at)
-    await at.delete_object("tlsroutes", f"{reply.json['stack_id']}-80")
-    await until(lambda: routes_of(at), lambda seen: seen.keys() == before.keys())
-
-
 @pytest.mark.kubernetes
 async def test_a_cluster_without_the_gateway_api_serves_stacks_with_node_ports(at: Harness) -> None:
     reply = await at.refused(503, "", "/stacks", asking("https"))
@@ -113,31 +95,6 @@ async def test_a_cluster_without_the_gateway_api_serves_stacks_with_node_ports(a
     await at.delete((await at.create())["stack_id"])
     await at.get("/readyz")
     assert await at.listed() == []
-
-
-async def test_without_the_crds_of_the_gateway_api_stacks_with_names_are_deleted_and_expire(at: Harness) -> None:
-    kept = await at.running(asking("https", "tls", None))
-    stopped, ended = [await at.running(asking("https", None)) for _ in range(2)]
-    named = await at.running(asking("tls"))
-    await at.do("stop", stopped)
-    await at.running(asking("https", None), ttl="3s")
-    at.faults.remove_gateway_api()
-    await at.delete_object("pods", ended)
-    await at.delete(named)
-    await at.delete(stopped)
-    await at.until_listed(2)
-    assert set(await at.listed()) == {kept, ended}
-    await until(lambda: at.stack(ended), lambda seen: seen["status"] == "stopped")
-    await until(at.used_ports, lambda seen: seen == 1)
-    reply = await at.refused(503, "", "/stacks", asking("https"))
-    assert "install the CRDs of the Gateway API" in reply.text
-    await at.delete((await at.create())["stack_id"])
-    await at.get("/readyz")
-    at.faults.add_gateway_api()
-    routes = {f"{kept}-80", f"{kept}-81", f"rt-{kept}"}
-    await until(lambda: routes_of(at), lambda seen: seen.keys() == routes)
-    await at.delete(kept)
-    assert await routes_of(at) == {}
 
 
 FORBIDDEN = (
@@ -210,34 +167,6 @@ async def test_what_is_deleted_or_edited_by_hand_is_repaired(at: Harness) -> Non
 
 
 # ---- the Gateway's word
-
-
-async def test_what_the_gateway_says_is_the_reason(at: Harness) -> None:
-    stack_id = await at.running(asking("https"))
-
-    async def says(*conditions: dict[str, Any]) -> None:
-        (parent,) = (await routes_of(at))[f"{stack_id}-80"]["spec"]["parentRefs"]
-        listed = [one | {"observedGeneration": 1} for one in conditions]
-        entry = {"parentRef": parent, "controllerName": "example.org/gateway", "conditions": listed}
-        await at.patch("httproutes", f"{stack_id}-80/status", {"status": {"parents": [entry]}})
-
-    words = {"reason": "NotAllowedByListeners", "message": "no routes from here"}
-    await says({"type": "Accepted", "status": "False"} | words)
-    stack = await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"])
-    assert stack["status"] == "running"
-    assert (stack["status_reason"], stack["status_message"]) == tuple(words.values())
-    await says(*({"type": kind, "status": "True"} for kind in ("Accepted", "ResolvedRefs")))
-    await until(lambda: at.stack(stack_id), lambda seen: not seen["status_reason"])
-    at.reload("routes", gateway="gateways/other")
-    await until(
-        lambda: routes_of(at), lambda seen: '"other"' in json.dumps(seen[f"{stack_id}-80"]["spec"]["parentRefs"])
-    )
-    await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"] == "RoutePending")
-    at.reload("routes", https_listener="")
-    at.observe_all()
-    await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"] == "RouteNotConfigured")
-    await at.delete(stack_id)
-    assert await routes_of(at) == {}
 
 
 @pytest.mark.kubernetes(gateway=GATEWAY, gateway_delay=0.3)

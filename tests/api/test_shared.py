@@ -286,18 +286,6 @@ async def test_it_takes_no_place_of_the_limit_of_all(vm: Machine) -> None:
     await at.refused(503, "limits.max_stacks", "/stacks", seed())
 
 
-async def test_its_record_is_seldom_written(vm: Machine) -> None:
-    at = await vm.start(settings=folder_with(vm.folder, notes=template()), stacks__max_ttl="3s", stacks__ttl="1s")
-    stack_id = await shared_stack(at)
-    first = (await running(at, stack_id))["ttl_expires_at"]
-    later = await until(lambda: at.stack(stack_id), lambda seen: seen["ttl_expires_at"] > first)
-    await until(lambda: at.stack(stack_id), lambda seen: seen["ttl_expires_at"] > later["ttl_expires_at"])
-    assert await at.listed() == [stack_id]
-    kinds = [line["kind"] for line in await at.timeline(stack_id)]
-    assert "extended" not in kinds
-    assert 1 <= at.counts.total("patch", "services") <= 4
-
-
 async def test_an_operator_may_stop_it_for_a_while(vm: Machine) -> None:
     at = await start(vm, notes=template())
     stack_id = await shared_stack(at)
@@ -400,23 +388,6 @@ async def test_a_tenants_jobs_do_not_change_them(tenant: Client) -> None:
 async def test_a_tenant_creates_no_other_from_the_template(tenant: Client) -> None:
     reply = await tenant.refused(409, "one stack, which stackd keeps", "/stacks", {"template": "notes"})
     assert reply.code == "shared_template"
-
-
-async def test_nobody_reads_that_somebody_has_changed_the_service_while_its_pod_is_replaced(
-    vm: Machine, quick: None
-) -> None:
-    at = await start(vm, notes=template())
-    stack_id = await shared_stack(at)
-    await running(at, stack_id)
-    async with follow(at, f"/stacks/{stack_id}/events") as stream:
-        await stream.expect("hello")
-        await at.do("restart", stack_id)
-        await running(at, stack_id, f"{stack_id}-1")
-        await at.delete(stack_id)
-        reasons = set()
-        while (event := await stream.next()) is not None and event.kind == "stack":
-            reasons.add(event.data["status_reason"])
-    assert reasons <= {"", "DeletePending"}
 
 
 @pytest.mark.stackd(reconcile__interval="60s")

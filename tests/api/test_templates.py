@@ -395,21 +395,6 @@ async def test_the_pods_run_nothing_and_go_with_their_template(vm: Machine) -> N
     assert not await pulling_pods(at)
 
 
-@pytest.mark.kubernetes(slow_pull=0.2)
-async def test_few_are_pulled_at_a_time(vm: Machine) -> None:
-    many = {f"t{number}": slow(image=f"registry.example/{number}/slowpull") for number in range(3)}
-    at, seen = await start(vm, **many), list[list[str]]()
-
-    async def check() -> bool:
-        pods = (await pulling_pods(at)).values()
-        seen.append([node for pod in pods if (node := pod["spec"].get("nodeName"))])
-        return all([await states(at, name) == dict.fromkeys(NODES, "pulled") for name in many])
-
-    await eventually(check)
-    assert max(map(len, seen)) == 2
-    assert not [nodes for nodes in seen if len(set(nodes)) < len(nodes)]
-
-
 @never_pulled
 async def test_only_what_an_earlier_process_left_is_deleted(vm: Machine, caplog: pytest.LogCaptureFixture) -> None:
     """Not even where a proxy drops the query string of the list, or where another's pod has the name of a pull."""

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster, Rule, User
-from stackd.kube.template_maps import TEMPLATES, template_manifest
 from stackd.lifecycle import templates as templating
-from stackd.model import Principal, StoredTemplate
 from stackd.store import backup_file
 from tests.api.scenes import CI, POOLED, config, put
 from tests.harness import Client, Harness, Machine, Machines, Reply, eventually, fast_cluster, lose_file, until
@@ -161,14 +159,6 @@ async def test_what_stackd_wrote_has_the_rights_of_its_writer_on_every_machine(a
     assert (await put(ci, "web-1", POOLED)).status == 200, "it is still its owner"
 
 
-async def test_annotations_that_somebody_took_away_change_nothing_while_the_file_knows_the_text(at: Harness) -> None:
-    await put(at, "notes", PLAIN + "shared: true\n")
-    await at.patch("configmaps", NAME.format("notes"), {"metadata": {"annotations": None, "labels": {"a": "b"}}})
-    await at.passes(2)
-    assert (await shown(at))["notes"]["source"] == "api"
-    assert not await problems(at)
-
-
 async def test_a_tenant_does_not_take_over_what_others_have_written_into_the_cluster(at: Harness) -> None:
     await applied(at, "web-1", PLAIN)
     await until(lambda: shown(at), lambda seen: "web-1" in seen)
@@ -261,17 +251,6 @@ async def test_a_list_that_fails_is_not_taken_for_nothing(at: Harness) -> None:
     await at.passes(2)
     assert (await shown(at))["web-1"]["ready"] == 2
     assert not await problems(at)
-
-
-async def test_two_instances_in_one_namespace_have_templates_of_their_own(at: Harness) -> None:
-    theirs = StoredTemplate(name="web-1", text=PLAIN, by=Principal(id="key:x", name="x"), tenant=False, at=1)
-    manifest = template_manifest(theirs, namespace="stacks", instance="blue")
-    await at.daemon.context.cluster.create(TEMPLATES, manifest)
-    assert (await put(at, "web-1", POOLED)).status == 201
-    await at.passes(1)
-    assert (await shown(at))["web-1"]["pool"] == 2
-    assert (await at.call("DELETE", "/templates/web-1")).status == 200
-    assert list(await at.objects("configmaps")) == ["stackd-blue-web-1"]
 
 
 PLAY = {"STACKD_PLAY__URL": "http://stackd.example", "STACKD_PLAY__SECRET": SECRET}

@@ -148,17 +148,6 @@ async def test_no_object_without_a_row_is_old_by_a_clock_that_is_wrong(vm: Machi
     await vm.stop()
 
 
-async def test_on_another_cluster_nothing_expires(at: Harness) -> None:
-    """The time was confirmed by that one."""
-    stack_id, gate = (await at.create(ttl="1s"))["stack_id"], at.daemon.context.gate
-    gate.wrong_cluster = "the file belongs to another cluster"
-    await until(lambda: remains(at, stack_id), lambda left: left < timedelta())
-    await at.run_now("expire")
-    assert await at.metric("stackd_deletes_pending") == 0
-    gate.wrong_cluster = ""
-    await at.until_listed(0)
-
-
 # ---- creates that wait for a node
 
 
@@ -294,13 +283,6 @@ async def test_a_stack_is_gone_at_its_time_without_a_pass(at: Harness) -> None:
     await at.until_listed(0)
     assert time.time_ns() >= to_nanoseconds(extended["ttl_expires_at"])
     assert (await nothing_is_left(at), await at.used_ports()) == (True, 0)
-
-
-async def test_a_burst_of_extensions_waits_its_turn_on_a_slow_cluster(at: Harness) -> None:
-    created = await asyncio.gather(*(at.create() for _ in range(30)))
-    at.faults.add_fault(action="latency", verb="patch", resource="services", seconds=2.6)
-    replies = await asyncio.gather(*(extend(at, one["stack_id"], "10m", one["stack_id"]) for one in created))
-    assert [reply.status for reply in replies] == [200] * len(created)
 
 
 async def test_an_extension_is_answered_once_the_cluster_has_it(at: Harness) -> None:

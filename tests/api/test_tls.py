@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stackd.upkeep import tls
 from stackd.validity import validity
-from tests.certificates import EC, RSA, self_signed, trusting
-from tests.harness import KEY, Harness, Machine, eventually, until
+from tests.certificates import EC, self_signed, trusting
+from tests.harness import KEY, Harness, Machine, eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 REQUEST = f"GET /healthz HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
@@ -103,18 +102,3 @@ async def test_where_all_are_known_clients_a_silent_one_more_is_cut_off(vm: Mach
     async with asyncio.timeout(30):
         await vm.stop()
     await are_cut_off(clients)
-
-
-async def test_new_connections_get_the_new_certificate(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls, "CHECK_SECONDS", 0.02)
-    at, cert, key = await start(vm, "1m")
-    ((reader, writer),) = await silent(at, 1, cert)
-    new_cert, new_key = self_signed(vm.folder, "two", kind=RSA)
-    both = (str(shutil.copy(cert, vm.folder / "old")), str(shutil.copy(new_cert, vm.folder / "new")))
-    shutil.move(new_cert, cert)
-    shutil.move(new_key, key)
-    await until(lambda: name_served(at, *both), lambda seen: seen == "two")
-    assert {await name_served(at, *both) for _ in range(5)} == {"two"}
-    writer.write(REQUEST)
-    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-    writer.close()
