@@ -111,12 +111,17 @@ async def write(context: Context, stack: Stack, seen: Observation) -> Stack:
     stack_id = stack.stack_id
     changed = await context.store.stacks.observe([seen]) if differs(stack, seen) else []
     for row in changed:
-        reason = f" ({row.status_reason})" if row.status_reason else ""
-        message = f": {row.status_message}" if row.status_message else ""
-        stack_log(log, stack_id).info("%s%s%s", row.status, reason, message)
-        if row.ended or row.status_reason:
-            context.diagnostics.queue.add(stack_id)
+        tell(context, row)
     return context.store.stacks.get(stack_id) or stack
+
+
+def tell(context: Context, row: Stack) -> None:
+    """Log the status that was written; of a stack that ended or has a reason, keep events and logs."""
+    reason = f" ({row.status_reason})" if row.status_reason else ""
+    message = f": {row.status_message}" if row.status_message else ""
+    stack_log(log, row.stack_id).info("%s%s%s", row.status, reason, message)
+    if row.ended or row.status_reason:
+        context.diagnostics.queue.add(row.stack_id)
 
 
 def _repaired(context: Context, stack: Stack, pod: PodState | None) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Decision, Kind
 from stackd.lifecycle.desired import has_pod
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
-from stackd.lifecycle.observe import derive, remember, write
+from stackd.lifecycle.observe import derive, remember, tell, write
 from stackd.lifecycle.status import observation, pod_progress
 from stackd.lifecycle.view import current_pod, is_explained
 from stackd.logs import stack_log
@@ -50,6 +50,8 @@ async def accept(context: Context, stack: Stack, decision: Decision) -> bool:
         )
         creation.timer.end("accept")
         stack_log(log, stack.stack_id).info("created on %s", row.node_id)
+    if row.ended or row.status_reason:  # the pod was faster than its Service
+        tell(context, row)
     node = context.mirror.nodes.get(pod.node_name or row.node_id or "")
     remember(context, stack.stack_id, snapshot, derived, progress, (pod, service, node))
     crash_point("accept.accepted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -202,3 +203,14 @@ async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: H
     assert (await logs(at, stack_id, "?tail=1")).text == "boom\n"
     await at.delete(stack_id)
     assert (await logs(at, stack_id)).text == "starting\nboom\n"
+
+
+async def test_a_pod_that_fails_before_its_create_is_complete_is_told_of_and_leaves_its_last_words(
+    at: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    at.faults.add_fault(action="latency", verb="create|patch", resource="services", seconds=0.5)
+    stack = await at.create(request_for("registry.example/fail-3"))
+    await at.until_status(stack["stack_id"], "failed")
+    await eventually(lambda: bool(at.rows("SELECT 1 FROM kept_logs")))
+    assert "failed (Error)" in caplog.text
