@@ -7,6 +7,7 @@ for templates (``refill``) does what it says, and looks again when it says so, o
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -40,15 +41,15 @@ class Work:
     """What is to be done: how many more stacks to make, and which to delete: ``failing`` at once, ``unwanted`` as fast as others
     are made. ``failed`` says why the first of the current template failed by itself; empty if none has.
 
-    Of shared stacks, ``kept`` are those whose end is put off, ``restarts`` those that get a new pod, and why. ``again``: in how
-    many seconds to look again if nothing changes.
+    Of shared stacks, ``kept`` are those whose end is put off, and until when (nanoseconds), ``restarts`` those that get a new
+    pod, and why. ``again``: in how many seconds to look again if nothing changes.
     """
 
     missing: int = 0
     failing: list[Stack] = field(default_factory=list)
     unwanted: list[Stack] = field(default_factory=list)
     failed: str = ""
-    kept: list[Stack] = field(default_factory=list)
+    kept: list[tuple[Stack, int]] = field(default_factory=list)
     restarts: list[tuple[Stack, str]] = field(default_factory=list)
     again: float = math.inf
 
@@ -123,9 +124,10 @@ def _of_shared(work: Work, pool: Pool, template: Template | None, row: Stack, no
     if not seen.missing and (template is None or not _wants_shared(template, now) or not fits(row, template)):
         work.failing.append(row)
         return
+    until = min(now + seen.longest_life, (template.hours.closes if template is not None else 0) or sys.maxsize)
     left = (row.ttl_expires_at - now - seen.longest_life // 2) / NANOSECONDS
-    if left <= 0:
-        work.kept.append(row)
+    if left <= 0 and row.ttl_expires_at < until:
+        work.kept.append((row, until))
     work.again = min(work.again, left if left > 0 else math.inf)
     if row.desired is Desired.STOPPED or row.pod_uid is None:
         return

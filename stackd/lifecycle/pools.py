@@ -37,8 +37,8 @@ class PoolFigures:
 
 @dataclass(slots=True, kw_only=True)
 class Pool:
-    """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` of the template in force,
-    and when it ``closes`` (nanoseconds; 0: never).
+    """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` of the template in force.
+    ``closes``: when its stacks end at the latest, by their rows (nanoseconds; 0: at any time; None: they are to be compared).
 
     ``waits`` are its rows, the latest to become ready behind the others; ``shared`` its shared stacks: one, and those that
     are being deleted. ``making`` counts creates under way, whose rows
@@ -57,7 +57,7 @@ class Pool:
     reason: str = ""
     not_before: float = 0.0
     digest: str = ""
-    closes: int = 0
+    closes: int | None = None
 
     def failed(self, why: str, now: float, *, longest: float = LONGEST_PAUSE) -> None:
         """Record a failure; each one delays the next try longer."""

@@ -51,7 +51,8 @@ class Refill:
         """Subscriber of the store."""
         if after is not None and after.template and not after.unassigned:
             closes = self._context.settings.templates.closes.get(after.template, 0)
-            if 0 < closes < after.ttl_expires_at and after.deleting_since is None:  # its create began with another text
+            if 0 < closes < after.ttl_expires_at and after.deleting_since is None:
+                self._context.pools.of(after.template).closes = None  # its create began with another text
                 self.queue.add(after.template, delay=GATHER_SECONDS)
         row = before if before is not None and before.unassigned else after or before
         if row is not None and (row.unassigned or row.shared):
@@ -90,16 +91,16 @@ class Refill:
             pool.reason = "the template is missing"
             log.warning("the template %s is missing; its pool and its shared stack stay as they are", name)
         pool.forget_failures(now, template.digest if template is not None else pool.digest)
-        if template is not None:
-            await self._close(pool, template)
+        if not missing:
+            await self._close(pool, name, template.hours.closes if template is not None else 0)
         work = decide_template(pool, template, now, self._seen(pool, template, missing=missing))
         if work.failed:
             pool.crashed_at = now
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
         allowed = self._allowed(len(work.unwanted))
         await self._delete([*work.failing, *work.unwanted[:allowed]])
-        for row in work.kept:
-            await context.store.stacks.keep(row.stack_id, now + context.longest_life)
+        for row, until in work.kept:
+            await context.store.stacks.keep(row.stack_id, until)
             crash_point("shared.kept")
         for row, reason in work.restarts:
             if reason != TEMPLATE_CHANGED:
@@ -122,17 +123,17 @@ class Refill:
             missing=missing,
         )
 
-    async def _close(self, pool: Pool, template: Template) -> None:
-        """Have the template's stacks end when it closes, also those that are older than its `closes`, or that another owner
-        has extended."""
-        context, closes, before = self._context, template.hours.closes, pool.closes
-        pool.closes = closes
-        if closes:
-            rows = (row for row in context.store.assigned.ordered() if row.template == template.name and not row.shared)
-            ids = [row.stack_id for row in rows if row.ttl_expires_at > closes or row.ttl_expires_at == before < closes]
-            if ids:
-                await context.store.stacks.close(ids, closes=closes, before=before, longest=context.longest_life)
-                context.loop.wake(ids)
+    async def _close(self, pool: Pool, name: str, closes: int) -> None:
+        """Have the template's stacks end when it ``closes``, once after a start, and when that or a row has changed."""
+        if pool.closes == closes:
+            return
+        context, pool.closes = self._context, closes
+        try:
+            changed = await context.store.stacks.close(name, closes=closes, longest=context.longest_life)
+        except StackdError:
+            pool.closes = None
+            raise
+        context.loop.wake(row.stack_id for row in changed)
 
     # ---- what was decided
 

@@ -32,6 +32,7 @@ from stackd.model import (
 )
 from stackd.names import renamed
 from stackd.store import history, reservations, rows
+from stackd.store.meta import set_meta
 from stackd.store.reservations import NO_CREATE_LIMITS, CreateLimits
 from stackd.store.rows import Claim
 from stackd.store.transaction import Transaction
@@ -43,6 +44,10 @@ BY_JOB = DeleteReason.BATCH.value
 
 STOPPED_BY_USER = "StoppedByUser"
 STOPPED_MESSAGE = "stopped by its user; its ports are kept"
+LATE = (
+    "SELECT stack_id FROM stacks WHERE template = ? AND unassigned = 0 AND deleting_since IS NULL"
+    " AND (ttl_expires_at > ? OR ttl_expires_at = ?)"
+)
 _SHOWN = ("status", "status_reason", "status_message", "node_id", "node_public_ip")
 _RESERVED = ("requested_cpu_milli", "requested_memory_bytes")
 
@@ -310,18 +315,20 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
     return rows.save_one(tx, after)
 
 
-def close(tx: Transaction, ids: Collection[str], *, closes: int, before: int, longest: int) -> list[Stack]:
-    """Have none of these stacks end later than its template ``closes``. Those that would have ended when it closed ``before``
-    (0: never) end when it closes now, but within ``longest`` of their creation. In nanoseconds. Returns the changed ones."""
-    changed = []
-    for stack in rows.find_all(tx, ids).values():
-        ends = min(stack.ttl_expires_at, closes)
-        if stack.ttl_expires_at == before < closes:
-            ends = min(closes, max(before, stack.created_at + longest))
-        if stack.deleting_since is None and ends != stack.ttl_expires_at:
+def close(tx: Transaction, template: str, *, closes: int, longest: int) -> list[Stack]:
+    """Have no stack of the template end later than it ``closes`` (0: never). Those that would have ended when it closed as the
+    file has it end when it closes now, but within ``longest`` of their creation. In nanoseconds. Returns the changed ones."""
+    key, changed = f"closes:{template}", []
+    before = int((tx.row("SELECT value FROM meta WHERE key = ?", (key,)) or ("0",))[0])
+    for (stack_id,) in tx.rows(LATE, (template, closes, before)) if closes else ():
+        stack = rows.find_live(tx, stack_id)
+        ends = closes if stack.ttl_expires_at > closes else min(closes, max(before, stack.created_at + longest))
+        if ends != stack.ttl_expires_at:
             changed.append(rows.touched(tx, stack, ttl_expires_at=ends))
             message = f"its template closes; it ends at {from_nanoseconds(ends)}"
-            history.note(tx, stack.stack_id, EventKind.WARNING, reason="TemplateCloses", message=message)
+            history.note(tx, stack_id, EventKind.WARNING, reason="TemplateCloses", message=message)
+    if closes != before:
+        set_meta(tx, key, str(closes) if closes else None)
     return rows.save(tx, changed) if changed else []
 
 

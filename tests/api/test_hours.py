@@ -12,7 +12,7 @@ import pytest
 from tests.api.scenes import config, finished, put, submit
 from tests.harness import Harness, Machine, until
 from tests.players import player, settings
-from tests.templates import BODY, PLAIN, folder_with
+from tests.templates import BODY, PLAIN, folder_with, start
 
 SHARED = PLAIN + "shared: true\n"
 POOLED = PLAIN + "pool: 2\n"
@@ -86,6 +86,24 @@ async def test_who_moves_the_end_moves_that_of_the_stacks(at: Harness, vm: Machi
     assert await ends(short["stack_id"]) == end_of(short)
     await put(at, "web-1", PLAIN)
     assert await ends(long["stack_id"]) == datetime.fromisoformat(third), "what it has got, it keeps"
+
+
+async def test_an_end_that_is_moved_while_stackd_is_away_moves_that_of_the_stacks(vm: Machine) -> None:
+    first, second = later(1800), later(2400)
+    at = await start(vm, web_1=hours(closes=first))
+    mine = await at.create(BODY)
+    assert end_of(mine) == datetime.fromisoformat(first)
+    at = await start(vm, web_1=hours(closes=second))
+    await until(lambda: at.stack(mine["stack_id"]), lambda seen: end_of(seen) == datetime.fromisoformat(second))
+
+
+async def test_a_shared_stack_ends_when_its_template_closes(at: Harness) -> None:
+    await put(at, "notes", SHARED)
+    seen = await until(lambda: at.get("/templates/notes"), lambda seen: seen["shared_stack"] is not None)
+    for closes in (later(1800), later(2400), later(900)):
+        await put(at, "notes", hours(SHARED, closes=closes))
+        ends = partial(eq, datetime.fromisoformat(closes))
+        await until(lambda: at.stack(seen["shared_stack"]), lambda row, ends=ends: ends(end_of(row)))  # type: ignore[misc]
 
 
 async def test_nothing_is_extended_beyond_the_end(at: Harness) -> None:

@@ -79,6 +79,8 @@ LATE = replace(LOST, updated_at=NOW - round(UNREADY_SECONDS * NANOSECONDS))
         (shared(pod_uid=None, status=StackStatus.CREATING), {}, []),
         # its end is put off
         (shared(ttl_expires_at=NOW + LIFE // 2), {}, ["keep"]),
+        # but not beyond the time at which its template closes
+        (shared(ttl_expires_at=NOW + LIFE // 4), {"of": template(hours=Hours(closes=NOW + LIFE // 4))}, []),
         # it is being deleted
         (shared(deleting_since=NOW), {}, []),
         (shared(accepted=False), {}, []),
