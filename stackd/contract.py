@@ -46,7 +46,7 @@ ProblemKey = Literal[
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
 ITEM_STATES = ("pending", "started", "done", "not_found", "failed")
 AUDIT = get_args(AuditAction)
-ACTIONS = (*get_args(JobAction), *AUDIT)
+ACTIONS = (*get_args(JobAction), "label", *AUDIT)
 ROUTES = ("http", "https", "tls")
 PROTOCOLS = ("TCP", "UDP")
 LARGEST_PORT = 65535
@@ -112,6 +112,13 @@ Labels = Annotated[
         Annotated[str, expects(f"a string of {BARE_KEY_FORM}", pattern=rf"\A(?:{BARE_KEY})?\Z")],
     ],
     expects('an object of at most 16 labels, such as {"team": "7"}', max_length=16),
+]
+LabelChanges = Annotated[
+    Mapping[
+        Annotated[str, expects(BARE_KEY_FORM, pattern=rf"\A{BARE_KEY}\Z")],
+        Annotated[str, expects(f"a string of {BARE_KEY_FORM}, or null", pattern=rf"\A(?:{BARE_KEY})?\Z")] | None,
+    ],
+    expects('an object of at most 16 labels, such as {"team": "7", "seat": null}', max_length=16),
 ]
 StackIds = Annotated[
     tuple[
@@ -298,7 +305,7 @@ class Stack(Body, frozen=True, kw_only=True):
     status_message: Annotated[str, doc("The same in a sentence. It may quote the pod, so it is the tenant's text.")] = (
         ""
     )
-    labels: Annotated[Mapping[str, str], doc("The labels from the create.")] = NOTHING
+    labels: Annotated[Mapping[str, str], doc("Its labels.")] = NOTHING
     ended: Annotated[bool, doc("Whether the pod has ended for good. Its ports and service are released.")] = False
     addresses: Annotated[
         tuple[Address, ...], doc("Where its ports are reached: those that have an address; none once it has ended.")
@@ -521,6 +528,15 @@ class Extend(Request, frozen=True, kw_only=True):
     """How much longer."""
 
     ttl: Annotated[Duration, doc("Added to `ttl_expires_at`; the whole life may be `stacks.max_ttl` at most.")]
+
+
+class StackChange(Request, frozen=True, kw_only=True):
+    """What is to change of a stack."""
+
+    labels: Annotated[
+        LabelChanges,
+        doc("Labels to set; null removes one. Those that are not named stay, and so do a tenant's and stackd's own."),
+    ]
 
 
 class Restart(Request, frozen=True, kw_only=True):

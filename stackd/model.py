@@ -132,6 +132,7 @@ class EventKind(enum.StrEnum):
     STOPPED = "stopped"
     NODE_DELETED = "node_deleted"
     EXTENDED = "extended"
+    LABELLED = "labelled"
     STOP_REQUESTED = "stop_requested"
     START_REQUESTED = "start_requested"
     RESTART_REQUESTED = "restart_requested"

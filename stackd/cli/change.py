@@ -1,4 +1,4 @@
-"""``stacks delete``, ``extend``, ``restart``, ``renew``, ``stop`` and ``start``.
+"""``stacks delete``, ``extend``, ``label``, ``restart``, ``renew``, ``stop`` and ``start``.
 
 One named stack is changed by a request of its own. Several, and those that a filter, --all or standard input chooses, are
 changed by one job.
@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stackd.cli.options import FILTERS, Length, checked, filter_options, labels_of, output_option, stack_ids_argument
-from stackd.cli.output import addresses, console, counted, duration, is_terminal, local, printed, since
+from stackd.cli.options import (
+    FILTERS,
+    Length,
+    checked,
+    filter_options,
+    labels_of,
+    output_option,
+    stack_id_argument,
+    stack_ids_argument,
+)
+from stackd.cli.output import addresses, console, counted, duration, is_terminal, label_text, local, printed, since
 from stackd.cli.target import client_options, interruptible
 from stackd.printable import printable, some_of
 
@@ -106,6 +115,25 @@ renew = _command(
 )
 stop = _command("stop", "Remove the pods of stacks; keep their ports.")
 start = _command("start", "Give stopped stacks a fresh pod behind the ports they kept.", starts=True)
+
+
+@click.command("label")
+@client_options
+@stack_id_argument
+@click.argument("changes", metavar="KEY=VALUE|KEY-…", nargs=-1, required=True)
+@output_option("json", "name")
+def label(client: Client, stack_id: str, changes: tuple[str, ...], output: str | None) -> None:
+    """Change the labels of a stack: KEY=VALUE sets one, KEY- removes one.
+
+    \b
+    stackd stacks label stack-716b6384dd477b0b player=8 seat-
+    """
+    removed = [text[:-1] for text in changes if text.endswith("-") and "=" not in text]
+    given = labels_of((text for text in changes if "=" in text or not text.endswith("-")), "a label")
+    with interruptible(f"{stack_id} may have its new labels; see: stackd stacks show {stack_id}"):
+        stack = client.label(checked(stack_id), {**given, **dict.fromkeys(removed)}).raw
+    if not printed(stack, output):
+        click.echo("\t".join([stack_id, *(() if output == "name" else [label_text(stack)])]))
 
 
 def _change(client: Client, action: str, stack_id: str, ttl: str, output: str | None) -> None:

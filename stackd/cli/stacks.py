@@ -45,6 +45,7 @@ VERBS = {
     "watch": ("stackd.cli.watch:watch", "Watch the stacks change."),
     "delete": ("stackd.cli.change:delete", "Delete stacks."),
     "extend": ("stackd.cli.change:extend", "Extend a stack's time to live."),
+    "label": ("stackd.cli.change:label", "Change a stack's labels."),
     "restart": ("stackd.cli.change:restart", "Give stacks a fresh pod behind the same ports."),
     "renew": ("stackd.cli.change:renew", "Give stacks the newest version of their template."),
     "stop": ("stackd.cli.change:stop", "Remove the pods of stacks; keep their ports."),

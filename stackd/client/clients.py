@@ -214,6 +214,7 @@ class Operations:
     job = Operation(operations.job)
     wait_job = Operation(operations.wait_job)
     extend = Operation(operations.extend)
+    label = Operation(operations.label)
     check = Operation(operations.check)
     stop = Operation(operations.stop)
     start = Operation(operations.start)

@@ -310,6 +310,12 @@ def extend(stack: str | Stack, ttl: Length) -> Steps[Stack]:
     return _updated(stack, (yield from _once(f"{path_of(stack)}/extend", {"ttl": _length(ttl)}, "")))
 
 
+def label(stack: str | Stack, labels: Mapping[str, str | None]) -> Steps[Stack]:
+    """Set these labels of a stack, and remove those that are None; the others stay."""
+    changes = {"labels": dict(labels)}
+    return _updated(stack, (yield from call("PATCH", path_of(stack), changes, seconds=CHANGE_SECONDS, repeatable=True)))
+
+
 def check(stack: str | Stack) -> Steps[Checked]:
     """Have the check of the stack's template run, which may take minutes; returns what it says."""
     return decode(Checked, (yield from call("POST", f"{path_of(stack)}/check", seconds=CHECK_SECONDS)))

@@ -331,13 +331,21 @@ class Cluster:
         return kind.state(await poll(deadline, once))
 
     async def update(
-        self, kind: ObjectKind[S], manifest: Mapping[str, Any], uid: str, *, timeout: float | None = None
+        self,
+        kind: ObjectKind[S],
+        manifest: Mapping[str, Any],
+        uid: str,
+        *,
+        clients: Iterable[str] = (),
+        timeout: float | None = None,
     ) -> S:
-        """Change the object of that uid to what the manifest says; a Service's node ports stay held.
+        """Change the object of that uid, which has these labels of clients, to what the manifest says; a Service's node ports
+        stay held.
 
         Raises NodePortTaken, NodePortOutOfRange, ClusterRefused if a policy removes our labels, and as ``patch``.
         """
-        before: JsonObject = {"metadata": {}, "spec": {}}
+        names = dict.fromkeys((labels.CLIENT_LABEL_PREFIX + name for name in clients), "")
+        before: JsonObject = {"metadata": {"labels": names}, "spec": {}}
         return kind.state(await self._change(kind.resource, manifest, uid, before, self.deadline(timeout)))
 
     async def overwrite(self, kind: ObjectKind[S], manifest: Mapping[str, Any], uid: str, version: str) -> S:

@@ -83,13 +83,15 @@ def annotations_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
 class Marks:
     """What stackd's labels and annotations say of an object; ``instance`` is empty if no stackd manages it.
 
-    ``pool`` is the template in whose pool its stack waits, or empty; ``generation`` as of ``generation_of``.
+    ``pool`` is the template in whose pool its stack waits, or empty; ``generation`` as of ``generation_of``;
+    ``clients`` are the labels of the stack that it carries.
     """
 
     instance: str
     stack_id: str
     pool: str
     generation: int
+    clients: Mapping[str, str]
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
 
@@ -103,6 +105,11 @@ def marks_of(metadata: Mapping[str, Any]) -> Marks:
         stack_id=names.get(STACK, ""),
         pool=intern(names.get(POOL, "")),
         generation=_generation(notes),
+        clients={
+            name[len(CLIENT_LABEL_PREFIX) :]: value
+            for name, value in names.items()
+            if name.startswith(CLIENT_LABEL_PREFIX)
+        },
         labels=names,
         annotations=notes,
     )

@@ -60,9 +60,10 @@ def _numbered(stack: Stack) -> dict[str, str]:
     return {labels.GENERATION: str(stack.generation)} if stack.shared else {}
 
 
-def pod_labels(stack: Stack, instance: str) -> dict[str, str | None]:
-    """The labels of stackd on the stack's pod; None: the pod must not have that one."""
-    return {labels.POOL: None, **_labels(stack, instance), **_numbered(stack), labels.ASSIGNED: None}
+def pod_labels(stack: Stack, instance: str, clients: Iterable[str]) -> dict[str, str | None]:
+    """The labels of stackd on the stack's pod, which has these labels of ``clients``; None: it must not have that one."""
+    gone = dict.fromkeys(labels.CLIENT_LABEL_PREFIX + name for name in clients)
+    return {**gone, labels.POOL: None, **_labels(stack, instance), **_numbered(stack), labels.ASSIGNED: None}
 
 
 def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Strings that many objects share are interned and messages are cut, so that thous
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from sys import intern
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -94,6 +95,7 @@ class PodState:
     ephemeral_bytes: int = 0
     pool: str = ""
     assigned: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @struct
@@ -151,6 +153,7 @@ class ServiceState:
     recorded: bool = True
     pool: str = ""
     spare: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
     resource_version: str = ""
 
 
@@ -222,6 +225,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         ephemeral_bytes=-(-ephemeral // NANO),
         pool=ours.pool,
         assigned=labels.ASSIGNED in ours.labels,
+        labels=ours.clients,
     )
 
 
@@ -260,6 +264,7 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         recorded=bool(notes.get(labels.RECORD) and notes.get(labels.DESIRED)),
         pool=ours.pool,
         spare=labels.SPARE in ours.labels,
+        labels=ours.clients,
         resource_version=metadata.get("resourceVersion", ""),
     )
 

@@ -129,8 +129,10 @@ async def _label_pod(context: Context, stack: Stack, change: Change) -> None:
     """Put stackd's labels and the generation back: without them the watch and the Service do not see the pod. Raises
     ClusterRefused if something removes them at once."""
     assert change.uid is not None, "a pod was seen"
-    names, generation = pod_labels(stack, context.cluster.instance), {labels.GENERATION: str(stack.generation)}
     before = context.mirror.pods.get(change.name)
+    clients = () if before is None else before.labels
+    names = pod_labels(stack, context.cluster.instance, clients)
+    generation = {labels.GENERATION: str(stack.generation)}
     try:
         pod = await context.cluster.patch(POD_KIND, change.name, change.uid, labels=names, annotations=generation)
     except (ObjectNotFound, PreconditionFailed):  # it is gone, or another pod has its name by now
@@ -287,8 +289,12 @@ async def _send_service(context: Context, stack: Stack, change: Change, deadline
     if change.verb is Verb.CREATE:
         return await context.cluster.create(SERVICES, manifest, timeout=deadline.left)
     if change.uid is not None:
+        seen = context.mirror.services.get(change.name)
+        clients = () if seen is None else seen.labels
         try:
-            service = await context.cluster.update(SERVICES, manifest, change.uid, timeout=deadline.left)
+            service = await context.cluster.update(
+                SERVICES, manifest, change.uid, clients=clients, timeout=deadline.left
+            )
         except (ObjectNotFound, PreconditionFailed):
             _is_gone(context, change)
         else:

@@ -35,6 +35,7 @@ class WantedService:
     generation: int
     pod: str
     expires_at: int | None
+    labels: Mapping[str, str]
     spare: bool = False
 
 
@@ -46,6 +47,7 @@ class WantedPod:
     stack_id: str
     generation: int
     unassigned: bool
+    labels: Mapping[str, str]
 
 
 @struct
@@ -75,6 +77,7 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
         generation=stack.generation,
         pod=wanted_pod(stack),
         expires_at=None if stack.unassigned else stack.ttl_expires_at,
+        labels=stack.labels,
         spare=stack.spare,
     )
     pods: tuple[WantedPod, ...] = ()
@@ -85,6 +88,7 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
                 stack_id=stack.stack_id,
                 generation=stack.generation,
                 unassigned=stack.unassigned,
+                labels=stack.labels,
             ),
         )
     named = () if over else wanted_routes(stack, routes, instance)
@@ -125,7 +129,7 @@ def record_error(wanted: WantedService, seen: ServiceState) -> str | None:
         return "its Service does not say yet whether it was assigned"
     if (seen.generation, seen.desired) != (wanted.generation, wanted.pod):
         return "the record does not say yet that it was stopped or started"
-    return None
+    return None if wanted.labels == seen.labels else "the labels in its record are outdated"
 
 
 def expiry_error(wanted: WantedService, seen: ServiceState) -> str | None:
@@ -149,6 +153,8 @@ def pod_difference(wanted: WantedPod, seen: PodState) -> str | None:
         return None
     if bool(seen.pool) != wanted.unassigned or seen.assigned:
         return "the labels of its pod do not say yet whether it was assigned"
+    if wanted.labels != seen.labels:
+        return "its pod has other labels"
     return None if seen.generation == wanted.generation else "its pod does not say which one of the stack's it is"
 
 

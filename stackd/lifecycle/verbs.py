@@ -50,7 +50,17 @@ from stackd.model import (
     StackStatus,
     TargetPort,
 )
-from stackd.store import NO_CREATE_LIMITS, PORT_REPLACED, Claim, CreateLimits, Extension, Renewed, Start, ports_replaced
+from stackd.store import (
+    NO_CREATE_LIMITS,
+    PORT_REPLACED,
+    Claim,
+    CreateLimits,
+    Extension,
+    Relabelling,
+    Renewed,
+    Start,
+    ports_replaced,
+)
 from stackd.templates import Template
 from stackd.timing import PLACED_SECONDS
 
@@ -256,11 +266,25 @@ async def extend(
     return stack
 
 
-async def record(context: Context, stack_id: str, *, patient: bool = False) -> None:
-    """Return once the cluster has the stack's end, too: an owner with another file reads it there.
+async def relabel(context: Context, stack_id: str, change: Relabelling) -> Stack:
+    """Give the stack other labels and return it; they survive ``kill -9``, and the loss of the file.
+
+    Raises StackNotFound, Conflict, LabelLimitReached, StoreUnavailable, NotOwner; ClusterUnavailable if the stack has them but
+    the cluster may not.
+    """
+    context.fence.require()
+    stack = await context.tasks.run(f"relabel {stack_id}", context.store.stacks.relabel(stack_id, change))
+    crash_point("relabel.relabelled")
+    await context.tasks.run(f"record {stack_id}", record(context, stack_id, done="has its new labels"))
+    return stack
+
+
+async def record(context: Context, stack_id: str, *, done: str = "", patient: bool = False) -> None:
+    """Return once the cluster has the stack's end and labels, too: an owner with another file reads them there.
 
     Raises StackNotFound; Conflict if it is being deleted, which writes no record; NotOwner; ClusterUnavailable if the
-    cluster may not have it; stackd retries. ``patient``: as for ``Loop.reconcile_until``.
+    cluster may not have it; stackd retries. ``done``: what it may lack, if no extension. ``patient``: as for
+    ``Loop.reconcile_until``.
     """
     try:
         recorded = partial(is_recorded, context)
@@ -271,7 +295,9 @@ async def record(context: Context, stack_id: str, *, patient: bool = False) -> N
         stack = _row(context, stack_id)
         if not is_recorded(context, stack):  # otherwise something else is left to do about the stack
             written = f"stackd retries to write that into the cluster: {public_text(error)}"
-            sentence = f"{stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
+            sentence = (
+                f"{stack_id} {done or f'is extended until {from_nanoseconds(stack.ttl_expires_at)}'}, and {written}"
+            )
             raise StillToDo(sentence, detail=detail_of(error), code=public_code(error)) from error
     if _row(context, stack_id).deleting_since is not None:
         raise StackDeleting(stack_id)
@@ -306,11 +332,12 @@ async def write_records(context: Context, timeout: float) -> None:
 
 
 def is_recorded(context: Context, row: Stack | None) -> bool | None:
-    """For ``Loop.reconcile_until``: True once the Service's record has the row's expiry, or needs it no more."""
+    """For ``Loop.reconcile_until``: True once the Service's record has the row's expiry and labels, or needs them no more."""
     service = None if row is None else context.mirror.services.get(row.service_name)
     if row is None or row.deleting_since is not None:
         return True
-    return True if service is not None and service.recorded and service.expires_at == row.ttl_expires_at else None
+    seen = (service.expires_at, service.labels) if service is not None and service.recorded else None
+    return True if seen == (row.ttl_expires_at, row.labels) else None
 
 
 async def until_status(context: Context, stack_id: str, wanted: Collection[StackStatus], timeout: float) -> Stack:

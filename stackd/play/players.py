@@ -86,17 +86,20 @@ class Players:
         return self._context.clock.now() // NANOSECONDS
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """Find a new stack by its labels from now on, a deleted one no more (a subscriber of the store)."""
-        stack = after or before
-        if stack is None or (before is not None and after is not None):
+        """Find a stack by the labels that it has now, a deleted one no more (a subscriber of the store)."""
+        if before is not None and after is not None and before.labels == after.labels:
             return
-        if after is None:
-            self._note_end(stack)
-        for label in stack.labels.items():
-            ids = self._by_label.setdefault(label, set())
-            (ids.discard if after is None else ids.add)(stack.stack_id)
-            if not ids:
-                del self._by_label[label]
+        if before is not None:
+            if after is None:
+                self._note_end(before)
+            for label in before.labels.items():
+                ids = self._by_label[label]
+                ids.discard(before.stack_id)
+                if not ids:
+                    del self._by_label[label]
+        if after is not None:
+            for label in after.labels.items():
+                self._by_label.setdefault(label, set()).add(after.stack_id)
 
     def _note_end(self, stack: Stack) -> None:
         ended, own = (stack.template, frozenset(stack.labels.items())), stack.stack_id in self.stopped

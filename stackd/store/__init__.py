@@ -24,7 +24,16 @@ file, schema  opening, checking, converting and copying the file; its lock and r
 
 from __future__ import annotations
 
-from stackd.store.changes import BY_JOB, STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Renewed, Start, differs
+from stackd.store.changes import (
+    BY_JOB,
+    STOPPED_BY_USER,
+    STOPPED_MESSAGE,
+    Extension,
+    Relabelling,
+    Renewed,
+    Start,
+    differs,
+)
 from stackd.store.file import backup_file, require_own_file
 from stackd.store.history import ActivityFilter, ActivityRequest
 from stackd.store.identity import FileIdentity
@@ -54,6 +63,7 @@ __all__ = [
     "Extension",
     "FileIdentity",
     "KeptLink",
+    "Relabelling",
     "Renewed",
     "Start",
     "Store",

@@ -8,8 +8,9 @@ why the cluster is in the observed state, nor how a pod is stopped or started.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
@@ -67,6 +68,15 @@ class Extension:
     closes: int = 0
     reason: str = ""
     times: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relabelling:
+    """What ``labels`` makes of a stack's labels, which raises InvalidRequest for what cannot be."""
+
+    labels: Callable[[Mapping[str, str]], dict[str, str]]
+    by: Principal
+    limits: CreateLimits = NO_CREATE_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +254,27 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
         rows.insert_claim(tx, replace(claim, stack_id=stack_id))
     extensions = before.extensions + (extension.times is not None)
     return rows.save_one(tx, rows.touched(tx, before, ttl_expires_at=ends, extensions=extensions))
+
+
+def relabel(tx: Transaction, stack_id: str, change: Relabelling) -> Stack:
+    """Give the stack the labels that ``change`` makes of its own; no change if it has them.
+
+    Raises ``StackNotFound``, ``Conflict``; ``LabelLimitReached`` if the stack lives, and as many as allowed have a label that
+    is new to it.
+    """
+    before = _in_use(tx, stack_id)
+    labels = change.labels(before.labels)
+    if labels == before.labels:
+        return before
+    if not before.ended:
+        new = dict(labels.items() - before.labels.items())
+        reservations.check_labels(tx, new, change.limits, apart_from=stack_id)
+    after = rows.touched(tx, before, labels=MappingProxyType(labels))
+    rows.replace_labels(tx, after)
+    gone = (f"{name}-" for name in before.labels if name not in labels)
+    said = [*(f"{name}={value}" for name, value in labels.items() if before.labels.get(name) != value), *gone]
+    history.note(tx, stack_id, EventKind.LABELLED, message=" ".join(said), by=change.by)
+    return rows.save_one(tx, after)
 
 
 def stop(tx: Transaction, stack_id: str, by: Principal, reason: str = "") -> Stack:

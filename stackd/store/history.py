@@ -99,6 +99,7 @@ _REPEATING = frozenset(
         EventKind.NOT_READY,
         EventKind.RESTARTED,
         EventKind.EXTENDED,
+        EventKind.LABELLED,
         EventKind.START_REQUESTED,
         EventKind.RESTART_REQUESTED,
     }

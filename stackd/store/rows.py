@@ -151,6 +151,12 @@ def insert_labels(tx: Transaction, stack: Stack) -> None:
         )
 
 
+def replace_labels(tx: Transaction, stack: Stack) -> None:
+    """Make the stack count for the limits of these labels, and of no others."""
+    tx.run("DELETE FROM stack_labels WHERE stack_id = ?", (stack.stack_id,))
+    insert_labels(tx, stack)
+
+
 def save(tx: Transaction, stacks: Sequence[Stack]) -> list[Stack]:
     """Write all columns but the pod spec; returns the stacks."""
     tx.many(UPDATE_STACK, list(map(STACKS.values, stacks)))

@@ -21,7 +21,8 @@ CLAIMANT = "substr(scope, 1, instr(scope, ' ') - 1)"
 
 # The lines of a timeline that are requests of clients, but for those that a job has carried out.
 REQUESTED = (
-    "kind IN ('accepted', 'extended', 'stop_requested', 'start_requested', 'restart_requested', 'delete_requested')"
+    "kind IN ('accepted', 'extended', 'labelled', 'stop_requested', 'start_requested', 'restart_requested',"
+    " 'delete_requested')"
     " AND reason NOT IN ('batch', 'expired', 'undo', 'pool')"
 )
 
@@ -30,7 +31,8 @@ PRINCIPAL = "principal TEXT AS (substr(by, 1, instr(by || ' ', ' ') - 1)) VIRTUA
 
 TEMPLATE_SOURCE = "source TEXT NOT NULL DEFAULT 'api' CHECK (source IN ('api', 'cluster'))"
 
-BY_PRINCIPAL = """
+BY_PRINCIPAL = f"""
+CREATE INDEX timeline_requested ON timeline (at) WHERE {REQUESTED};
 CREATE INDEX timeline_accepted ON timeline (principal, at) WHERE kind = 'accepted';
 CREATE INDEX jobs_by ON jobs (principal, created_at, items);
 CREATE INDEX links_by ON links (principal, expires_at);
@@ -131,7 +133,6 @@ CREATE TABLE timeline (
 CREATE INDEX timeline_stack ON timeline (stack_id);
 CREATE INDEX timeline_gone ON timeline (at) WHERE kind = 'deleted';
 CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message) WHERE kind IN ('warning', 'pulling');
-CREATE INDEX timeline_requested ON timeline (at) WHERE {REQUESTED};
 
 CREATE TABLE templates (
     name TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL, by TEXT NOT NULL,
@@ -164,7 +165,7 @@ TO_12 = (
     )
     + f"UPDATE idempotency SET scope = (SELECT id FROM temp.known WHERE quoted = {CLAIMANT}) || substr(scope, instr(scope, ' '))"
     f" WHERE {CLAIMANT} IN (SELECT quoted FROM temp.known);"
-    "DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;"
+    "DROP INDEX timeline_requested; DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;"
     + BY_PRINCIPAL
     + f"ALTER TABLE templates ADD COLUMN {TEMPLATE_SOURCE}; ALTER TABLE stacks ADD COLUMN offer TEXT;"
     "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;" + REMOVED_VALUES

@@ -48,6 +48,7 @@ class Stacks(View[Stack], Table):
     check = operation(reservations.check, writes=False)
     accept = operation(changes.accept)
     extend = operation(changes.extend, grows=True)
+    relabel = operation(changes.relabel, grows=True)
     stop = operation(changes.stop)
     stopped = operation(changes.stopped)
     start = operation(changes.start, grows=True)

@@ -28,6 +28,7 @@ from stackd.web.stacks import HISTORY
 ACTIONS = {
     "create": EventKind.ACCEPTED,
     "extend": EventKind.EXTENDED,
+    "label": EventKind.LABELLED,
     "restart": EventKind.RESTART_REQUESTED,
     "stop": EventKind.STOP_REQUESTED,
     "start": EventKind.START_REQUESTED,

@@ -82,6 +82,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         }
     },
     "Restart": {"as it is": {}, "with the newest version of its template": {"template": "latest"}},
+    "StackChange": {"another player, and no seat": {"labels": {"player": "8", "seat": None}}},
     "Extend": {"half an hour": {"ttl": "30m"}},
     "Timeline": {
         "created": {

@@ -21,6 +21,7 @@ from msgspec.structs import asdict
 from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
+from stackd.config import Config
 from stackd.contract import PROTOCOLS, Body, Request
 from stackd.errors import (
     Conflict,
@@ -367,6 +368,21 @@ def check_required(labels: Mapping[str, str], required: tuple[str, ...]) -> None
     if missing:
         text = f"{', '.join(missing)} must be given (limits.required_labels)"
         raise wrong("labels", text, ErrorCode.LABELS_REQUIRED)
+
+
+def relabelled(labels: Mapping[str, str], *, given: Mapping[str, str | None], config: Config) -> dict[str, str]:
+    """These labels of a stack, changed as a request wants. Raises InvalidRequest, also if they say whose stack it is."""
+    tenants = {name.lower() for key in config.auth.keys if key.tenant for name in key.labels}
+    for name, value in given.items():
+        if labels.get(name) == value:
+            continue
+        if name.lower() in tenants:
+            raise wrong(below("labels", name), "says which tenant's stack it is, and does not change; leave it out")
+        unreserved({name: value or ""})
+    merged = {name: value for name, value in {**labels, **given}.items() if value is not None}
+    check_required(merged, tuple(name for name in config.limits.required_labels if labels.get(name)))
+    decoded: dict[str, str] = decode(contract.Labels, merged, "labels")
+    return decoded
 
 
 def ttl_of(text: str, most: float) -> float:

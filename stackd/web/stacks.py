@@ -25,9 +25,9 @@ from stackd.lifecycle.checks import check_stack as checked
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.diagnostics import read_logs
-from stackd.lifecycle.verbs import delete, extend, restart, start, stop, until_gone, until_status
+from stackd.lifecycle.verbs import delete, extend, relabel, restart, start, stop, until_gone, until_status
 from stackd.model import Stack, StackStatus
-from stackd.store import Claim
+from stackd.store import Claim, Relabelling
 from stackd.units import format_duration
 from stackd.web import bodies, requests
 from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
@@ -348,6 +348,28 @@ async def extend_stack(call: ApiCall) -> web.Response:
         return answer
 
     return await first_answer(call, run, resumes=True)
+
+
+@route("PATCH", "/stacks/{stack_id}", STACKS, DETAIL, body=contract.StackChange, errors=(409,))
+async def change_stack(call: ApiCall) -> web.Response:
+    """Change a stack's labels.
+
+    A label that is new to the stack counts for `limits.stacks_per_label`, and as a create for `limits.creates_per_label`. A
+    label of `limits.required_labels` stays. Nobody changes a label by which a tenant's stacks are told from others' (a 400),
+    or those of a shared stack (a 409). The same request again changes nothing.
+    """
+    given = requests.parse(await read_body(call), contract.StackChange).labels
+    stack, view = call.changeable, call.view
+    if stack.shared:
+        sentence = f"{stack.stack_id} is shared by everybody: its labels are its template's"
+        raise Conflict(sentence, code=ErrorCode.SHARED_TEMPLATE)
+    labels = partial(requests.relabelled, given=given, config=view.context.config)
+    limits = replace(view.limits(stack.template), labels=view.context.config.limits.stacks_per_label)
+    change = Relabelling(labels=labels, by=call.key.principal, limits=limits)
+    new = dict(labels(stack.labels).items() - stack.labels.items())
+    with call.api.limits.per_label.create(new, call.key.among):
+        stack = await relabel(call.api.context, stack.stack_id, change)
+    return json_response(await _rendered(call.api.context, stack, 200))
 
 
 @route("POST", "/stacks/{stack_id}/stop", STACKS, DETAIL, errors=(409,))

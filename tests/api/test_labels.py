@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from functools import partial
 from typing import Any
 
 import pytest
 
 from stackd.codes import ROOM
+from stackd.kube.labels import CLIENT_LABEL_PREFIX
 from stackd.web.bodies import encoder, renderer
 from tests.document import matches
-from tests.harness import Harness, request_for, seed
+from tests.harness import Harness, Reply, eventually, request_for, seed
+from tests.streams import follow
 
 one_each = pytest.mark.stackd(limits__stacks_per_label="{ player = 1 }")
 twice = pytest.mark.stackd(limits__creates_per_label="{ player = '2/min' }")
@@ -272,3 +275,128 @@ async def test_an_answer_that_was_given_before_or_a_stack_that_is_there_is_no_cr
     await at.delete(first)
     await at.create(OF_7)
     await at.refused(429, "", "/stacks", OF_7 | RETURN)
+
+
+# ---- changes of the labels of a stack
+
+
+async def relabelled(at: Harness, stack_id: str, **labels: str | None) -> dict[str, str]:
+    reply = await at.call("PATCH", f"/stacks/{stack_id}", {"labels": labels})
+    assert reply.status == 200, reply.text
+    kept: dict[str, str] = reply.json["labels"]
+    return kept
+
+
+async def label_refused(at: Harness, status: int, words: str, stack_id: str, **labels: object) -> Reply:
+    return await at.refused(status, words, f"/stacks/{stack_id}", {"labels": labels}, method="PATCH")
+
+
+async def test_a_change_sets_and_removes_labels_wherever_they_are_and_the_rest_stays(at: Harness) -> None:
+    stack_id = await at.running(labelled(player="7", seat="3", lab="1"))
+    before = await at.stack(stack_id)
+    async with follow(at, "/events?label=seat") as stream:
+        assert await relabelled(at, stack_id, player="8", seat=None) == {"player": "8", "lab": "1"}
+        assert (await stream.until("left")).data == {"stack_id": stack_id}
+    after = await at.stack(stack_id)
+    changed = {name for name, value in after.items() if value != before[name]}
+    assert changed == {"labels", "updated_at"}
+    for kind, name in (("pods", stack_id), ("services", f"svc-{stack_id}")):
+        await eventually(partial(_carries, at, kind, name, {"player": "8", "lab": "1"}))
+    assert (await ids(at, "label=player=8"), await ids(at, "label=player=7")) == ([stack_id], [])
+    (line,) = [one for one in await at.timeline(stack_id) if one["kind"] == "labelled"]
+    assert (line["message"], line["by"]) == ("player=8 seat-", "environment")
+    (entry,) = (await at.get(f"/activity?action=label&stack={stack_id}"))["activity"]
+    assert (entry["message"], entry["status"], entry["labels"]) == ("player=8 seat-", "completed", after["labels"])
+
+
+async def _carries(at: Harness, kind: str, name: str, labels: dict[str, str]) -> bool:
+    theirs = (await at.objects(kind))[name]["metadata"]["labels"]
+    return labels == {
+        key.removeprefix(CLIENT_LABEL_PREFIX): value
+        for key, value in theirs.items()
+        if key.startswith(CLIENT_LABEL_PREFIX)
+    }
+
+
+async def test_the_same_change_again_changes_nothing(at: Harness) -> None:
+    stack_id = await at.running(labelled(player="7"))
+    await relabelled(at, stack_id, player="8", seat=None)
+    await eventually(partial(_carries, at, "pods", stack_id, {"player": "8"}))
+    before, lines = await at.stack(stack_id), await at.timeline(stack_id)
+    at.faults.reset_counts()
+    assert await relabelled(at, stack_id, player="8", seat=None) == {"player": "8"}
+    assert (await at.stack(stack_id), await at.timeline(stack_id)) == (before, lines)
+    assert at.counts.total("patch", "services") == 0
+
+
+async def test_a_change_that_cannot_be_says_which_label_and_why(at: Harness) -> None:
+    at.reload("limits", required_labels=("player",))
+    stack_id = await at.running(labelled(player="7", **{f"k{number}": "v" for number in range(15)}))
+    before = await at.stack(stack_id)
+    for labels, words in (
+        ({"team": 7}, "labels.team: must be a string of"),
+        ({"-a": "x"}, "the name must be"),
+        ({"team": "x"}, "labels: must be an object of at most 16 labels"),
+        ({"player": None}, "player must be given (limits.required_labels)"),
+        ({"Link": "link-1"}, "Link is the label of open links"),
+    ):
+        await label_refused(at, 400, words, stack_id, **labels)
+    for body, words in ({}, "labels: is required"), ({"labels": None}, "labels: is required"), ({"ttl": "1h"}, "ttl"):
+        await at.refused(400, words, f"/stacks/{stack_id}", body, method="PATCH")
+    await label_refused(at, 404, "", "stack-0000000000000000", player="8")
+    assert await at.stack(stack_id) == before
+
+
+@one_each
+async def test_a_label_that_is_new_to_a_stack_counts_for_its_limit(at: Harness) -> None:
+    of_7, of_8 = await at.running(OF_7), await at.running(labelled(player="8"))
+    reply = await label_refused(at, 409, "label player=8 has 1 of 1 stacks", of_7, player="8")
+    assert (reply.code, reply.json["stack_id"]) == ("label_limit_reached", of_8)
+    await label_refused(at, 409, "", of_7, Player="8")
+    await relabelled(at, of_8, player="9")
+    await relabelled(at, of_7, player="8", seat="3")
+    await at.refused(409, "label player=9", "/stacks", labelled(player="9"))
+    await at.running(OF_7)
+    at.reload("limits", stacks_per_label={"player": 0})
+    await relabelled(at, of_7, seat="4")
+
+
+@twice
+async def test_a_label_that_is_new_to_a_stack_counts_as_a_create_for_its_rate(at: Harness) -> None:
+    """Otherwise a stack of nobody, relabelled, would be one more than a player may create in that time."""
+    first, second, third = [await at.running() for _ in range(3)]
+    await relabelled(at, first, player="7")
+    await relabelled(at, first, player="7", seat="1")
+    await relabelled(at, second, player="7")
+    reply = await label_refused(at, 429, "more than 2/min creates with the label player=7", third, player="7")
+    assert reply.code == "label_rate_exceeded"
+    await at.refused(429, "", "/stacks", OF_7)
+
+
+async def test_labels_that_the_cluster_may_lack_are_kept_and_written_later(at: Harness) -> None:
+    stack_id = await at.running(labelled(player="7"))
+    at.faults.add_fault(action="status", verb="patch", resource="pods|services", code=403)
+    await label_refused(
+        at, 503, f"{stack_id} has its new labels, and stackd retries to write that", stack_id, player="8"
+    )
+    assert (await at.stack(stack_id))["labels"] == {"player": "8"}
+    at.faults.clear()
+    await eventually(partial(_carries, at, "services", f"svc-{stack_id}", {"player": "8"}))
+    assert await relabelled(at, stack_id, player="8") == {"player": "8"}
+
+
+async def test_the_labels_of_a_stack_that_is_being_deleted_do_not_change(at: Harness) -> None:
+    stack_id = await at.running()
+    await at.patch("pods", stack_id, {"metadata": {"finalizers": ["example.com/hold"]}})
+    at.give_kubernetes(timeout=0.5)
+    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 503
+    await label_refused(at, 409, "is being deleted", stack_id, player="8")
+    await at.patch("pods", stack_id, {"metadata": {"finalizers": None}})
+    await at.until_listed(0)
+
+
+async def test_somebody_elses_change_of_a_label_in_the_cluster_is_undone(at: Harness) -> None:
+    stack_id = await at.running(labelled(player="7"))
+    for kind, name in (("pods", stack_id), ("services", f"svc-{stack_id}")):
+        await at.patch(kind, name, {"metadata": {"labels": {"label.stackd.io/player": "8", "label.stackd.io/x": "y"}}})
+        await eventually(partial(_carries, at, kind, name, {"player": "7"}))

@@ -386,3 +386,15 @@ async def test_a_start_goes_on_if_the_player_leaves_and_is_shown_meanwhile(at: H
             press.cancel()
             await asyncio.wait([press])
         assert (await seat.until("running"))["name"] == entry["name"]
+
+
+async def test_a_stack_whose_labels_change_is_another_players_from_then_on(at: Harness) -> None:
+    async with player(at) as first, player(at, labels={"player": "seat-13"}) as second:
+        await first.start()
+        stack_id = (await first.until("running"))["name"]
+        reply = await at.call("PATCH", f"/stacks/{stack_id}", {"labels": {"player": "seat-13"}})
+        assert reply.status == 200
+        assert (await first.look())["lab-1"]["status"] == "none"
+        assert (await second.look())["lab-1"]["name"] == stack_id
+        await at.delete(stack_id)
+        assert (await second.look())["lab-1"]["status"] == "none"

@@ -160,3 +160,15 @@ async def test_a_lost_file_is_not_rebuilt_from_the_stacks_of_another_instance(vm
     vm.cluster.faults.clear()
     at = await vm.start()
     assert (await at.listed(), await at.answers()) == ([mine], before)
+
+
+async def test_a_lost_file_costs_no_change_of_labels(vm: Machine) -> None:
+    at = await vm.start()
+    stack_id = await at.running(labels={"player": "7", "seat": "3"})
+    reply = await at.call("PATCH", f"/stacks/{stack_id}", {"labels": {"player": "8", "seat": None}})
+    assert reply.status == 200
+    await vm.lose_file()
+    at = await vm.start()
+    await at.until_ready()
+    assert (await at.stack(stack_id))["labels"] == {"player": "8"}
+    assert [stack["stack_id"] for stack in (await at.get("/stacks?label=player=8"))["stacks"]] == [stack_id]

@@ -419,3 +419,19 @@ async def test_keys_take_turns_in_the_middle_of_their_jobs(
     first, own, _ = [await tenant.finished_job(job) for tenant, job in zip((b, a, b), jobs, strict=True)]
     assert (first["deleted"], own["deleted"]) == (4, 1)
     assert own["updated_at"] < first["updated_at"]
+
+
+async def test_nobody_moves_a_stack_to_another_tenant_by_its_labels(at: Harness, a: Client, b: Client) -> None:
+    of_a, of_nobody = (await a.create())["stack_id"], await at.running(labels={"event": "c"})
+    for client in (a, at):
+        for labels in ({"event": "b"}, {"event": None}, {"Event": "b"}):
+            reply = await client.refused(
+                400, "says which tenant's stack it is", f"/stacks/{of_a}", {"labels": labels}, method="PATCH"
+            )
+            assert [path for path, *_ in reply.reasons] == [f"labels.{next(iter(labels))}"]
+    await at.refused(400, "", f"/stacks/{of_nobody}", {"labels": {"event": "a"}}, method="PATCH")
+    await b.refused(404, "", f"/stacks/{of_a}", {"labels": {"player": "8"}}, method="PATCH")
+    reply = await a.call("PATCH", f"/stacks/{of_a}", {"labels": {"event": "a", "player": "8"}})
+    assert (reply.status, reply.json["labels"]) == (200, {"event": "a", "player": "8"})
+    of_b = (await b.create(labels={"player": "8"}))["stack_id"]
+    assert (await a.listed(), await b.listed()) == ([of_a], [of_b]), "the limit of a label counts one tenant's stacks"

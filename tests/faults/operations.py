@@ -6,6 +6,7 @@ Owns: which responses are allowed, and what a response promises (invariant 3) at
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -280,6 +281,19 @@ class Operations:
             longer = after.ttl_expires_at > before.ttl_expires_at
             world.checked(DURABLE, longer, f"{stack_id} was extended, and ends as before")
             world.ledger.extended(stack_id, TTLS[ttl])
+
+    async def relabel(self, pick: float) -> None:
+        world, stack_id, seat = self._world, self._one(pick), self._marker()
+        if not stack_id:
+            return
+        outcome = await world.call("PATCH", f"/stacks/{stack_id}", {"labels": {"seat": seat}})
+        world.note(f"relabel {stack_id}: {outcome}")
+        if outcome.status is None or not self._documented("relabel", outcome, stack_id) or outcome.status != 200:
+            return
+        service = world.ours("services").get(f"svc-{stack_id}", {"metadata": {}})
+        record = json.loads((service["metadata"].get("annotations") or {}).get("stackd.io/record", "{}"))
+        kept = record.get("labels", {}).get("seat") == seat or world.file.row(stack_id) is None
+        world.checked(DURABLE, kept, f"{stack_id} has a new label, which its record lacks")
 
     def _documented(self, what: str, outcome: Outcome, stack_id: str = "") -> bool:
         """Check that this response is allowed; that to a change of a stack depends on the stack."""

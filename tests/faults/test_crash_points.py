@@ -143,6 +143,11 @@ async def extend(stage: Stage) -> None:
         await stage.operations.extend(LAST, "10m", keyed=True)
 
 
+async def relabel(stage: Stage) -> None:
+    if await stage.stack():
+        await stage.operations.relabel(LAST)
+
+
 async def end(stage: Stage) -> None:
     """A pod exits by itself."""
     await stage.until_row(await stage.stack(ENDS), lambda row: not row.ports_held)
@@ -421,6 +426,7 @@ SCENES = {
         ),
     ),
     "extend": Scene(act=extend, deaths=twice("extend.extended", "extend.recorded")),
+    "relabel": Scene(act=relabel, deaths=(*twice("relabel.relabelled"), "service.written:2")),
     "expire": Scene(act=expire, deaths=twice("expire.marked")),
     "batch": Scene(
         act=batch,
