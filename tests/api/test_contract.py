@@ -215,7 +215,7 @@ async def test_unknown_ids_and_methods_are_named(at: Harness) -> None:
     for method, path, allowed in (
         ("PUT", "/stacks", "DELETE, GET, HEAD, POST"),
         ("POST", "/healthz", "GET, HEAD"),
-        ("PATCH", "/stacks/stack-1", "DELETE, GET, HEAD"),
+        ("PUT", "/stacks/stack-1", "DELETE, GET, HEAD, PATCH"),
         ("DELETE", "/stacks/batch-delete/job-1", "GET, HEAD"),
     ):
         reply = await at.call(method, path)

@@ -22,7 +22,11 @@ A, B = "sk-tenant-a-0123456789abcdef", "sk-tenant-b-0123456789abcdef"
 NO_STACK, NO_JOB = "stack-0000000000000000", "job-0000000000000000"
 BATCH = "/stacks/batch-delete"
 PARTS = {"page": "integrate", "folder": "docs", "file": "docs.js"}
-BODIES: dict[str, Any] = {"/stacks/{stack_id}/extend": {"ttl": "1m"}, "POST /capacity": seed()}
+BODIES: dict[str, Any] = {
+    "POST /stacks/{stack_id}/extend": {"ttl": "1m"},
+    "PATCH /stacks/{stack_id}": {"labels": {"team": "7"}},
+    "POST /capacity": seed(),
+}
 
 
 def tenants(folder: Path) -> Path:
@@ -95,11 +99,12 @@ async def hidden(a: Client, b: Client, method: str, path: str) -> None:
     before = (await a.stack(stack_id), await a.timeline(stack_id))
     url, nothing = path.format(stack_id=stack_id, job_id=job_id), path.format(stack_id=NO_STACK, job_id=NO_JOB)
     mine, none = (stack_id, NO_STACK) if "{stack_id}" in path else (job_id, NO_JOB)
+    body = BODIES.get(f"{method} {path}")
     for verb in {method, "HEAD"} if method == "GET" else {method}:
-        others, unknown = [await b.call(verb, one, BODIES.get(path)) for one in (url, nothing)]
+        others, unknown = [await b.call(verb, one, body) for one in (url, nothing)]
         assert (others.status, shown(others, mine)) == (404, shown(unknown, none))
     assert (await a.stack(stack_id), await a.timeline(stack_id)) == before
-    own = await a.call("HEAD" if path.endswith("/events") else method, url, BODIES.get(path))
+    own = await a.call("HEAD" if path.endswith("/events") else method, url, body)
     assert own.status == 200 or own.code == "no_check"
 
 
@@ -149,7 +154,7 @@ TABLE: dict[Check, str] = {
         GET /stacks/{stack_id}, GET /stacks/{stack_id}/status, GET /stacks/{stack_id}/timeline,
         GET /stacks/{stack_id}/logs, GET /stacks/{stack_id}/events, POST /stacks/{stack_id}/extend,
         POST /stacks/{stack_id}/stop, POST /stacks/{stack_id}/start, POST /stacks/{stack_id}/restart,
-        POST /stacks/{stack_id}/check,
+        POST /stacks/{stack_id}/check, PATCH /stacks/{stack_id},
         DELETE /stacks/{stack_id}, GET /stacks/batch-delete/{job_id}, GET /stacks/batch/{job_id}
     """,
     filtered: """

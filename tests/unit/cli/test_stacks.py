@@ -236,3 +236,10 @@ async def test_what_was_created_is_printed_also_if_it_does_not_run(tmp_path: Pat
         stack = json.loads(result.stdout)
         assert (result.exit_code, stack["status"], "FLAG" in stack["values"]) == (1, "failed", True)
         assert stack["stack_id"] in result.stderr
+
+
+async def test_labels_are_set_and_removed(shell: Shell) -> None:
+    stack_id = (await shell.at.create(request_for("nginx") | {"labels": {"player": "7", "seat": "3"}}))["stack_id"]
+    assert await shell.good("label", stack_id, "player=8", "seat-") == f"{stack_id}\tplayer=8\n"
+    assert (await shell.at.stack(stack_id))["labels"] == {"player": "8"}
+    assert "a label must be like player=7" in await shell.failing(2, "label", stack_id, "player")
