@@ -23,7 +23,7 @@ from stackd.cli.options import (
     stack_id_argument,
     stack_ids_argument,
 )
-from stackd.cli.output import addresses, console, counted, duration, is_terminal, label_text, local, printed, since
+from stackd.cli.output import addresses, counted, duration, is_terminal, label_text, local, printed, since
 from stackd.cli.target import client_options, interruptible
 from stackd.printable import printable, some_of
 
@@ -243,20 +243,16 @@ def _continuing(jobs: list[Job]) -> str:
 
 def finished(action: str, read: Callable[[str], Job], jobs: list[Job], total: int) -> list[Job]:
     """Wait until the jobs have finished, and return them; a terminal shows a progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from stackd.client import ClientError
 
-    columns = (TextColumn(action), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(), transient=True, disable=not is_terminal()) as progress:
-        bar = progress.add_task("", total=total)
+    with click.progressbar(length=total, label=action, show_pos=True, hidden=not is_terminal()) as bar:
         while True:
             try:
                 jobs = [job if job.finished else read(job.job_id) for job in jobs]
             except ClientError:
                 click.echo(f"{_continuing(jobs)}; see: stackd activity", err=True)
                 raise
-            progress.update(bar, completed=sum(job.done + job.not_found + job.failed for job in jobs))
+            bar.update(sum(job.done + job.not_found + job.failed for job in jobs) - bar.pos)
             if all(job.finished for job in jobs):
                 return jobs
             time.sleep(POLL_SECONDS)

@@ -10,12 +10,10 @@ from contextlib import aclosing
 from pathlib import Path
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from stackd.cli.installed import is_installed
 from stackd.cli.options import loaded
-from stackd.cli.output import BAD, GAP, GOOD, WARNING, console, counted, is_terminal, print_json_line
+from stackd.cli.output import BAD, BOLD, GOOD, PLAIN, WARNING, Style, counted, laid_out, print_json_line
 from stackd.cli.target import local_daemon
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import API_KEY, KUBECONFIG, PLAY_SECRET
@@ -139,25 +137,16 @@ async def say(findings: AsyncGenerator[Finding, None], *, as_json: bool = False)
             if as_json:
                 print_json_line(dataclasses.asdict(shown))
             else:
-                level, about = Text(finding.level, style=COLOURS[finding.level]), Text(finding.about)
-                print_advised(((level, LEVEL_WIDTH), (about, ABOUT_WIDTH)), shown.what, shown.advice)
+                level = (finding.level, LEVEL_WIDTH, COLOURS[finding.level])
+                print_advised([level, (finding.about, ABOUT_WIDTH, PLAIN)], shown.what, shown.advice)
     if not as_json:
         warnings, failures = counted(counts[Level.WARN], "warning"), counted(counts[Level.FAIL], "failure")
         click.echo(f"\n{counts[Level.OK]} ok, {warnings}, {failures}")
     return counts[Level.FAIL]
 
 
-def print_advised(heads: Sequence[tuple[Text, int]], what: str, advice: str) -> None:
+def print_advised(heads: Sequence[tuple[str, int, Style]], what: str, advice: str) -> None:
     """Print a row with its heads, each with its width, then the text, and the advice below it; wrap on a terminal only."""
-    what, advice = printable(what, lines=True), printable(f"→ {advice}", lines=True) if advice else ""
-    if not is_terminal():
-        head = "".join(f"{text.plain:<{width + GAP}}" for text, width in heads)
-        lines = [*what.splitlines(), *advice.splitlines()]
-        click.echo(head + f"\n{' ' * len(head)}".join(lines))
-        return
-    row = Table.grid(padding=(0, GAP), expand=False)
-    for _, width in heads:
-        row.add_column(width=width)
-    row.add_column(overflow="fold")
-    row.add_row(*(head for head, _ in heads), Text.assemble(what, (f"\n{advice}" if advice else "", "bold")))
-    console().print(row)
+    lines = [(line, PLAIN) for line in printable(what, lines=True).splitlines()]
+    lines += [(line, BOLD) for line in printable(f"→ {advice}", lines=True).splitlines() if advice]
+    click.echo("\n".join(laid_out(heads, lines)))

@@ -7,15 +7,18 @@ Messages and logs of stacks are hostile text: none of their control characters r
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import Any
 
 import click
 
@@ -23,29 +26,33 @@ from stackd.printable import printable, printable_json
 from stackd.quantity import of_bytes, of_milli
 from stackd.units import format_duration
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
 Fields = Mapping[str, Any]
+Style = Mapping[str, Any]
+"""The keywords of ``click.style``."""
 GAP = 2
-WIDEST = 4096
 SHORTEST = 8
 """Least width of a column that is cut off."""
 FOLDED = 30
 """Least width of a column whose text continues on the next line."""
 
-GOOD, BUSY, WARNING, BAD = "green4", "deep_sky_blue3", "dark_orange3", "bold red1"
-"""Colours that can be read on a dark terminal and on a light one."""
+# Colours that can be read on a dark terminal and on a light one.
+GOOD: Style = {"fg": 28}
+BUSY: Style = {"fg": 31}
+WARNING: Style = {"fg": 166}
+BAD: Style = {"fg": 196, "bold": True}
+PLAIN: Style = {}
+DIM: Style = {"dim": True}
+BOLD: Style = {"bold": True}
+HEAD: Style = {"bold": True, "dim": True}
 
-STYLES = {
+STYLES: Mapping[str, Style] = {
     "running": GOOD,
     "completed": GOOD,
     "creating": BUSY,
     "queued": BUSY,
-    "stopped": "dim",
+    "stopped": DIM,
     "failed": BAD,
-    "node_deleted": "bold magenta3",
+    "node_deleted": {"fg": 164, "bold": True},
 }
 
 WORST_FIRST = ("failed", "node_deleted", "creating", "stopped", "running")
@@ -71,7 +78,7 @@ class Column:
     elastic: bool = False
     fold: bool = False
     right: bool = False
-    style: Callable[[Any], str] | None = None
+    style: Callable[[Any], Style] = lambda _: PLAIN
 
     def least(self, wants: int) -> int:
         """The least width, for a column whose longest cell has ``wants`` characters."""
@@ -85,9 +92,9 @@ def _status(stack: Fields) -> str:
     return f"{stack['status']} ({reason})" if reason else str(stack["status"])
 
 
-def style(stack: Fields) -> str:
+def style(stack: Fields) -> Style:
     """The colour of a status."""
-    return STYLES.get(str(stack.get("status")), "")
+    return STYLES.get(str(stack.get("status")), PLAIN)
 
 
 STACK = (
@@ -111,11 +118,10 @@ MORE_COLUMNS = (
 )
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console on standard output, or on standard error."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+def painted(text: str, style: Style) -> str:
+    """The text in this style; ``click.echo`` leaves that out where there is no terminal."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return click.style(text, **style) if style and not plain else text
 
 
 def is_terminal() -> bool:
@@ -124,7 +130,7 @@ def is_terminal() -> bool:
 
 
 def terminal_width() -> int:
-    """The terminal's width in characters; rich assumes 80 for every dumb terminal."""
+    """The terminal's width in characters."""
     return shutil.get_terminal_size().columns
 
 
@@ -184,53 +190,88 @@ def print_table(columns: Sequence[Column], items: Iterable[Any], width: int | No
             click.echo(line(cells(item, columns)))
         return
     filled = [column for column in columns if not items or any(map(column.of, items))]
-    rich_table, hidden = table(filled, items, terminal_width() if width == 0 else width)
-    print_unwrapped(console(), rich_table)
+    lines, hidden = table(filled, items, terminal_width() if width == 0 else width)
+    click.echo("\n".join(lines))
     if hidden:
         _print_note(f"too wide for this terminal: {', '.join(hidden)}")
 
 
 def _print_note(text: str) -> None:
     """Print a remark below a table."""
-    from rich.text import Text
-
-    console().print(Text(printable(text), style="dim"))
+    click.echo(painted(printable(text), DIM))
 
 
-def print_facts(facts: Iterable[tuple[str, str]], styles: Mapping[str, str] = {}) -> None:
+def print_facts(facts: Iterable[tuple[str, str]], styles: Mapping[str, Style] = {}) -> None:
     """Print a name and a value on each line."""
+    facts = [(name, printable(value)) for name, value in facts]
     if not is_terminal():
-        for name, value in facts:
-            click.echo(f"{name}\t{printable(value)}")
+        click.echo("".join(f"{name}\t{value}\n" for name, value in facts), nl=False)
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, GAP, 0, 0))
+    names = max((len(name) for name, _ in facts), default=0)
     for name, value in facts:
-        grid.add_row(Text(name, style="dim"), Text(printable(value), style=styles.get(name, "")))
-    console().print(grid)
+        style = styles.get(name, PLAIN)
+        click.echo("\n".join(laid_out([(name, names, DIM)], [(line, style) for line in value.splitlines() or [""]])))
 
 
-def table(columns: Sequence[Column], items: Sequence[Any], width: int | None) -> tuple[Table, list[str]]:
-    """A table at most ``width`` characters wide (None: no limit), and the columns that have no space in it."""
-    from rich.table import Table
-    from rich.text import Text
-
+def table(columns: Sequence[Column], items: Sequence[Any], width: int | None) -> tuple[list[str], list[str]]:
+    """The lines of a table at most ``width`` characters wide (None: no limit), and the columns that have no space in it."""
     rows = [cells(item, columns) for item in items]
     widths = [max(map(len, [column.head, *(row[at] for row in rows)])) for at, column in enumerate(columns)]
     shown = _fitting(columns, widths, width)
-    result = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold dim")
-    for at, wide in shown.items():
-        column = columns[at]
-        result.add_column(
-            Text(printable(column.head).upper()), width=wide, no_wrap=not column.fold,
-            overflow="fold" if column.fold else "ellipsis", justify="right" if column.right else "left",
-        )  # fmt: skip
+    lines = _row(columns, shown, [printable(column.head).upper() for column in columns], [HEAD] * len(columns))
     for item, row in zip(items, rows, strict=True):
-        styles = {at: paint(item) for at in shown if (paint := columns[at].style) is not None}
-        result.add_row(*(Text(row[at], style=styles.get(at, "")) for at in shown))
-    return result, [column.head for at, column in enumerate(columns) if at not in shown]
+        lines += _row(columns, shown, row, [column.style(item) for column in columns])
+    return lines, [column.head for at, column in enumerate(columns) if at not in shown]
+
+
+def _row(columns: Sequence[Column], shown: Mapping[int, int], row: Sequence[str], styles: Sequence[Style]) -> list[str]:
+    """The lines of a row."""
+    parts = [_wrapped(row[at], wide) if columns[at].fold else [cut(row[at], wide)] for at, wide in shown.items()]
+    lines = []
+    for each in zip_longest(*parts, fillvalue=""):
+        aligned = [
+            painted(text.rjust(wide) if columns[at].right else text.ljust(wide), styles[at])
+            for text, (at, wide) in zip(each, shown.items(), strict=True)
+        ]
+        lines.append((" " * GAP).join(aligned).rstrip())
+    return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(1, width), break_on_hyphens=False) or [""]
+
+
+def cut(text: str, width: int) -> str:
+    """The text, with an ellipsis if it is longer."""
+    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
+
+
+def laid_out(heads: Sequence[tuple[str, int, Style]], lines: Iterable[tuple[str, Style]]) -> list[str]:
+    """Heads with their widths, and lines beside them, which a terminal wraps there."""
+    head = "".join(f"{painted(text.ljust(width), style)}{' ' * GAP}" for text, width, style in heads)
+    indent = sum(width + GAP for _, width, _ in heads)
+    room = terminal_width() - indent if is_terminal() else sys.maxsize
+    wrapped = [painted(part, style) for line, style in lines for part in _wrapped(line, room)]
+    return [f"{' ' * indent if at else head}{part}" for at, part in enumerate(wrapped)]
+
+
+class Screen:
+    """Lines on a terminal that are drawn again in their place, and erased at the end."""
+
+    def __init__(self, *, err: bool = False) -> None:
+        self._err, self._drawn = err, 0
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.draw([])
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Show these lines, none of which is wider than the terminal, instead of the ones before."""
+        back = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
+        click.echo(back + "".join(f"{line}\n" for line in lines), nl=False, err=self._err)
+        self._drawn = len(lines)
 
 
 def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> dict[int, int]:
@@ -246,17 +287,6 @@ def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None
         if wider:
             shown[max(wider, key=lambda at: (columns[at].fold, shown[at]))] -= 1
     return shown
-
-
-def print_unwrapped(out: Console, table: Table) -> None:
-    """Print a table as wide as its columns: it never wraps on a narrow terminal."""
-    from rich.console import ConsoleDimensions
-
-    size, out.size = out.size, ConsoleDimensions(WIDEST, 1)
-    try:
-        out.print(table, crop=False, no_wrap=True, overflow="ignore")
-    finally:
-        out.size = size
 
 
 def stack_columns(stacks: Sequence[Fields], *, every_label: bool = False) -> list[Column]:
@@ -293,8 +323,7 @@ def line(row: Iterable[str]) -> str:
     fields = [printable(cell) for cell in row]
     if not is_terminal():
         return "\t".join(fields)
-    text, width = (" " * GAP).join(filter(None, fields)), terminal_width()
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return cut((" " * GAP).join(filter(None, fields)), terminal_width())
 
 
 def addresses(stack: Fields) -> list[str]:

@@ -19,14 +19,22 @@ from typing import Any
 
 import click
 import uvloop
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from stackd.cli import FAILED, INTERRUPTED
 from stackd.cli.options import labels_of
-from stackd.cli.output import BAD, GOOD, WARNING, Column, console, print_json, print_unwrapped, table, terminal_width
+from stackd.cli.output import (
+    BAD,
+    BOLD,
+    GOOD,
+    WARNING,
+    Column,
+    Screen,
+    cut,
+    painted,
+    print_json,
+    table,
+    terminal_width,
+)
 from stackd.cli.stacks import request_body
 from stackd.cli.target import no_key
 from stackd.client import Client
@@ -82,8 +90,8 @@ def rehearse(client: Client, options: dict[str, Any]) -> None:
         print_json(outcome.fields())
     else:
         print_tables(outcome.tables())
-        style = f"bold {GOOD}" if outcome.verdict.holds else BAD
-        console().print(Text(printable(outcome.verdict.sentence), style=style))
+        style = {**GOOD, **BOLD} if outcome.verdict.holds else BAD
+        click.echo(painted(printable(outcome.verdict.sentence), style))
     if report is not None:
         report.write_text(page(outcome), encoding="utf-8")
     _end(outcome)
@@ -192,13 +200,13 @@ def _end(outcome: Outcome) -> None:
 
 async def _show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
     """Show the live view until the work has ended, successfully or not; in a pipe, a line now and then."""
-    err, last = console(stderr=True), time.monotonic()
-    live = Live(console=err, auto_refresh=False, transient=True) if err.is_terminal else None
-    with live or contextlib.nullcontext():
+    last = time.monotonic()
+    screen = Screen(err=True) if sys.stderr.isatty() else None
+    with screen or contextlib.nullcontext():
         while not work.done():
             await asyncio.wait([work], timeout=REDRAW_SECONDS)
-            if live is not None:
-                live.update(_view(rehearsal), refresh=True)
+            if screen is not None:
+                screen.draw(_view(rehearsal))
             elif time.monotonic() - last >= LINE_SECONDS:
                 last = time.monotonic()
                 counts = [f"{times.count} {stage.value}" for stage, times in _stages(rehearsal)]
@@ -211,8 +219,8 @@ def _head(rehearsal: Rehearsal) -> str:
     return f"{rehearsal.now():.0f} s  {rehearsal.phase.value}  {counts}"
 
 
-def _view(rehearsal: Rehearsal) -> Group:
-    now, attempts = rehearsal.now(), rehearsal.attempts
+def _view(rehearsal: Rehearsal) -> list[str]:
+    width, now, attempts = terminal_width(), rehearsal.now(), rehearsal.attempts
     heads, rows = ("", "now", "a second", *TIMES[1:]), []
     for stage, times in _stages(rehearsal):
         lately = sum(now - RATE_SECONDS <= one.times.get(stage, -now) for one in attempts) / RATE_SECONDS
@@ -220,9 +228,12 @@ def _view(rehearsal: Rehearsal) -> Group:
         rows.append([stage.value, f"{times.count}/{rehearsal.plan.stacks}", f"{lately:.1f}", *spread])
     problems = [(one.count, one.example, BAD) for one in reasons(attempts)[:SHOWN]]
     problems += [(count, reason, WARNING) for reason, count in rehearsal.problems.most_common(SHOWN)]
-    lines = [Text(f"{count} times: {printable(reason)}", style=style) for count, reason, style in problems]
-    head = Text(f"{_head(rehearsal)}, {len(rehearsal.reads)} status reads", style="bold")
-    return Group(head, _table(heads, rows, map(bool, heads)), *lines)
+    said = [(f"{count} times: {printable(reason)}", style) for count, reason, style in problems]
+    head, *lines = [
+        painted(cut(text, width), style)
+        for text, style in ((f"{_head(rehearsal)}, {len(rehearsal.reads)} status reads", BOLD), *said)
+    ]
+    return [head, *_table(heads, rows, map(bool, heads)), *lines]
 
 
 def _stages(rehearsal: Rehearsal) -> Iterator[tuple[Stage, Times]]:
@@ -234,16 +245,14 @@ def _stages(rehearsal: Rehearsal) -> Iterator[tuple[Stage, Times]]:
 
 def print_tables(tables: Iterable[Titled]) -> None:
     """Print the tables that have rows."""
-    out = console()
     for title, heads, rows in tables:
         if rows:
-            out.print(Text(title, style="bold"))
-            print_unwrapped(out, _table(heads, rows, [are_numbers(column) for column in zip(*rows, strict=True)]))
-            out.print()
+            lines = _table(heads, rows, [are_numbers(column) for column in zip(*rows, strict=True)])
+            click.echo("\n".join([painted(title, BOLD), *lines, ""]))
 
 
-def _table(heads: Iterable[str], rows: Sequence[Sequence[str]], numeric: Iterable[bool]) -> Table:
-    """A table whose columns of numbers are aligned to the right."""
+def _table(heads: Iterable[str], rows: Sequence[Sequence[str]], numeric: Iterable[bool]) -> list[str]:
+    """The lines of a table whose columns of numbers are aligned to the right."""
     columns = [
         Column(head=head, of=itemgetter(at), right=right, fold=not right)
         for at, (head, right) in enumerate(zip(heads, numeric, strict=True))

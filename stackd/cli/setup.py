@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.text import Text
 
 from stackd.cli.doctor import examine, print_advised, say
 from stackd.cli.installed import INSTALLED, is_installed
 from stackd.cli.links import new_secret
 from stackd.cli.manifests import DETECTED, OPTIONS, kubeconfig_text, remembered, site_of, stated
 from stackd.cli.options import loaded
-from stackd.cli.output import BAD, BUSY, GOOD, WARNING
+from stackd.cli.output import BAD, BUSY, GOOD, PLAIN, WARNING
 from stackd.cli.provision import DELETE, Administrator, ManifestOptions, deletion, documents
 from stackd.cli.target import local_daemon
 from stackd.client import ClientError
@@ -584,7 +583,7 @@ def _plan(name: str, state: _State, *, by_hand: bool) -> None:
 
 
 def _line(state: str, name: str, what: str, advice: str = "") -> None:
-    heads = ((Text(state, style=COLOURS[state]), max(map(len, COLOURS))), (Text(name), NAME_WIDTH))
+    heads = [(state, max(map(len, COLOURS)), COLOURS[state]), (name, NAME_WIDTH, PLAIN)]
     print_advised(heads, what, advice)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,9 @@ import click
 from stackd.cli import output as render
 from stackd.cli.options import filter_options, output_option
 from stackd.cli.target import client_options
+from stackd.printable import printable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from stackd.client import AsyncFollow, Client, Stack
 
 REDRAW_SECONDS = 0.5
@@ -54,32 +54,28 @@ async def _watch(client: Client, chosen: dict[str, Any], *, as_json: bool) -> No
             show(change.kind, stack)
 
 
-def view(followed: AsyncFollow, height: int, width: int) -> RenderableType:
+def view(followed: AsyncFollow, height: int, width: int) -> list[str]:
     """The newest stacks that fit on the screen, and how many there are in all."""
-    from rich.console import Group
-    from rich.text import Text
-
     stacks = [stack.raw for stack in followed.stacks.values()]
     newest = sorted(stacks, key=lambda stack: str(stack["created_at"]), reverse=True)
     shown = newest[: max(1, height - OTHER_LINES)]
     more = f"  ({len(newest) - len(shown)} older ones not shown)" if len(shown) < len(newest) else ""
-    last = (
-        Text(str(followed.error), style=render.WARNING)
+    last, style = (
+        (printable(str(followed.error)), render.WARNING)
         if followed.error
-        else Text(render.summary(newest) + more, style="dim")
+        else (render.summary(newest) + more, render.DIM)
     )
-    return Group(render.table(render.stack_columns(shown), shown, width)[0], last)
+    lines, _ = render.table(render.stack_columns(shown), shown, width)
+    return [*lines, render.painted(render.cut(last, width), style)]
 
 
 async def _on_screen(followed: AsyncFollow) -> None:
     import asyncio
 
-    from rich.live import Live
-
-    out = render.console()
-    with Live(console=out, screen=True, auto_refresh=False) as live:
+    with render.Screen() as screen:
         while True:
-            live.update(view(followed, out.size.height, out.size.width), refresh=True)
+            width, height = shutil.get_terminal_size()
+            screen.draw(view(followed, height, width))
             await asyncio.sleep(REDRAW_SECONDS)
 
 

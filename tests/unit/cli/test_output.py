@@ -6,13 +6,11 @@ What tenants write cannot affect the terminal of whoever looks at it.
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from stackd.cli import output as render
 from stackd.cli.output import line
@@ -34,20 +32,24 @@ STACK: dict[str, Any] = {
 }
 
 
-def drawn(stacks: list[dict[str, Any]], width: int, **options: Any) -> tuple[str, list[str]]:
-    console = Console(file=io.StringIO(), width=width, **options)
-    made, hidden = render.table(render.stack_columns(stacks), stacks, width)
-    render.print_unwrapped(console, made)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue(), hidden
-
-
-def test_markup_of_a_tenant_is_text() -> None:
+def test_markup_of_a_tenant_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     stack = {**STACK, "status": "failed", "status_reason": "[red]x[/red]"}
-    text, _ = drawn([stack], 200, force_terminal=True, color_system="truecolor")
-    assert "\x1b[1;38;5;196mfailed ([red]x[/red])" in text
+    lines, _ = render.table(render.stack_columns([stack]), [stack], 200)
+    assert "\x1b[38;5;196m\x1b[1mfailed ([red]x[/red])" in lines[1]
     evil = {**STACK, "status_reason": "a\tb\rc", "labels": {"x": "d\te"}, "node_id": "f\tg"}
     assert line(render.cells(evil)).count("\t") == len(render.cells(evil)) - 1
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_no_line_of_a_table_is_wider_than_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn again in its place is where it was only then."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    why = render.Column(head="why", of=lambda _: "a long sentence, with more in it than a narrow line has", fold=True)
+    for columns in (render.stack_columns([STACK]), (render.STACK[0], why)):
+        lines, hidden = render.table(columns, [STACK, STACK], width)
+        assert max(map(len, lines)) <= width
+        assert {column.head for column in columns} - {*hidden} <= {head.lower() for head in lines[0].split()}
 
 
 EVIL = "\x1b]0;taken\x07\x1b[2J\x9b31m\u202egnp"
