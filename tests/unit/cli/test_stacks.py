@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import eventually, harness, seed, until
+from tests.harness import eventually, harness, request_for, seed, until
 from tests.templates import PLAIN, WEB, folder_with
 from tests.unit.cli.conftest import Shell
 
