@@ -429,6 +429,11 @@ def _refused(call: KubeRequest, why: str) -> ClusterRefused:
     return ClusterRefused(REJECTED, detail=f"{why} ({call})")
 
 
+def _denied(call: KubeRequest, why: str) -> ClusterRefused:
+    """Kubernetes accepts who asks, and a policy of the cluster denies what is asked for."""
+    return ClusterRefused(f"a policy of the cluster denies to {call.verb} {call.resource}", detail=f"{why} ({call})")
+
+
 def _forbidden(call: KubeRequest, _: Status, message: str) -> StackdError:
     if rights := _RIGHTS.search(message):
         return _refused(call, f"it has no right to {rights['verb']} {call.resource}")
@@ -445,7 +450,7 @@ def _forbidden(call: KubeRequest, _: Status, message: str) -> StackdError:
         return LimitRangeViolation(f"LimitRange: {bare.removeprefix('[').removesuffix(']')}")
     if call.resource == "pods" and call.verb == "create" and "RuntimeClass" not in bare:
         return InvalidPodSpec([Reason(path="", text=bare)])
-    return _refused(call, bare)
+    return _denied(call, bare)
 
 
 def _missing(call: KubeRequest, status: Status, message: str) -> StackdError:
@@ -475,7 +480,7 @@ def _invalid(call: KubeRequest, status: Status, message: str) -> StackdError:
     if call.asks_node:
         return Conflict(message)
     if call.verb == "delete":  # what a ValidatingAdmissionPolicy denies is invalid, unless it says otherwise
-        return _refused(call, message)
+        return _denied(call, message)
     return ClusterUnavailable("Kubernetes rejected stackd's request (see stackd's log)", detail=f"{call}: {message}")
 
 

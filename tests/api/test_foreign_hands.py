@@ -420,7 +420,8 @@ async def test_a_delete_that_is_refused_again_and_again_says_so_whoever_refuses(
     at.give_kubernetes(timeout=0.3)
     at.faults.add_fault(action="status", verb="delete", resource="pods", code=code)
     assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 503
-    await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"] == "DeletePending")
+    stack = await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"] == "DeletePending")
+    assert ("a policy of the cluster denies to delete pods" in stack["status_message"]) is (code != 500)
     if code != 500:
         await at.until_unready(f"1 stacks cannot be deleted, such as {stack_id}")
     at.faults.clear()
