@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
+from msgspec import json
 
 from benchmarks import fairness, hostile, pools, processes, reads, spares, writes
 from benchmarks.arena import ON_REAL_PORTS, QUICK, Amounts, Bench, Http, arena
@@ -131,8 +131,7 @@ def main(**options: Any) -> None:
         os.environ.setdefault("COLUMNS", "190")
     print_tables(plan.results.tables())
     if options["json_file"] is not None:
-        form = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
-        options["json_file"].write_bytes(orjson.dumps(plan.results.as_json(), option=form))
+        options["json_file"].write_bytes(json.format(json.encode(plan.results.as_json()), indent=2))
     if options["report"] is not None:
         options["report"].write_text(plan.results.page(), encoding="utf-8")
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import orjson
+from msgspec import json
 
 from benchmarks import processes
 from benchmarks.processes import LOADING, MEASURED, Process
@@ -26,7 +26,7 @@ from stackd.web.examples import POD_SPEC
 KEY = "sk-bench-" + secrets.token_hex(16)
 NAMESPACE = "stacks"
 PORTS = [{"container_port": 80, "protocol": "TCP"}]
-BODY = orjson.dumps({"target_port": PORTS, "pod_spec": POD_SPEC}).decode()
+BODY = json.encode({"target_port": PORTS, "pod_spec": POD_SPEC}).decode()
 """The stack of all benchmarks: the API document's own example."""
 
 EMBEDDED_PORTS = {"STACKD_STACKS__NODE_PORT_MIN": "20000", "STACKD_STACKS__NODE_PORT_MAX": "29999"}
@@ -85,10 +85,10 @@ class Http:
 
     def json(self, method: str, path: str, body: object = None) -> Any:
         """Send one request that must succeed; returns its JSON. Raises RuntimeError."""
-        status, text = self.call(method, path, None if body is None else orjson.dumps(body).decode())
+        status, text = self.call(method, path, None if body is None else json.encode(body).decode())
         if status >= 300:
             raise RuntimeError(f"{method} {self.url}{path}: {status} {text.decode(errors='replace')[:300]}")
-        return orjson.loads(text)
+        return json.decode(text)
 
     def answers(self, path: str) -> bool:
         try:

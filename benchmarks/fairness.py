@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
-import orjson
+from msgspec import json
 
 from benchmarks import processes
 from benchmarks.arena import BODY, KEY, PORTS, Bench
@@ -66,7 +66,7 @@ def holds(bench: Bench) -> None:
     """The most CPU that one request uses in one turn of the loop: the others wait for so long."""
     bench.daemon.fill(bench.amounts.holding)
     for method, path, body in REQUESTS:
-        used, text = [], None if body is None else orjson.dumps(body).decode()
+        used, text = [], None if body is None else json.encode(body).decode()
         for _ in range(5):
             bench.daemon.longest_lag()
             bench.daemon.call(method, path, text)

@@ -15,8 +15,8 @@ import time
 from typing import Any
 
 import aiohttp
-import orjson
 import uvloop
+from msgspec import json
 
 from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.manifests import pod_manifest, service_manifest
@@ -76,7 +76,7 @@ class Raw:
             while chunk := await response.content.readany():
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    self._seen(orjson.loads(line)["object"])
+                    self._seen(json.decode(line)["object"])
 
     def _seen(self, pod: dict[str, Any]) -> None:
         reached = (bool(pod["spec"].get("nodeName")), pod["status"].get("phase") == "Running")
@@ -117,9 +117,9 @@ class Raw:
 
     async def _send(self, method: str, path: str, body: dict[str, Any], *, refused_by: str = "") -> dict[str, Any]:
         headers = {**self._headers, "Content-Type": "application/json"}
-        request = self._session.request(method, self._base + path, data=orjson.dumps(body), headers=headers)
+        request = self._session.request(method, self._base + path, data=json.encode(body), headers=headers)
         async with request as response:
-            answer: dict[str, Any] = orjson.loads(await response.read())
+            answer: dict[str, Any] = json.decode(await response.read())
             if response.status >= 300 and not (refused_by and refused_by in answer.get("message", "")):
                 raise RuntimeError(f"{method} {path}: {response.status} {answer.get('message')}")
             return answer
@@ -180,4 +180,4 @@ async def _delete(raw: Raw, names: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(orjson.dumps(uvloop.run(run(orjson.loads(sys.stdin.buffer.read())))))
+    sys.stdout.buffer.write(json.encode(uvloop.run(run(json.decode(sys.stdin.buffer.read())))))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-import orjson
 import yaml
+from msgspec import json
 
 from benchmarks.arena import BODY, PORTS, Bench, Http
 from benchmarks.results import Goal
@@ -35,11 +35,11 @@ GROWTH = Goal("memory grows", "at most, while it lasts and for 2 s", 80.0, "MB")
 def settings(folder: Path) -> dict[str, str]:
     """A tenant that writes templates, links, and the templates of others."""
     for number in range(TEMPLATES):
-        text = orjson.dumps({"target_port": PORTS, "pod": POD})
+        text = json.encode({"target_port": PORTS, "pod": POD})
         (folder / f"a-lab-with-a-rather-long-name-{number}.yaml").write_bytes(text)
     tenant = {"name": "tenant", "sha256": digest(TENANT).hex(), "scope": "tenant", "labels": {"event": "a"}}
     return {
-        "STACKD_AUTH__KEYS": orjson.dumps([{**tenant, "templates": ["team-*"], "templates_write": True}]).decode(),
+        "STACKD_AUTH__KEYS": json.encode([{**tenant, "templates": ["team-*"], "templates_write": True}]).decode(),
         "STACKD_TEMPLATES__DIRECTORY": str(folder),
         "STACKD_PLAY__URL": "http://bench.example",
         "STACKD_PLAY__SECRET": SECRET,
@@ -62,7 +62,7 @@ class Neighbour:
 
     def create(self) -> None:
         while not self.ended.wait(1.0):
-            stack_id = orjson.loads(self._timed("POST", "/stacks", BODY))["stack_id"]
+            stack_id = json.decode(self._timed("POST", "/stacks", BODY))["stack_id"]
             self.bench.daemon.call("DELETE", f"/stacks/{stack_id}")
 
     def _timed(self, *request: str) -> bytes:
@@ -112,7 +112,7 @@ def star_globs(bench: Bench) -> str:
     link = daemon.json("POST", "/links", {"labels": {"player": "1"}, "templates": ["**" * 30 + "x", "*-" * 30 + "x"]})
     token = link["url"].partition("#")[2]
     own = {"X-Play": "1", "Content-Type": "application/json"}
-    opened = Request(f"{daemon.url}/play/session", orjson.dumps({"token": token}), own, method="POST")
+    opened = Request(f"{daemon.url}/play/session", json.encode({"token": token}), own, method="POST")
     with urlopen(opened, timeout=SECONDS) as answered:
         own["Cookie"] = answered.headers["Set-Cookie"].partition(";")[0]
     for _ in range(100):
@@ -135,7 +135,7 @@ def env_patterns(bench: Bench) -> str:
         )
     for number in range(AT_ONCE * AT_ONCE):
         env = {f"A{n}": f"{number * 1000003 + n:0240b}".replace("0", "a").replace("1", "b") for n in range(16)}
-        body = orjson.dumps({"template": f"team-env-{number % AT_ONCE}", "env": env}).decode()
+        body = json.encode({"template": f"team-env-{number % AT_ONCE}", "env": env}).decode()
         tenant.call("POST", "/stacks?dry_run=1", body)
     return note
 
@@ -149,7 +149,7 @@ def generated_values(bench: Bench) -> str:
     values = {f"A{n}": "<hex:64>" + "$" * 60 for n in range(32)}
     refused = _put(tenant, "team-values", {"values": dict.fromkeys(values, "<hex:256>" * 113), "pod": pod})
     status = refused if refused < 300 else _put(tenant, "team-values", {"values": values, "pod": pod})
-    body = orjson.dumps({"template": "team-values"}).decode()
+    body = json.encode({"template": "team-values"}).decode()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         made = list(pool.map(lambda _: tenant.call("POST", "/stacks", body)[0], range(AT_ONCE * 3)))
     bench.daemon.delete(tenant.ids())
@@ -180,7 +180,7 @@ def _puts(bench: Bench, templates: Iterator[dict[str, Any]]) -> str:
 
 
 def _put(tenant: Http, name: str, fields: dict[str, Any], *, dry: bool = False) -> int:
-    text = orjson.dumps({"target_port": PORTS, "pod": POD, **fields}).decode()
+    text = json.encode({"target_port": PORTS, "pod": POD, **fields}).decode()
     return tenant.call("PUT", f"/templates/{name}{'?dry_run=1' if dry else ''}", text)[0]
 
 

@@ -20,8 +20,8 @@ from collections import Counter
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import orjson
 import uvloop
+from msgspec import json
 
 from benchmarks.processes import cpu_seconds
 
@@ -106,7 +106,7 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
             if plan.get("keep"):
                 bodies.append(answer.decode(errors="replace"))
             if plan.get("wait"):
-                path = f"/stacks/{orjson.loads(answer)['stack_id']}/status?wait=running"
+                path = f"/stacks/{json.decode(answer)['stack_id']}/status?wait=running"
                 await connection.ask(request(plan["url"], "GET", path, plan["key"]))
                 ready.append(time.perf_counter() - due)
 
@@ -118,4 +118,4 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(orjson.dumps(uvloop.run(run(orjson.loads(sys.stdin.buffer.read())))))
+    sys.stdout.buffer.write(json.encode(uvloop.run(run(json.decode(sys.stdin.buffer.read())))))

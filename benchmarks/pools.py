@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import orjson
 import yaml
+from msgspec import json
 
 from benchmarks.arena import PORTS, Bench
 from benchmarks.reads import watch_idle
@@ -38,7 +38,7 @@ ROUNDS = 6
 def settings(folder: Path, sizes: tuple[int, ...], ports: str | None) -> dict[str, str]:
     """A template for each size of pool, and the settings that name them and the node ports ``FIRST-LAST``."""
     for size in sizes:
-        (folder / f"pool-{size}.yaml").write_bytes(orjson.dumps({"target_port": PORTS, "pool": size, "pod": POD}))
+        (folder / f"pool-{size}.yaml").write_bytes(json.encode({"target_port": PORTS, "pool": size, "pod": POD}))
     environment = {"STACKD_TEMPLATES__DIRECTORY": str(folder), "STACKD_TEMPLATES__REFILL_PER_SECOND": "60"}
     if ports is not None:
         first, _, last = ports.partition("-")
@@ -105,7 +105,7 @@ def _add(bench: Bench, size: int, pace: str, result: Any, bounds: dict[float, fl
 
 
 def _load(bench: Bench, size: int, ttl: str = "2h", **plan: Any) -> Any:
-    body = orjson.dumps({"template": f"pool-{size}", "ttl": ttl}).decode()
+    body = json.encode({"template": f"pool-{size}", "ttl": ttl}).decode()
     return bench.daemon.load("POST", ["/stacks"], body=body, keep=True, **plan)
 
 
@@ -114,7 +114,7 @@ def _cold(bench: Bench, count: int) -> list[float]:
     seconds = []
     for number in range(count):
         spec = POD | {"metadata": {"name": f"cold-{number}"}}
-        body = {"target_port": PORTS, "pod_spec": orjson.dumps(spec).decode()}
+        body = {"target_port": PORTS, "pod_spec": json.encode(spec).decode()}
         began = time.perf_counter()
         stack_id = bench.daemon.json("POST", "/stacks", body)["stack_id"]
         bench.daemon.json("GET", f"/stacks/{stack_id}/status?wait=running")

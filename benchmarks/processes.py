@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 import psutil
+from msgspec import json
 
 ROOT = Path(__file__).parent.parent
 CPUS = tuple(sorted(os.sched_getaffinity(0)))
@@ -89,7 +89,7 @@ def _start(
 def begin(module: str, plan: Mapping[str, Any], cpu: int) -> Callable[[], Any]:
     """Run a module with a plan as JSON on its standard input; the returned function waits for the JSON that it prints."""
     with tempfile.TemporaryFile() as stdin:
-        stdin.write(orjson.dumps(plan))
+        stdin.write(json.encode(plan))
         stdin.seek(0)
         process = _start([module], cpu, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -97,6 +97,6 @@ def begin(module: str, plan: Mapping[str, Any], cpu: int) -> Callable[[], Any]:
         output, errors = process.communicate(timeout=ASK_SECONDS)
         if process.returncode:
             raise RuntimeError(f"{module} failed:\n{errors.decode(errors='replace')[-2000:]}")
-        return orjson.loads(output)
+        return json.decode(output)
 
     return answer

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import orjson
+import msgspec
 
 from stackd.config import LogSection
 from stackd.printable import is_journal, printable, printable_json
@@ -182,8 +182,8 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         try:
-            return printable_json(orjson.dumps(fields, default=str).decode())
-        except TypeError:  # half a surrogate pair, as in a file name: orjson refuses it, JSON can express it
+            return printable_json(msgspec.json.encode(fields, enc_hook=str).decode())
+        except UnicodeEncodeError:  # half a surrogate pair, as in a file name: msgspec refuses it, JSON can express it
             return json.dumps(fields, default=str)
 
 

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from types import MappingProxyType
 from typing import Any, Literal
 
-import orjson
+from msgspec import json
 
 from stackd.cli.admission import binding_spec, policy_spec
 from stackd.errors import ClusterUnavailable, ObjectExists
@@ -300,12 +300,12 @@ class Administrator(Cluster):
         change = await self.change(manifest)
         if change is not None and not change.fields:
             try:
-                await self.answer(_call("create", manifest, body=orjson.dumps(manifest)))
+                await self.answer(_call("create", manifest, body=json.encode(manifest)))
                 return
             except ObjectExists:
                 pass  # an earlier try has created it, and its response was lost
         if change is not None:
-            await self.answer(_call("patch", manifest, body=orjson.dumps(manifest), content_type=MERGE_PATCH))
+            await self.answer(_call("patch", manifest, body=json.encode(manifest), content_type=MERGE_PATCH))
 
     async def token(self, namespace: str, account: str, seconds: int) -> str:
         """A token of that service account that expires. Raises ClusterUnavailable, ObjectNotFound."""
@@ -327,7 +327,7 @@ class Administrator(Cluster):
 
     async def label_node(self, name: str, labels: Mapping[str, str]) -> NodeState:
         """Set these labels of the node; returns the node. Raises ObjectNotFound."""
-        body = orjson.dumps({"metadata": {"labels": dict(labels)}})
+        body = json.encode({"metadata": {"labels": dict(labels)}})
         call = KubeRequest(verb="patch", resource="nodes", name=name, body=body, content_type=MERGE_PATCH)
         return node_state(await self.answer(call))
 

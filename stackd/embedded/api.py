@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from itertools import islice
 from urllib.parse import urlencode
 
-import orjson
+from msgspec import json
 
 from stackd.embedded.admission import Admission
 from stackd.embedded.deletion import Deletion
@@ -78,7 +78,7 @@ class Registry:
     def patch(self, target: RequestInfo, query: Query, body: bytes) -> bytes:
         """Apply a merge patch to the object; returns the new version. Raises StatusError."""
         before = self._current(target)
-        patch = orjson.loads(body)
+        patch = json.decode(body)
         head = {"kind": target.resource.kind, "apiVersion": target.resource.api_version}
         return self._replace(target, query, before, _merged(head | before.obj, patch))
 
@@ -200,7 +200,7 @@ def _deleted_status(record: Record) -> bytes:
     resource = record.resource
     details = {"name": record.key[1], "group": resource.group, "kind": resource.plural, "uid": record.uid}
     status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
-    return orjson.dumps(status | {"details": {key: value for key, value in details.items() if value}})
+    return json.encode(status | {"details": {key: value for key, value in details.items() if value}})
 
 
 def _merged(original: Json, patch: Json) -> Json:
@@ -218,7 +218,7 @@ def _merged(original: Json, patch: Json) -> Json:
 
 
 def _read_object(body: bytes, resource: Resource) -> Json:
-    raw: Json = orjson.loads(body)
+    raw: Json = json.decode(body)
     version, kind = raw.get("apiVersion", resource.api_version), raw.get("kind", resource.kind)
     if (version, kind) != (resource.api_version, resource.kind):
         raise bad_request(f"the API version in the data ({version}, Kind={kind}) does not match the expected one")
@@ -226,7 +226,7 @@ def _read_object(body: bytes, resource: Resource) -> Json:
 
 
 def _read_options(query: Query, body: bytes) -> Json:
-    options: Json = orjson.loads(body) if body.strip() else {}
+    options: Json = json.decode(body) if body.strip() else {}
     if (grace := integer(query, "gracePeriodSeconds")) is not None:
         options["gracePeriodSeconds"] = grace
     return options
@@ -249,7 +249,7 @@ def list_objects(collection: Collection, now: int, target: RequestInfo, query: Q
         if selector is EVERYTHING:
             metadata["remainingItemCount"] = more
     head = {"kind": f"{target.resource.kind}List", "apiVersion": target.resource.api_version, "metadata": metadata}
-    return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(record.body() for record in page) + b"]}"
+    return json.encode(head)[:-1] + b',"items":[' + b",".join(record.body() for record in page) + b"]}"
 
 
 class Watch:
@@ -348,17 +348,17 @@ def _bookmark(resource: Resource, revision: int) -> bytes:
     empty: Json = {"metadata": {"resourceVersion": str(revision)}, "spec": {}, "status": {}}
     if resource is PODS:
         empty["spec"] = {"containers": None}
-    return watch_line("BOOKMARK", resource.head + orjson.dumps(empty)[1:])
+    return watch_line("BOOKMARK", resource.head + json.encode(empty)[1:])
 
 
 def _token(revision: int, last: Key) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps([revision, *last])).decode()
+    return base64.urlsafe_b64encode(json.encode([revision, *last])).decode()
 
 
 def _read_token(text: str, collection: Collection, now: int) -> tuple[Key | None, int]:
     if not text:
         return None, now
-    revision, namespace, name = orjson.loads(base64.urlsafe_b64decode(text))
+    revision, namespace, name = json.decode(base64.urlsafe_b64decode(text))
     if revision < collection.floor:
         raise expired("The provided continue parameter is too old to display a consistent list result.")
     return (namespace, name), revision

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.embedded.resources import (
     CLUSTER_ROLE_BINDINGS,
@@ -146,10 +146,10 @@ def _rule(rule: Mapping[str, Any], namespace: str | None) -> Rule:
 
 def review(user: User | None, body: bytes) -> bytes:
     """The access or rules review with its result; a cluster without users allows everything."""
-    document = orjson.loads(body)
+    document = json.decode(body)
     spec: Json = document["spec"]
     if document["kind"] == "SelfSubjectRulesReview":
-        return orjson.dumps(_rules_review(user, spec["namespace"]))
+        return json.encode(_rules_review(user, spec["namespace"]))
     asked = spec.get("resourceAttributes") or {}
     parts = (asked.get("resource", ""), asked.get("subresource"))
     ask = AccessAttributes(
@@ -157,7 +157,7 @@ def review(user: User | None, body: bytes) -> bytes:
         **{key: asked.get(key, "") for key in ("verb", "group", "namespace", "name")},
     )
     answer = {"kind": "SelfSubjectAccessReview", "apiVersion": _GROUP, "metadata": {}, "spec": spec}
-    return orjson.dumps(answer | {"status": {"allowed": user is None or user.may(ask)}})
+    return json.encode(answer | {"status": {"allowed": user is None or user.may(ask)}})
 
 
 OF_EVERY_USER = [
@@ -234,7 +234,7 @@ class Accounts:
                 "expirationTimestamp": timestamp(int(now) + seconds),
             },
         }
-        return orjson.dumps(answer)
+        return json.encode(answer)
 
     def issue(self, namespace: str, name: str, seconds: float) -> str:
         """A token that is valid for ``seconds`` from now."""
@@ -252,7 +252,7 @@ class Accounts:
             "nbf": now,
             "sub": f"{PREFIX}{namespace}:{name}",
         }
-        parts = (b'{"alg":"HS256","kid":"embedded"}', orjson.dumps(claims), secrets.token_bytes(32))
+        parts = (b'{"alg":"HS256","kid":"embedded"}', json.encode(claims), secrets.token_bytes(32))
         token = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
         self._issued[token] = namespace, name, now + seconds
         return token
@@ -278,7 +278,7 @@ class Accounts:
 
 
 def _seconds(body: bytes) -> int:
-    spec = orjson.loads(body or b"{}").get("spec") or {}
+    spec = json.decode(body or b"{}").get("spec") or {}
     seconds: int = spec.get("expirationSeconds", DEFAULT)
     if seconds < SHORTEST:
         why = "may not specify a duration less than 10 minutes"

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import orjson
+from msgspec import json
 
 from stackd.embedded.nodes import NodeSpec
 from stackd.embedded.request import read_target
@@ -245,7 +245,7 @@ class Faults:
         """Send an event of that kind with an earlier state of an object to the watches of the resource."""
         for watch in self._cluster.server.watches:
             if watch.collection.resource.qualified == resource:
-                watch.inject(watch_line(kind, orjson.dumps(obj)))
+                watch.inject(watch_line(kind, json.encode(obj)))
 
     def replay_deletion(self, resource: str, name: str) -> None:
         """Send a DELETED event for existing objects of that name to the watches of the resource."""
@@ -263,7 +263,7 @@ class Faults:
 
     def change(self, path: str, patch: Json) -> None:
         """Apply a merge patch to the object at that path, bypassing all faults. Raises StatusError."""
-        self._cluster.api.patch(read_target("PATCH", path, {}), {}, orjson.dumps(patch))
+        self._cluster.api.patch(read_target("PATCH", path, {}), {}, json.encode(patch))
 
     def malformed(self, line: str = '{"type":"MODIFIED","object":{"kind":\n') -> None:
         """Send a line that is not an event to all open watches."""
@@ -326,7 +326,7 @@ class Faults:
     async def call(self, body: bytes) -> Answer:
         """Call the method in `{"do": method, …arguments}`."""
         try:
-            order: Json = orjson.loads(body)
+            order: Json = json.decode(body)
             name = order.pop("do")
             result = _ORDERS[name](self, **order)
             if asyncio.iscoroutine(result):
@@ -334,7 +334,7 @@ class Faults:
         except StatusError as exc:
             return exc.code, exc.body(), JSON
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            return 400, orjson.dumps({"error": f"not an order: {exc!r}"}), JSON
+            return 400, json.encode({"error": f"not an order: {exc!r}"}), JSON
         return 200, b"{}", JSON
 
 
@@ -357,11 +357,11 @@ def admitted(body: bytes, faults: Iterable[Fault], *, patch: bool) -> bytes:
     """The request's body after the admission policies; removed fields are null in a ``patch``. Raises StatusError."""
     for fault in faults:
         if fault.action == "deny":
-            env = [one.get("env") for one in orjson.loads(body)["spec"]["containers"]]
-            why = f'admission webhook "policy.example.com" denied the request: {orjson.dumps(env).decode()}'
+            env = [one.get("env") for one in json.decode(body)["spec"]["containers"]]
+            why = f'admission webhook "policy.example.com" denied the request: {json.encode(env).decode()}'
             raise StatusError(403, "Forbidden", why)
         if fault.action == "admit":
-            body = orjson.dumps(_overlaid(orjson.loads(body), orjson.loads(fault.body), nulls=patch))
+            body = json.encode(_overlaid(json.decode(body), json.decode(fault.body), nulls=patch))
     return body
 
 
@@ -388,11 +388,11 @@ def spoiled(answer: Answer, faults: list[Fault]) -> Answer:
         elif fault.action == "empty":
             body = b""
         elif fault.action == "strip" and kind == JSON:
-            with suppress(orjson.JSONDecodeError):  # another fault has already damaged it
-                document = orjson.loads(body)
+            with suppress(ValueError):  # another fault has already damaged it
+                document = json.decode(body)
                 for path in fault.fields:
                     _drop(document, path.split("."))
-                body = orjson.dumps(document)
+                body = json.encode(document)
     return code, body, kind
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import orjson
+from msgspec import json
 
 JSON = "application/json"
 
@@ -107,7 +107,7 @@ def discover(path: str, method: str) -> tuple[int, bytes, str] | None:
     if path in _HEALTH:
         return 200, b"ok", "text/plain"
     if path == "/version":
-        return 200, orjson.dumps(VERSION), JSON
+        return 200, json.encode(VERSION), JSON
     return None if path.startswith(("/api/", "/apis/")) else NO_SUCH_PAGE
 
 
@@ -130,7 +130,7 @@ class StatusError(Exception):
         """The Status object as JSON."""
         status = {"kind": "Status", "apiVersion": "v1", "metadata": self.metadata, "status": "Failure"}
         optional = {"reason": self.reason or None, "details": self.details}
-        return orjson.dumps(
+        return json.encode(
             status
             | {"message": self.message}
             | {key: value for key, value in optional.items() if value is not None}
@@ -153,7 +153,7 @@ def required(field: str, detail: str = "") -> StatusCause:
 
 def wrong(field: str, value: object, detail: str) -> StatusCause:
     """The field's value is invalid."""
-    return StatusCause(field, "FieldValueInvalid", f"Invalid value: {orjson.dumps(value).decode()}: {detail}")
+    return StatusCause(field, "FieldValueInvalid", f"Invalid value: {json.encode(value).decode()}: {detail}")
 
 
 def not_allowed(field: str, detail: str) -> StatusCause:

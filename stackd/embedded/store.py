@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
+from msgspec import json
 
 from stackd.embedded.request import Selector
 from stackd.embedded.resources import ALL, EVENTS, Json, Resource, already_exists, not_found
@@ -81,7 +81,7 @@ class Record:
     def body(self) -> bytes:
         """The JSON as an item of a list: without kind and apiVersion."""
         if self._body is None:
-            self._body = orjson.dumps(self.obj)
+            self._body = json.encode(self.obj)
         return self._body
 
     def alone(self) -> bytes:
@@ -340,7 +340,7 @@ class Journal:
         """Fill the empty store from the file; returns False if the file is new. Calls no observers."""
         for name, namespace, key, revision, obj in self._db.execute("SELECT * FROM objects"):
             if (resource := _BY_NAME.get(name)) is not None:
-                self._store.of(resource).put(Record(resource, (namespace, key), orjson.loads(obj), revision))
+                self._store.of(resource).put(Record(resource, (namespace, key), json.decode(obj), revision))
         (reserved,) = self._db.execute("SELECT max(revision) FROM reserved").fetchone()
         self._store.revision = self._reserved = reserved or 0
         self._store.forget_history()

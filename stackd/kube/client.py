@@ -14,7 +14,7 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
 
-import orjson
+from msgspec import json
 
 from stackd.errors import (
     AnswerTooLarge,
@@ -188,7 +188,7 @@ class Cluster:
                 raise ClusterUnavailable(f"the namespace {name} is being terminated")
             return
         metadata = {"name": name, "labels": {labels.MANAGED_BY: labels.MANAGER}}
-        body = orjson.dumps({**KINDS[NAMESPACES].type_meta, "metadata": metadata})
+        body = json.encode({**KINDS[NAMESPACES].type_meta, "metadata": metadata})
         try:
             await self.answer(KubeRequest(verb="create", resource=NAMESPACES, name=name, body=body))
         except ObjectExists:
@@ -200,14 +200,14 @@ class Cluster:
         asked = {"verb": ask.verb, "group": KINDS[resource].group, "resource": resource, "subresource": part}
         asked |= {"namespace": ask.namespace, "name": ask.name}
         spec = {"resourceAttributes": {key: value for key, value in asked.items() if value}}
-        body = orjson.dumps({**KINDS[wire.REVIEWS].type_meta, "spec": spec})
+        body = json.encode({**KINDS[wire.REVIEWS].type_meta, "spec": spec})
         document = await self.answer(KubeRequest(verb="create", resource=wire.REVIEWS, body=body))
         return bool(document["status"]["allowed"])
 
     async def refused(self, wanted: Sequence[AccessReview]) -> list[AccessReview]:
         """Which of these the cluster does not allow stackd in the stacks' namespace. One request, unless it lists too few
         rules: an authorizer that cannot list its own is asked about each."""
-        body = orjson.dumps({**KINDS[wire.RULES].type_meta, "spec": {"namespace": self.namespace_name}})
+        body = json.encode({**KINDS[wire.RULES].type_meta, "spec": {"namespace": self.namespace_name}})
         document = await self.answer(KubeRequest(verb="create", resource=wire.RULES, body=body))
         rules = document["status"]["resourceRules"]
         return [ask for ask in wanted if not any(allows(rule, ask) for rule in rules) and not await self.may(ask)]
@@ -425,7 +425,7 @@ class Cluster:
         self, resource: str, name: str, uid: str, deadline: Deadline, metadata: Mapping[str, Any], **parts: Any
     ) -> JsonObject:
         """Merge into the object of that uid; None removes."""
-        body = orjson.dumps({"metadata": {"uid": uid, **metadata}, **parts}, default=dict)
+        body = json.encode({"metadata": {"uid": uid, **metadata}, **parts}, enc_hook=dict)
         call = self.on("patch", resource, name, uid=uid, body=body, content_type=wire.MERGE_PATCH)
         return await self.answer(call, deadline)
 
@@ -436,7 +436,7 @@ class Cluster:
         see it then, or exists although this was a dry run; raises ClusterUnavailable if it could not be deleted.
         """
         name, params = manifest["metadata"]["name"], {"dryRun": "All"} if dry_run else {}
-        call = self.on("create", resource, name, body=orjson.dumps(manifest), params=params)
+        call = self.on("create", resource, name, body=json.encode(manifest), params=params)
 
         async def made(answer: KubeResponse) -> JsonObject | Again:
             if answer.ok and answer.document is not None:
@@ -510,7 +510,7 @@ class Cluster:
         }  # fmt: skip
         options["preconditions"] |= {"resourceVersion": version} if version else {}
         options |= {"gracePeriodSeconds": 0} if resource == "pods" else {}
-        call = self.on("delete", resource, name, uid=uid, body=orjson.dumps(options))
+        call = self.on("delete", resource, name, uid=uid, body=json.encode(options))
 
         async def is_done(answer: KubeResponse) -> bool | Again:
             if answer.status == wire.NOT_FOUND:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import logging
 import os
 import signal
@@ -26,12 +25,12 @@ from typing import Any, Final
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import orjson
 import yaml
 from kubernetes.aio import config as loading
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import kube_config
 from kubernetes.aio.config.exec_provider import ExecProvider
+from msgspec import json
 from yarl import URL
 
 from stackd.clock import DAY_SECONDS, Clock, utc_minute
@@ -131,7 +130,7 @@ class Plugin(ExecProvider):
         info = {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": {"interactive": interactive}}
         process = await asyncio.create_subprocess_exec(
             *self.args,
-            env={**self.env, "KUBERNETES_EXEC_INFO": json.dumps(info)},
+            env={**self.env, "KUBERNETES_EXEC_INFO": json.encode(info).decode()},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=not interactive,
@@ -147,7 +146,7 @@ class Plugin(ExecProvider):
                 f"exec: process returned {process.returncode}. {errors.decode(errors='replace').strip()}"
             )
         try:
-            answer = json.loads(output)
+            answer = json.decode(output)
             version, status = answer["apiVersion"], answer["status"]
         except (ValueError, KeyError, TypeError) as exc:
             raise loading.ConfigException(f"exec: the plugin's answer cannot be read: {exc}") from exc
@@ -253,7 +252,7 @@ def read_token(text: str) -> Token | None:
     """The parsed JWT (its signature is not checked); None if it is not a service account's token that expires."""
     try:
         _, claims, _ = text.strip().split(".")
-        read = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+        read = json.decode(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
         about = read["kubernetes.io"]
         namespace, account = str(about["namespace"]), str(about["serviceaccount"]["name"])
         return Token(
@@ -275,7 +274,7 @@ def token_file_of(state_path: str) -> str:
 
 def token_request(namespace: str, account: str, seconds: int) -> KubeRequest:
     """The request for a token of that service account that expires; ``status.token`` of the response is the token."""
-    body = orjson.dumps({**KINDS[TOKENS].type_meta, "spec": {"expirationSeconds": seconds}})
+    body = json.encode({**KINDS[TOKENS].type_meta, "spec": {"expirationSeconds": seconds}})
     return KubeRequest(verb="create", resource=TOKENS, namespace=namespace, name=account, body=body)
 
 

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.clock import NANOSECONDS, Clock, SystemClock, from_nanoseconds, to_nanoseconds
 from stackd.kube import labels, wire
@@ -136,7 +136,7 @@ class Leases:
         the version that was read, or is gone; both also if an earlier try of this call has written it.
         """
         cluster, verb = self._cluster, "update" if lease.version else "create"
-        body = orjson.dumps(lease_manifest(lease, namespace=cluster.namespace_name, instance=cluster.instance))
+        body = json.encode(lease_manifest(lease, namespace=cluster.namespace_name, instance=cluster.instance))
         call = cluster.on(verb, LEASES, self.name, body=body, uid=lease.uid)
         return readable(LEASES, read_lease, await cluster.answer(call, cluster.deadline(timeout)))
 

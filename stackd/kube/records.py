@@ -8,13 +8,12 @@ the pod should be) are annotations of their own beside it. Records are not read 
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.clock import from_nanoseconds, to_nanoseconds
 from stackd.kube import labels
@@ -83,7 +82,7 @@ def service_annotations(stack: Stack) -> dict[str, str]:
     }
     record |= {key: value for key, value in optional.items() if value}
     return {
-        labels.RECORD: orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode(),
+        labels.RECORD: json.encode(record, order="sorted").decode(),
         **expiry_annotations(stack),
         labels.GENERATION: str(stack.generation),
         labels.DESIRED: wanted_pod(stack),
@@ -115,11 +114,11 @@ def parse_record(service: JsonObject, pod: JsonObject | None) -> Stack | Unrecov
     if metadata.get("deletionTimestamp"):
         return Unrecoverable(name=name, reason="it is being deleted")
     try:
-        record = orjson.loads(text)
+        record = json.decode(text)
         if record["version"] != VERSION:
             return Unrecoverable(name=name, reason=f"its record has version {record['version']}, not {VERSION}")
         return _parsed(service, pod, record)
-    except (ValueError, TypeError, KeyError, LookupError, AttributeError, zlib.error, binascii.Error) as exc:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, zlib.error) as exc:
         return Unrecoverable(name=name, reason=f"its record cannot be read: {type(exc).__name__}: {exc}")
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from sys import intern
 from typing import Any, Final
 
-import orjson
+from msgspec import json
 
 from stackd.clock import to_nanoseconds
 from stackd.config import RoutesSection
@@ -149,7 +149,7 @@ def _content(resource: str, spec: Mapping[str, Any]) -> bytes:
         compared = ("name", "protocol", "port", "targetPort")
         ports = [{key: port.get(key) for key in compared} for port in spec.get("ports") or ()]
         spec = {"type": spec.get("type"), "selector": spec.get("selector"), "ports": ports}
-    return orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)
+    return json.encode(spec, order="sorted")
 
 
 def route_state(resource: str, raw: Mapping[str, Any]) -> RouteState:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import aiohttp
-import orjson
+from msgspec import json
 
 from stackd.clock import Clock
 from stackd.errors import (
@@ -248,14 +248,14 @@ def _event(call: KubeRequest, line: bytes) -> tuple[str, JsonObject]:
     Raises the error that an ERROR event means, and UnexpectedAnswer if it is no event.
     """
     try:
-        document = orjson.loads(line)
-    except orjson.JSONDecodeError as exc:
+        document = json.decode(line)
+    except (ValueError, RecursionError) as exc:
         raise _unreadable(call.resource, "a line is no JSON", line) from exc
     kind, raw = (document.get("type"), document.get("object")) if isinstance(document, dict) else (None, None)
     if not isinstance(raw, dict) or (kind not in _EVENTS and kind != "ERROR"):
         raise _unreadable(call.resource, "a line is no event", line)
     if kind == "ERROR" and (status := wire.read_status(raw)) is not None:
-        raise error_of(call, KubeResponse(status=status.code or 500, body=orjson.dumps(raw)))
+        raise error_of(call, KubeResponse(status=status.code or 500, body=json.encode(raw)))
     expected, metadata = KINDS[call.resource], raw.get("metadata")
     if kind == "ERROR" or not wire.is_a(expected, raw):
         raise _unreadable(call.resource, f"an event is not about a {expected.name}", line)

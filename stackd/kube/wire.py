@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.codes import ErrorCode
 from stackd.errors import (
@@ -178,8 +178,8 @@ class KubeResponse:
 
     def __post_init__(self) -> None:
         try:
-            document = orjson.loads(self.body)
-        except orjson.JSONDecodeError:
+            document = json.decode(self.body)
+        except (ValueError, RecursionError):
             document = None
         document = document if isinstance(document, dict) else None
         status = read_status(document)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.clock import Clock
 from stackd.errors import StoreUnavailable
@@ -152,7 +152,7 @@ class Audit:
     def _append(self, fields: dict[str, Any]) -> None:
         """Add one line to the file; what cannot be written is in the log."""
         shown = {name: value for name, value in fields.items() if value is not None}
-        line = b"\n" * self._torn + orjson.dumps(shown) + b"\n"
+        line = b"\n" * self._torn + json.encode(shown) + b"\n"
         try:
             descriptor = os.open(self._file(), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:

@@ -11,8 +11,8 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
-import orjson
 from aiohttp import web
+from msgspec import json
 from msgspec.structs import asdict
 
 from stackd import contract
@@ -114,7 +114,7 @@ async def list_links(call: ApiCall) -> web.StreamResponse:
         if len(page) > limit:
             break
     next_cursor = cursor_of(page[limit - 1].created_at, page[limit - 1].link_id) if len(page) > limit else None
-    end = b'],"next_cursor":%b}' % orjson.dumps(next_cursor)
+    end = b'],"next_cursor":%b}' % json.encode(next_cursor)
     return await streamed_json(call.request, listed(OPEN, rendered_entries(page[:limit], _entry), end))
 
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Annotated, cast
 
-import orjson
 from aiohttp import web
+from msgspec import json
 
 from stackd.codes import ErrorCode
 from stackd.contract import Request, doc
@@ -90,7 +90,7 @@ async def start_player_stack(call: ApiCall) -> web.Response:
         given = requests.parse(body, StartOfPlayer)
         wanted = {"template": given.template, "if_exists": "return"}
         with call.api.limits.create(call.key.principal.id):
-            parsed = await requests.create_body(call.view, orjson.dumps(wanted))
+            parsed = await requests.create_body(call.view, json.encode(wanted))
             if (other := call.view.get(given.replace or "")) is not None:
                 call.api.limits.per_label.check(parsed.create_request.labels, call.key.among)
                 await call.api.context.gate.admitted()

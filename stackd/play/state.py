@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.clock import NANOSECONDS
 from stackd.contract import Address, Problem
@@ -65,15 +65,15 @@ class Shown:
             "stacks": link.stacks,
             "used": len(_living(own)),
         }
-        return orjson.dumps({"link": about, "stacks": entries})
+        return json.encode({"link": about, "stacks": entries})
 
     def stack(self, stack: Stack) -> bytes:
         """The entry of one stack."""
-        return orjson.dumps(self._stack(stack))
+        return json.encode(self._stack(stack))
 
     def nothing(self, template: str) -> bytes:
         """The entry of a template of which the player has no stack."""
-        return orjson.dumps(self._nothing(template, self._own()))
+        return json.encode(self._nothing(template, self._own()))
 
     def _own(self) -> list[Stack]:
         own = self.players.stacks_of(self.key)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
-import orjson
+from msgspec import json
 from pydantic import ConfigDict
 
 from stackd.codes import ErrorCode
@@ -173,7 +173,7 @@ class Signer:
     def _sign(self, purpose: bytes, link: Link, key_id: str) -> str:
         values = [_VERSION, *(getattr(link, name) for name in Link.__slots__)]
         values.insert(_UNUSED, 0)
-        payload = _encode(orjson.dumps(values, default=dict))
+        payload = _encode(json.encode(values, enc_hook=dict))
         return f"{key_id}.{payload}.{_encode(self._signature(purpose, key_id, payload))}"
 
     def _read(self, purpose: bytes, text: str) -> Link:
@@ -184,7 +184,7 @@ class Signer:
                 self._signature(purpose, key_id, payload)
             )  # compared as text: none has a second spelling
             if hmac.compare_digest(signature, expected):
-                values = orjson.loads(_decode(payload))
+                values = json.decode(_decode(payload))
                 if values.pop(0) == _VERSION:
                     del values[_UNUSED - 1]
                     link = Link(**dict(zip(Link.__slots__, values, strict=True)))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.client import AsyncClient, Unreachable
 from stackd.client.attempts import Event, Request, Response, Steps
@@ -76,8 +76,8 @@ class Connection:
                 return no_answer(f"no answer within {seconds:g} s" if error.timed_out else lost)
         came = time.monotonic()
         try:
-            content = orjson.loads(response.body)
-        except orjson.JSONDecodeError:
+            content = json.decode(response.body)
+        except (ValueError, RecursionError):
             if response.status < 400 and path != METRICS:
                 return no_answer("the answer is not stackd's")
             content = response.body.decode(errors="replace")

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.model import (
     CHECK_FAILED,
@@ -237,7 +237,7 @@ def holders(tx: Transaction, value: str) -> list[Holder]:
         Holder(
             stack_id=stack_id,
             name=name,
-            labels=orjson.loads(labels),
+            labels=json.decode(labels),
             removed_at=at,
             by=None if by is None else Principal.parse(by),
         )

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.codes import ErrorCode
 from stackd.errors import JobNotFound, StackdError, StackNotFound, TooManyRequests, public_code, public_text
@@ -72,7 +72,7 @@ JOBS = Columns(
         "by": Principal.parse,
         "labels": labels_from,
         "common": labels_from,
-        "outcome": lambda text: None if text is None else _outcome(orjson.loads(text)),
+        "outcome": lambda text: None if text is None else _outcome(json.decode(text)),
     },
     write={
         "by": str,
@@ -261,7 +261,7 @@ def _wanted(one: WantedStack) -> dict[str, object]:
 
 
 def _read_wanted(index: int, text: str) -> WantedStack:
-    return WantedStack(index=index, **orjson.loads(text))
+    return WantedStack(index=index, **json.decode(text))
 
 
 def items(tx: Transaction, job_id: str) -> list[JobItem]:

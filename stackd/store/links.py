@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import orjson
+from msgspec import json
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import Conflict
@@ -58,7 +58,7 @@ LINKS = Columns(
     KeptLink,
     read={
         "labels": labels_from,
-        "templates": lambda text: tuple(orjson.loads(text)),
+        "templates": lambda text: tuple(json.decode(text)),
         "by": Principal.parse,
         "revoked": bool,
     },

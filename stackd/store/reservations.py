@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import orjson
+from msgspec import json
 
 from stackd.errors import LabelLimitReached, MaxStacksReached, NoNodePort
 from stackd.model import (
@@ -171,7 +171,7 @@ def check_labels(tx: Transaction, labels: Mapping[str, str], limits: CreateLimit
             holders = _living(tx, key, value, limits.among, limits.others, apart_from)
             if len(holders) >= limit:
                 named = ", ".join(stack_id for stack_id, *_ in holders[:5])
-                same = (stack_id for stack_id, text, _ in holders if _folded(labels) <= _folded(orjson.loads(text)))
+                same = (stack_id for stack_id, text, _ in holders if _folded(labels) <= _folded(json.decode(text)))
                 raise LabelLimitReached(
                     f"label {key}={value} has {len(holders)} of {limit} stacks (limits.stacks_per_label): {named}",
                     holders[0][0],
@@ -196,7 +196,7 @@ def _living(
         (key.lower(), value.lower(), apart_from, tx.now),
     )
     if among or others:
-        own = ((holder, orjson.loads(holder[1]).items()) for holder in holders)
+        own = ((holder, json.decode(holder[1]).items()) for holder in holders)
         holders = [
             holder
             for holder, has in own
@@ -251,7 +251,7 @@ def _find_free(tx: Transaction, wanted: int) -> list[int]:
     while len(free) < wanted:
         if not tx.ports.to_try:
             ((held,),) = tx.rows("SELECT json_group_array(node_port) FROM node_ports")  # faster than a row for each
-            tx.ports.refill([*orjson.loads(held), *free])
+            tx.ports.refill([*json.decode(held), *free])
         if not tx.ports.to_try:
             raise NoNodePort(tx.ports.why_none())
         port = tx.ports.to_try.pop()

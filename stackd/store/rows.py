@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-import orjson
+from msgspec import json
 
 from stackd.errors import StackNotFound
 from stackd.model import (
@@ -59,14 +59,14 @@ STACKS = Columns(
     Stack,
     renamed={"values": "generated"},  # an SQL keyword
     read={
-        "ports": lambda text: tuple(map(_port, orjson.loads(text))),
+        "ports": lambda text: tuple(map(_port, json.decode(text))),
         "status": StackStatus,
         "labels": labels_from,
         "delete_reason": lambda text: text and DeleteReason(text),
         "desired": Desired,
-        "offer": lambda text: text and Offer(**(kept := orjson.loads(text)) | {"show": tuple(kept["show"])}),
+        "offer": lambda text: text and Offer(**(kept := json.decode(text)) | {"show": tuple(kept["show"])}),
         **dict.fromkeys(
-            ("values", "env"), lambda text: NO_VALUES if text is None else MappingProxyType(orjson.loads(text))
+            ("values", "env"), lambda text: NO_VALUES if text is None else MappingProxyType(json.decode(text))
         ),
         **dict.fromkeys(("accepted", "ended", "ports_held", "unassigned", "spare"), bool),
     },
@@ -122,7 +122,7 @@ def with_labels(tx: Transaction, labels: Mapping[str, str], *, unsettled: bool) 
         " ORDER BY created_at, stack_id",
         (unsettled, *next(iter(labels.items()))),
     )
-    return [stack_id for stack_id, text in stacks if labels.items() <= orjson.loads(text).items()]
+    return [stack_id for stack_id, text in stacks if labels.items() <= json.decode(text).items()]
 
 
 def pod_specs(tx: Transaction, ids: Collection[str]) -> dict[str, str]:
@@ -232,7 +232,7 @@ def remove(tx: Transaction, ids: Collection[str]) -> int:
     tx.many("INSERT OR IGNORE INTO removed_stacks VALUES (?, ?, ?)", removed)
     if any(labels != "{}" for labels in known.values()):
         tx.run(history.INSERT_REMOVED_LABELS, (id_array(known),))
-    had = ((stack_id, orjson.loads(generated)) for stack_id, *_, generated in gone if stack_id in known)
+    had = ((stack_id, json.decode(generated)) for stack_id, *_, generated in gone if stack_id in known)
     history.note_values(tx, had)
     lines = [
         (stack_id, TimelineEvent(kind=EventKind.DELETED, at=tx.now, reason=reason))

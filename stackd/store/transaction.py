@@ -16,7 +16,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-import orjson
+from msgspec import json
 
 from stackd.errors import Conflict, StackdError, StoreUnavailable
 from stackd.metrics import Histogram
@@ -38,7 +38,7 @@ IDS = "(SELECT value FROM json_each(?))"
 
 def json_text(value: object) -> str:
     """The value as JSON, with sorted keys."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return json.encode(value, order="sorted").decode()
 
 
 def id_array(ids: Iterable[str]) -> str:
@@ -53,7 +53,7 @@ def labels_text(labels: Mapping[str, str]) -> str:
 
 def labels_from(text: str) -> Mapping[str, str]:
     """The labels in their column."""
-    return NO_LABELS if text == "{}" else MappingProxyType(orjson.loads(text))
+    return NO_LABELS if text == "{}" else MappingProxyType(json.decode(text))
 
 
 class Columns(Generic[R]):

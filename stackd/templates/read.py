@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import orjson
+from msgspec import json
 from pydantic import ValidationError
 
 from stackd.config import Config, PolicySection, policy_of
@@ -329,7 +329,7 @@ class _Draft:
             self.mistake("pod", "a Pod is expected: a mapping of fields")
             return None
         try:
-            return sanitize(orjson.dumps(pod).decode(), ports, policy)
+            return sanitize(json.encode(pod).decode(), ports, policy)
         except InvalidPodSpec as error:
             self._refused(error.reasons, "pod")
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import orjson
+from msgspec import json
 
 from stackd.contract import LARGEST_PORT
 from stackd.names import did_you_mean, is_label
@@ -104,7 +104,7 @@ def check(value: Any, policy: Policy) -> Check:
         every=_seconds(value, "every", "5m", SHORTEST_EVERY, 86400.0),
         timeout=_seconds(value, "timeout", "60s", 1.0, LONGEST_TIMEOUT),
         failures=failures,
-        spec=sanitize(orjson.dumps(pod).decode(), (), own),
+        spec=sanitize(json.encode(pod).decode(), (), own),
         policy=own,
     )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any, Final
 
-import orjson
+from msgspec import json
 
 from stackd.contract import TemplateSource, TemplateTrouble
 from stackd.errors import TemplateClosed
@@ -270,7 +270,7 @@ def digest_of(
     parts = [name, manifest, ports, dict(patterns), placement]
     if routes := [[port.container_port, port.route] for port in target_ports if isinstance(port, RoutedTarget)]:
         parts.append([routes, prefix])
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(json.encode(parts, order="sorted")).hexdigest()
 
 
 def generate_values(patterns: Mapping[str, str]) -> dict[str, str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-import orjson
 from aiohttp import web
+from msgspec import json
 
 from stackd import contract
 from stackd.clock import NANOSECONDS, to_nanoseconds
@@ -137,7 +137,7 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
     page = [await outcomes.of(one) if isinstance(one, Job) else one for one in page[:limit]]
     # With the errors of its jobs, a page may be long.
     entries = rendered_entries(page, lambda one: encode(_entry(context, one)))
-    return await streamed_json(call.request, listed(OPEN, entries, b'],"next_cursor":%b}' % orjson.dumps(cursor)))
+    return await streamed_json(call.request, listed(OPEN, entries, b'],"next_cursor":%b}' % json.encode(cursor)))
 
 
 async def _audit(call: ApiCall, wanted: ActivityFilter, action: str | None) -> list[AuditEntry]:

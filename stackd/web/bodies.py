@@ -17,8 +17,7 @@ from operator import attrgetter
 from time import perf_counter
 from typing import Any, Final, TypeVar, get_args, get_origin
 
-import orjson
-from msgspec import NODEFAULT
+from msgspec import NODEFAULT, json
 
 from stackd import contract
 from stackd.clock import NANOSECONDS
@@ -100,7 +99,7 @@ def renderer(kind: Any, names: tuple[str, ...] = ()) -> Callable[[Any], Fields]:
 
 
 def _converter(kind: Any) -> Callable[[Any], Any] | None:
-    """How a value of this type is prepared for orjson; None: it need not be."""
+    """How a value of this type is prepared for JSON; None: it need not be."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is datetime:
         return lambda value: rfc3339(value) if isinstance(value, int) else value
@@ -118,14 +117,14 @@ def _converter(kind: Any) -> Callable[[Any], Any] | None:
 def encode(body: Body) -> bytes:
     """A body as JSON."""
     kind: Any = type(body)
-    return orjson.dumps(renderer(kind)(body))
+    return json.encode(renderer(kind)(body))
 
 
 @lru_cache(maxsize=CHOICES)
 def encoder(kind: Any, names: tuple[str, ...] = ()) -> Callable[[Any], bytes]:
     """Return a function that renders a row as the JSON of a body, or of only these fields of it."""
     render = renderer(kind, names)
-    return lambda source: orjson.dumps(render(source))
+    return lambda source: json.encode(render(source))
 
 
 detail_body = encoder(contract.Stack, contract.STACK_FIELDS)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
-import orjson
+from msgspec import json
 
 from stackd import contract
 from stackd.codes import ErrorCode
@@ -171,7 +171,7 @@ class ChangeFeed:
 def frame(feed: ChangeFeed, change: FeedChange, kind: EventName, fields: tuple[str, ...]) -> bytes:
     """A change as a server-sent event, rendered once for all clients that chose the same fields."""
     record = None if kind == "left" else change.record
-    data = orjson.dumps({"stack_id": change.name}) if record is None else rendered(record, fields)
+    data = json.encode({"stack_id": change.name}) if record is None else rendered(record, fields)
     return event(kind.encode(), data, feed.id_of(change.number))
 
 

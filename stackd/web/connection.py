@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
-import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from msgspec import json
 
 from stackd.codes import ErrorCode
 from stackd.config.sections import LimitsSection
@@ -123,7 +123,7 @@ class Connections:
 
 def _full(most: int) -> bytes:
     code, sentence = ErrorCode.UNAVAILABLE, f"{most} connections are open (limits.connections)"
-    body = orjson.dumps({"error": sentence, "code": code, "player_message": code.players})
+    body = json.encode({"error": sentence, "code": code, "player_message": code.players})
     head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nServer: stackd\r\n"
     return head + b"Cache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 

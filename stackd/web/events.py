@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
-import orjson
 from aiohttp import hdrs, web
+from msgspec import json
 
 from stackd import contract
 from stackd.clock import from_nanoseconds
@@ -120,7 +120,7 @@ async def _pieces(call: ApiCall, subscriber: _Subscriber) -> AsyncGenerator[byte
     api, feed, position = call.api, call.api.feed, call.api.feed.number
     seen = call.request.headers.get(LAST_EVENT_ID.name)
     changes = None if seen is None else feed.resumed(seen)
-    hello = orjson.dumps({"version": VERSION, "now": from_nanoseconds(api.context.clock.now())})
+    hello = json.encode({"version": VERSION, "now": from_nanoseconds(api.context.clock.now())})
     # With missed changes, without the present id: after another cut, the client would resume there and lose them.
     yield event(b"hello", hello, feed.id_of(position) if changes is None else "")
     if changes is None:

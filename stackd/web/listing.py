@@ -16,8 +16,8 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-import orjson
 from aiohttp import hdrs, web
+from msgspec import json
 
 from stackd import contract
 from stackd.codes import ErrorCode
@@ -141,7 +141,7 @@ async def _page(parameters: Parameters, stacks: tuple[Stack, ...]) -> tuple[Sequ
     if limit is None:
         return page, CLOSE
     next_cursor = cursor_of(*list_key(page[limit - 1])) if len(page) > limit else None
-    return page[:limit], b'],"next_cursor":%b}' % orjson.dumps(next_cursor)
+    return page[:limit], b'],"next_cursor":%b}' % json.encode(next_cursor)
 
 
 async def listed(begin: bytes, entries: AsyncGenerator[bytes, None], end: bytes) -> AsyncGenerator[bytes, None]:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
-import orjson
 from aiohttp import hdrs, web
+from msgspec import json
 from yarl import URL
 
 from stackd.clock import NANOSECONDS
@@ -211,8 +211,8 @@ class Issuer:
         finally:
             self._slots.release()
         try:
-            found = orjson.loads(body)
-        except ValueError:
+            found = json.decode(body)
+        except (ValueError, RecursionError):
             found = None
         if answer.status != 200 or not isinstance(found, dict):
             said = (found.get("error_description") or found.get("error")) if isinstance(found, dict) else ""
@@ -374,12 +374,12 @@ class SignIn:
         if not named:
             said = claims.get("preferred_username") or claims.get("name") or claims["sub"]
             named = f"{printable(str(said))[:LONGEST_NAME].strip()} at {URL(issuer).host}".strip()
-        subject = digest(orjson.dumps([issuer, claims["sub"]]).decode()).hex()[:ID_DIGITS]
+        subject = digest(json.encode([issuer, claims["sub"]]).decode()).hex()[:ID_DIGITS]
         return Principal(id=f"person:{subject}", name=printable(named))
 
     def _keep(self, *parts: str) -> str:
         """What the first cookie has: with a signature, so that nobody makes up sign-ins for which the issuer is asked."""
-        kept = base64.urlsafe_b64encode(orjson.dumps([*parts, str(int(time.time()) + SIGN_IN_SECONDS)])).decode()
+        kept = base64.urlsafe_b64encode(json.encode([*parts, str(int(time.time()) + SIGN_IN_SECONDS)])).decode()
         return f"{kept}.{hmac.digest(self._secret, kept.encode(), 'sha256').hex()}"
 
     def _kept(self, cookie: str) -> tuple[str, str, str, str]:
@@ -387,7 +387,7 @@ class SignIn:
         expected = hmac.digest(self._secret, kept.encode(errors="replace"), "sha256").hex()
         if not hmac.compare_digest(signature.encode(errors="replace"), expected.encode()):
             return "", "", "", ""
-        state, nonce, verifier, back, until = orjson.loads(base64.urlsafe_b64decode(kept))
+        state, nonce, verifier, back, until = json.decode(base64.urlsafe_b64decode(kept))
         return (
             ("", "", "", "") if int(until) < time.time() else (state, nonce, verifier, _NOT_IN_ADDRESSES.sub("", back))
         )

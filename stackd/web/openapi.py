@@ -9,9 +9,8 @@ from datetime import datetime
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-import orjson
 from aiohttp import web
-from msgspec import Meta
+from msgspec import Meta, json
 
 from stackd import contract
 from stackd.codes import ErrorCode
@@ -138,7 +137,7 @@ async def openapi(call: ApiCall) -> web.Response:
     """The route table, described; rendered once for each configuration."""
     config = call.api.context.config
     if call.api.described is None or call.api.described[0] is not config:
-        call.api.described = config, file_of(orjson.dumps(document(ROUTES, config)), JSON)
+        call.api.described = config, file_of(json.encode(document(ROUTES, config)), JSON)
     return send(call, call.api.described[1])
 
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import orjson
 from aiohttp import web
+from msgspec import json
 
 from stackd import contract
 from stackd.codes import ErrorCode
@@ -166,7 +166,7 @@ async def _rendered(context: Context, stack: Stack, status: int) -> bytes:
     if not (stack.env and template is not None and template.pool):
         return bodies.created_body(stack)
     warning = f"made anew, and not taken from the pool of {template.name}: pooled stacks have no env of a create"
-    return bodies.created_body(stack)[:-1] + b',"warnings":%b}' % orjson.dumps([warning])
+    return bodies.created_body(stack)[:-1] + b',"warnings":%b}' % json.encode([warning])
 
 
 @route("GET", "/stacks/{stack_id}", STACKS, Answer("The stack.", ("StackDetail", "StackEntry")), query=(FIELDS,))

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import orjson
 import pytest
 import yaml
+from msgspec import json
 
 from stackd.cli.provision import Administrator, ManifestOptions, documents
 from stackd.config import load
@@ -62,10 +62,10 @@ class Users:
         self, user: Administrator, kind: str, name: str = "one", content: dict[str, Any] | None = None, **metadata: Any
     ) -> dict[str, Any]:
         body = {**KINDS[kind].type_meta, "metadata": {"name": name, **metadata}, **(content or SPECS[kind])}
-        return await user.answer(self.call("create", kind, name, body=orjson.dumps(body)))
+        return await user.answer(self.call("create", kind, name, body=json.encode(body)))
 
     async def patch(self, user: Administrator, kind: str, change: dict[str, Any], name: str = "one") -> None:
-        await user.answer(self.call("patch", kind, name, body=orjson.dumps(change), content_type=MERGE_PATCH))
+        await user.answer(self.call("patch", kind, name, body=json.encode(change), content_type=MERGE_PATCH))
 
     async def delete(self, user: Administrator, kind: str, name: str = "one") -> None:
         await user.answer(self.call("delete", kind, name, body=b'{"gracePeriodSeconds": 0}'))
@@ -374,7 +374,7 @@ async def test_the_cluster_itself_goes_on(users: Users, monkeypatch: pytest.Monk
         "metadata": {"name": "one", "namespace": users.namespace},
     }
     with contextlib.suppress(UnexpectedAnswer):  # the answer is a Status
-        await users.other.answer(users.call("create", "pods/eviction", "one", body=orjson.dumps(eviction)))
+        await users.other.answer(users.call("create", "pods/eviction", "one", body=json.encode(eviction)))
     for kind in ("pods", "services", "configmaps"):
         await eventually(partial(users.gone, kind), pause=0.2)
     await users.create(users.admin, "configmaps", labels=LABELS)
@@ -394,7 +394,7 @@ async def test_a_pod_runs_and_ends_on_a_node(users: Users) -> None:
         "nodeSelector": {"kubernetes.io/hostname": real[0]},
     }
     body = {**KINDS["pods"].type_meta, "metadata": {"name": "one", "labels": LABELS}, "spec": spec}
-    await users.stackd.answer(users.call("create", "pods", "one", body=orjson.dumps(body)))
+    await users.stackd.answer(users.call("create", "pods", "one", body=json.encode(body)))
     status: dict[str, Any] = {}
 
     async def runs() -> bool:

@@ -17,8 +17,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
 import pytest
+from msgspec import json
 
 from stackd.errors import StackdError
 from stackd.kube.wire import MERGE_PATCH, JsonObject
@@ -88,7 +88,7 @@ class Gateway:
         about = {"status": "True", "message": "", "lastTransitionTime": now, "observedGeneration": generation}
         conditions = [{"type": kind, "reason": kind} | about for kind in ("Accepted", "ResolvedRefs")]
         parent = {"parentRef": route["spec"]["parentRefs"][0], "controllerName": "example.org/stand-in"}
-        body = orjson.dumps({"status": {"parents": [parent | {"conditions": conditions}]}})
+        body = json.encode({"status": {"parents": [parent | {"conditions": conditions}]}})
         name, cluster = route["metadata"]["name"], self.real.outside
         call = cluster.on("patch", f"{kind}/status", name, body=body, content_type=MERGE_PATCH)
         await cluster.connection._send(call)  # it may be gone by now

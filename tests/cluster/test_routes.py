@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 import pytest
+from msgspec import json
 
 from stackd.errors import StackdError
 from stackd.kube.wire import HTTP_ROUTES, MERGE_PATCH
@@ -80,7 +80,7 @@ async def test_what_others_change_is_repaired(named: Process) -> None:
     assert await sent() == before, "what the API server stores is what stackd compares it with"
     deleted, edited = f"{stacks[0]['stack_id']}-80", f"{stacks[1]['stack_id']}-81"
     await real.outside.delete(HTTP_ROUTES, deleted)
-    other = orjson.dumps({"spec": {"hostnames": ["other.example.org"]}})
+    other = json.encode({"spec": {"hostnames": ["other.example.org"]}})
     await real.outside.answer(real.outside.on("patch", HTTP_ROUTES, edited, body=other, content_type=MERGE_PATCH))
     await until_as_wanted(real)
     await delete_all(real)

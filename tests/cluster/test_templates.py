@@ -6,8 +6,8 @@ import asyncio
 import time
 from pathlib import Path
 
-import orjson
 from click.testing import CliRunner
+from msgspec import json
 
 from stackd.cli import stackd
 from stackd.kube.template_maps import name_of
@@ -119,7 +119,7 @@ async def test_a_template_that_somebody_applies_is_in_force_at_once_and_a_change
     metadata = {"name": name, "namespace": cluster.namespace_name, "labels": labels}
     body = {**KINDS[CONFIG_MAPS].type_meta, "metadata": metadata, "data": {"template.yaml": CHALLENGE}}
     began = time.monotonic()
-    await cluster.answer(cluster.on("create", CONFIG_MAPS, name, body=orjson.dumps(body)))
+    await cluster.answer(cluster.on("create", CONFIG_MAPS, name, body=json.encode(body)))
     one = (await until(lambda: shown(real), lambda seen: "web-1" in seen))["web-1"]
     assert (one["source"], time.monotonic() - began < 2.0) == ("cluster", True)
     assert (await real.create({"template": "web-1"}))["template"] == "web-1"
@@ -128,7 +128,7 @@ async def test_a_template_that_somebody_applies_is_in_force_at_once_and_a_change
     assert (changed.status, changed.json["source"]) == (200, "api")
     late = await real.call("DELETE", "/templates/web-1", headers=match)
     assert (late.status, late.code) == (412, "template_changed")
-    change = orjson.dumps({"data": {"template.yaml": CHALLENGE + "shared: true\n"}})
+    change = json.encode({"data": {"template.yaml": CHALLENGE + "shared: true\n"}})
     await cluster.answer(cluster.on("patch", CONFIG_MAPS, name, body=change, content_type=MERGE_PATCH))
     problems = await until(lambda: real.get("/templates"), lambda seen: seen.get("problems"))
     assert [one["problem"] for one in problems["problems"]] == ["stale"]

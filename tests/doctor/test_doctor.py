@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from click.testing import CliRunner
+from msgspec import json
 
 from stackd.cli import stackd
 from stackd.cli.doctor import examine
@@ -105,7 +104,7 @@ def without_binding(documents: Documents) -> Documents:
 
 
 def as_before_templates(documents: Documents) -> Documents:
-    return [orjson.loads(orjson.dumps(one).replace(b"stackd.io/template", b"stackd.io/other")) for one in documents]
+    return [json.decode(json.encode(one).replace(b"stackd.io/template", b"stackd.io/other")) for one in documents]
 
 
 CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], dict[str, str], Expected]] = {
@@ -430,7 +429,7 @@ async def test_what_a_stack_reaches_is_a_failure_with_what_to_do(tmp_path: Path)
         assert [finding.level for finding in found] == [OK, OK, FAIL, FAIL]
         assert (found[2].what, found[2].advice) == ("a stack reaches the API server", "restrict egress")
         assert "is not known: exit code 127" in found[3].what
-        opened = json.dumps({"spec": {"selector": {"stackd.io/assigned": None}}})
+        opened = json.encode({"spec": {"selector": {"stackd.io/assigned": None}}}).decode()
         at.cluster.faults.add_fault(action="admit", verb="create", resource="services", body=opened)
         first, *_ = await at.probe()
         assert (first.level, "before anybody has it" in first.what) == (FAIL, True)
@@ -492,7 +491,7 @@ async def test_the_command_prints_all_and_exits_with_one_if_anything_fails(tmp_p
             r"^ok    room           for .+ stacks of 100m CPU and 128Mi \(.+\); .+; node ports: 1767$", out, re.M
         ), out
         code, out = await doctor("-o", "jsonl", **at.environment)
-        findings = [json.loads(line) for line in out.splitlines()]
+        findings = [json.decode(line) for line in out.splitlines()]
         assert (code, {one["level"] for one in findings}) == (0, {"ok"})
         assert [one["about"] for one in findings] == [
             "configuration", "files", "disk", "daemon", "cluster", "clock", "credentials", "namespace", "rights", "policies",
@@ -504,7 +503,7 @@ async def test_the_command_prints_all_and_exits_with_one_if_anything_fails(tmp_p
     code, out = await doctor("--config", str(tmp_path / "config.toml"))
     assert (code, "ttll" in out, "failure" in out) == (1, True, True)
     code, out = await doctor("--config", str(tmp_path / "config.toml"), "-o", "jsonl")
-    first = json.loads(out.splitlines()[0])
+    first = json.decode(out.splitlines()[0])
     assert (code, [*first], first["level"], "ttll" in first["what"]) == (
         1, ["level", "about", "what", "advice"], "fail", True,
     )  # fmt: skip

@@ -6,7 +6,6 @@ Owns: what has been noted, counted and found wrong; the objects of others.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import orjson
+from msgspec import json
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.request import RequestInfo, read_target
@@ -177,7 +176,7 @@ class World:
             return Outcome(sent=False)
         except (aiohttp.ClientError, OSError):
             return Outcome()
-        return Outcome(status=answer.status, body=json.loads(text))
+        return Outcome(status=answer.status, body=json.decode(text))
 
     # ---- the cluster, as it is
 
@@ -269,7 +268,7 @@ class Foreign:
 
     def settle(self) -> None:
         for name in (NAMESPACE, ELSEWHERE):
-            self._cluster.api.create(_target("/api/v1/namespaces"), {}, orjson.dumps({"metadata": {"name": name}}))
+            self._cluster.api.create(_target("/api/v1/namespaces"), {}, json.encode({"metadata": {"name": name}}))
         for number, labels in enumerate(
             ({}, OURS | {"stackd.io/instance": "other"}, {"stackd.io/instance": "default"}, {"app": "stackd"})
         ):
@@ -290,7 +289,7 @@ class Foreign:
         """Create an object of somebody else, which must not change unless it passes for an orphan of stackd."""
         metadata = {"name": name, "labels": labels or {}, "annotations": {THEIRS: "yes"}}
         target = _target(f"/api/v1/namespaces/{namespace}/{kind}")
-        self._cluster.api.create(target, {}, orjson.dumps({"metadata": metadata, "spec": spec}))
+        self._cluster.api.create(target, {}, json.encode({"metadata": metadata, "spec": spec}))
         if namespace == ELSEWHERE or not OURS.items() <= (labels or {}).items():
             self._kept[kind, namespace, name] = self._seen(kind, namespace, name)
 

@@ -67,6 +67,7 @@ def test_only_what_a_real_api_server_has_answered_is_believed(name: str) -> None
         for part in (0.0, 0.5, 0.99):  # it is cut short
             refused(call, replace(answer, body=answer.body[: int(len(answer.body) * part)]))
         junk: tuple[object, ...] = ({}, [], None, "ok", 0, {"ok": True}, {"kind": "Status"}, {"metadata": {}})
+        refused(call, replace(answer, body=b"[" * 5000 + b"]" * 5000))
         for one in junk:
             refused(call, as_json(answer.status, one))
 

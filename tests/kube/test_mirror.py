@@ -7,8 +7,8 @@ import logging
 import time
 from pathlib import Path
 
-import orjson
 import pytest
+from msgspec import json
 
 from stackd.kube import watch
 from stackd.kube.client import Cluster
@@ -262,8 +262,9 @@ def unreadable(version: int) -> dict[str, object]:
         b'{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"0"}}}\n',
         b'{"type":"ERROR","object":{"code":410}}\n',
         b'{"type":"SURPRISE","object":{"metadata":{"resourceVersion":"9"}}}\n',
+        b"[" * 5000 + b"]" * 5000 + b"\n",
         b"x" * (9 << 20),
-        orjson.dumps({"type": "ADDED", "object": unreadable(206)}) + b"\n",
+        json.encode({"type": "ADDED", "object": unreadable(206)}) + b"\n",
         b'{"type":"ADDED","object":{"metadata":{"na',
     ],
 )
@@ -327,8 +328,8 @@ async def test_a_line_may_come_in_any_pieces(cluster: Cluster, wire: Wire) -> No
     async def drip(stream: Stream) -> None:
         big = pod("a", version=205)
         big["metadata"]["annotations"] = {"note": "ü" * 300_000}
-        data = orjson.dumps({"type": "ADDED", "object": big}) + b"\n\n"
-        data += orjson.dumps({"type": "ADDED", "object": pod("b", version=206)}) + b"\n"
+        data = json.encode({"type": "ADDED", "object": big}) + b"\n\n"
+        data += json.encode({"type": "ADDED", "object": pod("b", version=206)}) + b"\n"
         for start in range(0, len(data), 65_537):
             await stream.raw(data[start : start + 65_537])
         await asyncio.sleep(60)

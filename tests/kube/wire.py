@@ -6,7 +6,6 @@ For what the embedded cluster would never send: malformed lines, silence, a resp
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestServer
 from aioresponses import aioresponses
+from msgspec import json
 from yarl import URL
 
 from stackd.kube.client import Cluster
@@ -54,7 +53,7 @@ class Stream:
         self.raw = response.write
 
     async def send(self, kind: str, obj: dict[str, Any]) -> None:
-        await self.raw(orjson.dumps({"type": kind, "object": obj}) + b"\n")
+        await self.raw(json.encode({"type": kind, "object": obj}) + b"\n")
 
     async def bookmark(self, version: str) -> None:
         kind = KINDS[self._request.path.rpartition("/")[2]]
@@ -111,7 +110,7 @@ class Wire:
                 method=request.method,
                 path=request.path,
                 query=dict(request.query),
-                body=orjson.loads(data) if data else None,
+                body=json.decode(data) if data else None,
                 token=request.headers.get("Authorization", "").removeprefix("Bearer "),
                 connection=request.transport,
             )
@@ -240,7 +239,7 @@ SERVER = "http://kubernetes.test"
 
 
 def recording(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    document: dict[str, Any] = json.decode((FOLDER / f"{name}.json").read_text())
     return document
 
 
@@ -264,7 +263,7 @@ def play(player: aioresponses, name: str, *, path: str = "") -> None:
         SERVER + (path or document["request"]["path"]),
         method=document["request"]["method"],
         status=document["response"]["status"],
-        body=body if log else json.dumps(body),
+        body=body if log else json.encode(body).decode(),
         content_type="text/plain" if log else "application/json",
         response_class=PlayedResponse,
     )
@@ -296,7 +295,7 @@ def answered(document: dict[str, Any]) -> KubeResponse:
     body, code = document["response"]["body"], document["response"]["status"]
     if isinstance(body, str):
         return KubeResponse(status=code, body=body.encode(), content_type="text/plain")
-    return KubeResponse(status=code, body=json.dumps(body).encode(), content_type="application/json")
+    return KubeResponse(status=code, body=json.encode(body), content_type="application/json")
 
 
 # ---- a mirror that follows the scripted server

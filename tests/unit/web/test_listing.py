@@ -14,9 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import orjson
 import pytest
 import uvloop
+from msgspec import json
 
 from stackd.contract import host_and_port
 from stackd.lifecycle.context import Context
@@ -61,7 +61,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 def with_text(one: Stack) -> bytes:
-    return orjson.dumps({"stack_id": one.stack_id, "pod_spec": one.pod_spec})
+    return json.encode({"stack_id": one.stack_id, "pod_spec": one.pod_spec})
 
 
 async def fill(store: Store, long: Callable[[int], bool], count: int = 70) -> list[tuple[str, str]]:
@@ -82,7 +82,7 @@ async def test_long_texts_are_read_in_place_if_they_are_there(
     await store.stacks.remove([stack_id(number) for number in gone])
     body = b"[" + b"".join([piece async for piece in read_entries(stacks, store, with_text)]) + b"]"
     expected = [one for number, one in enumerate(wanted) if number not in gone or not long(number)]
-    assert [(one["stack_id"], one["pod_spec"]) for one in orjson.loads(body)] == expected
+    assert [(one["stack_id"], one["pod_spec"]) for one in json.decode(body)] == expected
 
 
 async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
