@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
 from stackd.contract import BARE_KEY_FORM
@@ -165,15 +164,17 @@ ClientLabel = Annotated[str, _matches(is_bare_key, "is not a label of a create")
 Flag = Annotated[bool, Expects(what="true or false")]
 Text = Annotated[str, Expects(what="a string")]
 FilePath = Annotated[str, Expects(what="a path", secret=True, path=True)]
-Port = Annotated[int, Ge(0), Le(65535), Expects(what="a port from 1 to 65535 (0 for any free one)")]
-NodePort = Annotated[int, Ge(1), Le(65535), Expects(what="a port from 1 to 65535")]
-Count = Annotated[int, Ge(0), Le(10**9), Expects(what="a whole number (0 for no limit)")]
-Rate = Annotated[float, Ge(0), Le(10**6), Expects(what="a number of times a second (0 for no limit)")]
-Share = Annotated[float, Ge(0), Le(1), Expects(what="a share from 0 to 1")]
-Size = Annotated[int, a_size, Ge(1 << 10), Le(1 << 30), Expects(what='a size from "1KiB" to "1GiB"', unit="bytes")]
-TextSize = Annotated[int, a_size, Ge(1 << 10), Le(1 << 20), Expects(what='a size from "1KiB" to "1MiB"', unit="bytes")]
+Port = Annotated[int, Field(ge=0, le=65535), Expects(what="a port from 1 to 65535 (0 for any free one)")]
+NodePort = Annotated[int, Field(ge=1, le=65535), Expects(what="a port from 1 to 65535")]
+Count = Annotated[int, Field(ge=0, le=10**9), Expects(what="a whole number (0 for no limit)")]
+Rate = Annotated[float, Field(ge=0, le=10**6), Expects(what="a number of times a second (0 for no limit)")]
+Share = Annotated[float, Field(ge=0, le=1), Expects(what="a share from 0 to 1")]
+Size = Annotated[int, a_size, Field(ge=1 << 10, le=1 << 30), Expects(what='a size from "1KiB" to "1GiB"', unit="bytes")]
+TextSize = Annotated[
+    int, a_size, Field(ge=1 << 10, le=1 << 20), Expects(what='a size from "1KiB" to "1MiB"', unit="bytes")
+]
 Duration = Annotated[
-    float, a_duration, Ge(0), Expects(what='a duration such as "2h", "1h30m", "10s" or "0s"', unit="seconds")
+    float, a_duration, Field(ge=0), Expects(what='a duration such as "2h", "1h30m", "10s" or "0s"', unit="seconds")
 ]
 Period = Annotated[
     float,
@@ -182,7 +183,7 @@ Period = Annotated[
     Expects(what='a duration above zero, such as "2h", "1h30m", "10s" or "250ms"', unit="seconds"),
 ]
 LeaseDuration = Annotated[
-    float, a_duration, Ge(1), Le(3600), Expects(what='a duration from "1s" to "1h"', unit="seconds")
+    float, a_duration, Field(ge=1, le=3600), Expects(what='a duration from "1s" to "1h"', unit="seconds")
 ]
 DnsLabel = Annotated[str, _matches(is_label, "is not a DNS label"), Expects(what=f"a name of {LABEL_FORM}")]
 OptionalDnsLabel = Annotated[
@@ -232,7 +233,7 @@ TenantLabels = Annotated[
 ]
 """The labels of a tenant's key; none of their values is empty."""
 LabelLimits = Annotated[
-    Mapping[ClientLabel, Annotated[int, Ge(1)]],
+    Mapping[ClientLabel, Annotated[int, Field(ge=1)]],
     frozen,
     Expects(what="a table from labels without prefix to whole numbers above 0, such as { team = 3 }"),
 ]

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, cast
 
-from annotated_types import Ge, Le, MinLen
 from pydantic import BaseModel, Field, SecretStr
 from pydantic.fields import FieldInfo
 
@@ -118,7 +117,7 @@ class AuthSection(Section):
 class StateSection(Section):
     """Where the state is kept."""
 
-    path: Annotated[str, MinLen(1), Expects(what="the path of a file", path=True)] = key(
+    path: Annotated[str, Field(min_length=1), Expects(what="the path of a file", path=True)] = key(
         "stackd.db", "The SQLite file with everything stackd knows; relative to the working directory."
     )
 
@@ -259,10 +258,10 @@ class ReconcileSection(Section):
 class BatchDeleteSection(Section):
     """Batch jobs, of all actions."""
 
-    concurrency: Annotated[int, Ge(1), Le(100), Expects(what="a whole number from 1 to 100")] = key(
+    concurrency: Annotated[int, Field(ge=1, le=100), Expects(what="a whole number from 1 to 100")] = key(
         1, "Deletes at a time within a job; 1 is sequential, as the API documents it."
     )
-    max_ids: Annotated[int, Ge(1), Le(1_000_000), Expects(what="a whole number from 1 to 1000000")] = key(
+    max_ids: Annotated[int, Field(ge=1, le=1_000_000), Expects(what="a whole number from 1 to 1000000")] = key(
         10_000, "Most ids of one job; longer lists are refused with 413."
     )
     keep_jobs: Period = key(86400.0, "How long a finished job is kept.")

@@ -15,7 +15,6 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import TypeVar
 
 import aiohttp
-from yarl import URL
 
 from stackd.errors import (
     AnswerTooLarge,
@@ -341,7 +340,7 @@ class KubeConnection:
         try:
             response: aiohttp.ClientResponse = await session.request(
                 wire.METHODS[call.verb],
-                URL(self.access.base_url + call.path, encoded=True),
+                self.access.base_url + call.path,
                 params=call.params or None,
                 data=data,
                 headers=headers,

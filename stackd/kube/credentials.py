@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -31,7 +32,6 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import kube_config
 from kubernetes.aio.config.exec_provider import ExecProvider
 from msgspec import json
-from yarl import URL
 
 from stackd.clock import DAY_SECONDS, Clock, utc_minute
 from stackd.config import Config, require_cluster
@@ -190,10 +190,11 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
 
 
 def _completed(one: Configuration, *, lasting: bool) -> Credentials:
-    address, own_proxy = URL(one.host), one.proxy
+    address, own_proxy = urlsplit(one.host), one.proxy
     # Read once: the client library would do so on another thread for each request. As with kubectl, no proxy of the
     # environment is used for an address of this machine.
-    if not one.proxy and address.host and not is_loopback(address.host) and not proxy_bypass(address.host):
+    host = address.hostname
+    if not one.proxy and host and not is_loopback(host) and not proxy_bypass(host):
         one.proxy = getproxies().get(address.scheme)
     tls = ApiClient(one).rest_client.ssl_context  # reads the certificates
     # Check chain, time and name as kubectl does, but not the extensions of the CA's certificate: since 3.13 Python

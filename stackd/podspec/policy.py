@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
 from pydantic import AfterValidator, Field
 
 from stackd import quantity
@@ -73,7 +72,7 @@ class PolicySection(Section):
     images_deny: Strings = key((), "Image patterns that may not run, whatever images_allow says.")
     require_digest: Flag = key(False, "Images must be named by digest, which cannot change as a tag can.")
     add_capabilities: Strings = key((), "Capabilities that containers may add.")
-    max_containers: Annotated[int, Ge(1), Le(100), Expects(what="a whole number from 1 to 100")] = key(
+    max_containers: Annotated[int, Field(ge=1, le=100), Expects(what="a whole number from 1 to 100")] = key(
         16, "Containers of a pod, init containers included."
     )
     max_cpu: Quantity = key("", "Largest sum of CPU of a pod; empty leaves it to LimitRange and quota.")
@@ -81,7 +80,7 @@ class PolicySection(Section):
     max_ephemeral_storage: Quantity = key(
         "", "Largest sum of disk of a pod, emptyDirs included, and what it gets if it names none."
     )
-    max_volumes: Annotated[int, Ge(0), Le(1000), Expects(what="a whole number from 0 to 1000")] = key(
+    max_volumes: Annotated[int, Field(ge=0, le=1000), Expects(what="a whole number from 0 to 1000")] = key(
         16, "Volumes of a pod."
     )
     run_as_root: Flag = key(True, "Containers may run as user 0, as most challenge images do.")

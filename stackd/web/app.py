@@ -16,7 +16,6 @@ from itertools import count
 from time import perf_counter
 
 from aiohttp import HttpVersion11, hdrs, web
-from multidict import istr
 
 from stackd.codes import ErrorCode
 from stackd.errors import NotOwner, StillToDo, TooManyRequests
@@ -53,7 +52,7 @@ log = logging.getLogger("stackd.request")
 
 AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CLIENT_LEFT = 499
-REQUEST_ID_HEADER = istr("X-Request-ID")
+REQUEST_ID_HEADER = "X-Request-ID"
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 ID_PREFIX, NUMBERS = secrets.token_hex(4), count(1)
 OWNER_SECONDS = 1.0

@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 from aiohttp import hdrs, web
 from msgspec import json
-from yarl import URL
 
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
@@ -252,17 +252,19 @@ class SignIn:
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
         wanted = ["openid", "email", "profile", "groups"]
         offered = described.get("scopes_supported", wanted[:3])
-        address = URL(described["authorization_endpoint"]).update_query(
-            response_type="code",
-            client_id=self.section.client_id,
-            redirect_uri=self.section.redirect,
-            scope=" ".join(one for one in wanted if one == "openid" or one in offered),
-            state=state,
-            nonce=nonce,
-            code_challenge=challenge,
-            code_challenge_method="S256",
-        )
-        answer = web.Response(status=302, headers={hdrs.LOCATION: str(address)})
+        question = {
+            "response_type": "code",
+            "client_id": self.section.client_id,
+            "redirect_uri": self.section.redirect,
+            "scope": " ".join(one for one in wanted if one == "openid" or one in offered),
+            "state": state,
+            "nonce": nonce,
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+        }
+        endpoint = described["authorization_endpoint"]
+        address = f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(question)}"
+        answer = web.Response(status=302, headers={hdrs.LOCATION: address})
         self._set(answer, self.login_cookie, self._keep(state, nonce, verifier, back[:1000]), SIGN_IN_SECONDS, "Lax")
         return answer
 
@@ -373,7 +375,7 @@ class SignIn:
         named = claims["email"] if _has_verified_email(claims) else ""
         if not named:
             said = claims.get("preferred_username") or claims.get("name") or claims["sub"]
-            named = f"{printable(str(said))[:LONGEST_NAME].strip()} at {URL(issuer).host}".strip()
+            named = f"{printable(str(said))[:LONGEST_NAME].strip()} at {urlsplit(issuer).hostname}".strip()
         subject = digest(json.encode([issuer, claims["sub"]]).decode()).hex()[:ID_DIGITS]
         return Principal(id=f"person:{subject}", name=printable(named))
 
