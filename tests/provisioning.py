@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,7 +10,6 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.embedded import EmbeddedCluster, Rule, User, everything, rules_from_manifests
-from tests.harness import fast_cluster
 
 ADMIN = User(token="admin", name="admin", rules=(everything(),))
 OURS = "token-of-stackd"
@@ -58,27 +53,3 @@ async def apply(cluster: EmbeddedCluster, documents: list[dict[str, Any]]) -> No
     for document in documents:
         if path := PATHS.get(document["kind"]):
             await ask(cluster, "POST", path.format(document["metadata"].get("namespace")), document)
-
-
-RECORDING = Path(__file__).parent / "recordings" / "nodes-list.json"
-
-
-def recorded_node() -> dict[str, Any]:
-    items = json.loads(RECORDING.read_text())["response"]["body"]["items"]
-    (node,) = [one for one in items if one["metadata"]["name"] == "real-worker"]
-    assert node["status"]["allocatable"]["memory"] == "24581684Ki"
-    for given_by_the_server in ("uid", "resourceVersion", "creationTimestamp"):
-        del node["metadata"][given_by_the_server]
-    return dict(node)
-
-
-@asynccontextmanager
-async def real_node(*manifests: str, **settings: Any) -> AsyncIterator[EmbeddedCluster]:
-    """A cluster whose only node is the recorded one, set up with the output of ``stackd manifests``."""
-    node = recorded_node()
-    async with EmbeddedCluster(fast_cluster(nodes=(), **settings)) as made:
-        await ask(made, "POST", "/api/v1/nodes", node)
-        patched = await ask(made, "PATCH", "/api/v1/nodes/real-worker/status", {"status": node["status"]})
-        assert patched["status"]["allocatable"] == node["status"]["allocatable"]
-        await apply(made, printed(*manifests))
-        yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from pathlib import Path
@@ -194,21 +193,6 @@ async def test_the_file_has_what_was_answered_503_and_is_done_later(tmp_path: Pa
         ("change", "POST", extended, 503),
         ("change", "POST", kept, 200),
     ]
-
-
-async def test_the_file_has_a_request_whose_client_did_not_wait_for_the_answer(tmp_path: Path) -> None:
-    file = tmp_path / "audit.jsonl"
-    async with harness(tmp_path, {"STACKD_LOG__AUDIT": str(file)}) as at:
-        stack_id = await at.running()
-        at.faults.add_fault(action="latency", verb="delete", resource="pods", seconds=1.0)
-        before = at.counts.in_flight
-        leaving = asyncio.create_task(at.call("DELETE", f"/stacks/{stack_id}"))
-        await eventually(lambda: at.counts.in_flight > before)
-        leaving.cancel()
-        await eventually(lambda: len(lines(file)) == 2)
-        await at.until_listed(0)
-    last = lines(file)[-1]
-    assert (last["kind"], last["method"], last["stack_id"], last["status"]) == ("change", "DELETE", stack_id, 499)
 
 
 async def test_a_file_that_cannot_be_written_is_in_the_log_and_stops_nothing(

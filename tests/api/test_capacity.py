@@ -9,7 +9,7 @@ import pytest
 
 from stackd.embedded import NodeSpec
 from stackd.keys import ApiKey, digest
-from tests.harness import KEY, READ_KEY, Harness, request_for, seed, until
+from tests.harness import KEY, READ_KEY, Harness, request_for, seed
 
 NODES = (
     NodeSpec(name="a", cpu="1070m", memory="1048980Ki", pods="20"),
@@ -96,30 +96,6 @@ async def test_node_ports_of_other_services_are_not_free(at: Harness) -> None:
     await at.post("/capacity", seed())
     assert at.counts.total(resource="services") == 0, "once a minute"
     assert [one["kind"] for one in (await at.get("/reconcile"))["unknown"]] == []
-
-
-async def test_quotas_are_read_in_the_background_once_somebody_asks(at: Harness) -> None:
-    hard = {"requests.cpu": "1", "pods": "50", "services.nodeports": "7"}
-    await at.apply("resourcequotas", "tight", spec={"hard": hard})
-    at.faults.reset_counts()
-    await at.run_now("quotas")
-    assert at.counts.total(resource="resourcequotas") == 0, "an idle stackd reads no quota"
-    answer = await at.get("/capacity?cpu=250m")
-    assert (answer["quota"], answer["quota_seen_at"]) == (None, None)
-    assert at.counts.total(resource="resourcequotas") == 0, "a GET asks the cluster nothing"
-    await at.run_now("quotas")
-    assert at.counts.total(resource="resourcequotas") == 1, "one list for all who asked"
-    assert (await fits(at, "cpu=250m"))[:2] == (4, "quota")
-    answer = await at.get("/capacity?cpu=250m")
-    assert (answer["quota"], answer["quota_limited_by"]) == (4, "tight: requests.cpu")
-    assert answer["quota_seen_at"] is not None
-    answer = await at.get("/capacity?cpu=1m&ports=2")
-    assert (answer["quota"], answer["quota_limited_by"]) == (3, "tight: services.nodeports")
-    await at.create()
-    await at.apply("resourcequotas", "tighter", spec={"hard": {"pods": "2"}})
-    answer = await until(lambda: at.post("/capacity", seed()), lambda seen: seen["quota_limited_by"] == "tighter: pods")
-    assert answer["fits"] == 1
-    await at.refused(400, "", "/capacity", {"pod_spec": "x"})
 
 
 # ---- limits

@@ -141,36 +141,6 @@ async def test_a_job_waits_for_kubernetes_and_fails_what_it_refuses(vm: Machine)
     assert len(await at.listed()) == 16
 
 
-async def test_a_body_that_is_wrong_is_refused_with_the_place(vm: Machine) -> None:
-    at = await start(vm, web_1=PLAIN)
-    good = {"labels": {"player": "a"}}
-    wrong: list[tuple[dict[str, Any], str]] = [
-        ({"each": None}, "each: is required"),
-        ({"template": None, "each": [good]}, "each[0].template: is required"),
-        ({"each": []}, "each: must be a list"),
-        ({"each": {}}, "each: must be a list"),
-        ({"each": [good, "b"]}, "each[1]: must be an object"),
-        ({"each": [good, {"label": {}}]}, "each[1].label: unknown field"),
-        ({"each": [good, {"labels": {"player": "a b"}}]}, "each[1].labels.player: must be"),
-        ({"each": [good, {"ttl": "25h"}]}, "each[1].ttl: must be above zero and at most 24h"),
-        ({"each": [good], "ttl": "x"}, "ttl: must be a duration"),
-        ({"each": [good], "template": "web-2"}, 'did you mean "web-1"'),
-        ({"each": [good], "stack_ids": ["a"]}, "the action create has no stack_ids"),
-        ({"each": [good], "labels": {"a": "b"}}, "the action create has no stack_ids and no labels"),
-        ({"action": "stop", "stack_ids": ["a"], "each": [good], "template": None}, "each: goes with the action create"),
-        ({"action": "stop", "stack_ids": ["a"], "each": None}, "template: goes with the action create"),
-    ]
-    for more, words in wrong:
-        body = {"action": "create", "template": "web-1"} | more
-        await at.refused(400, words, "/stacks/batch", body)
-    await at.refused(400, "", "/stacks/batch", {"action": "create", "template": "web-1", "each": [good, {"ttl": 7}]})
-    at.reload("batch_delete", max_ids=1)
-    await at.refused(
-        413, "2 stacks; 1 at most", "/stacks/batch", {"action": "create", "template": "web-1", "each": [good] * 2}
-    )
-    assert not at.rows("SELECT * FROM jobs")
-
-
 async def test_a_dry_run_says_what_would_be_refused_and_creates_nothing(vm: Machine) -> None:
     at = await start(vm, web_1=PLAIN)
     tried = await submit(at, SIXTEEN, query="?dry_run=true")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -317,22 +316,6 @@ async def test_a_stop_while_the_api_server_hangs_takes_no_longer_than_allowed(vm
     assert not await at.objects("pods")
 
 
-async def test_connections_are_asked_whether_they_live_and_those_that_died_in_silence_are_replaced(at: Harness) -> None:
-    """Each has TCP keepalive, since a NAT may drop connections silently: those of the watches, and idle ones."""
-    await asyncio.gather(*(at.create() for _ in range(4)))
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    port = f":{at.cluster.server.port:04X}"
-    timers = [fields[5].partition(":")[0] for fields in lines if fields[2].endswith(port) and fields[3] == "01"]
-    assert len(timers) >= 4, "three watches, and what made the stack"
-    assert set(timers) == {"02"}, "a connection has no keepalive timer"
-    at.give_kubernetes(attempt_timeout=0.3)
-    at.faults.silence()
-    began = time.monotonic()
-    stack = await at.create()
-    assert time.monotonic() - began < 17, "it has waited for the time limit of requests"
-    await at.until_status(stack["stack_id"], "running")
-
-
 # ---- just after a start, before stackd has seen the cluster: requests that need it wait for a moment
 
 
@@ -372,22 +355,6 @@ async def test_a_create_that_waits_when_the_daemon_stops_is_told_so(vm: Machine)
         answer = await create
         fields = await answer.json()
         assert (answer.status, fields["error"], fields["code"]) == (503, "stackd is shutting down", "shutting_down")
-
-
-async def test_after_a_failed_try_nobody_waits(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Missing rights fail the first try at once: nothing is tried again for long."""
-    monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 60.0)
-    message = 'pods is forbidden: User "u" cannot do it: cannot list resource "x"'
-    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}
-    body = json.dumps(status | {"message": message})
-    vm.cluster.faults.add_fault(action="reply", code=403, body=body, verb="list")
-    at = await vm.start(wait=False)
-    began = time.monotonic()
-    assert "no right to list" in (await at.refused(503, "", "/stacks", seed())).detail
-    assert time.monotonic() - began < 60
-    at.faults.clear()
-    await at.until_ready()
-    await at.create()
 
 
 # ---- the cluster's etcd is restored from a backup: resourceVersions are lower than those seen

@@ -144,25 +144,6 @@ async def test_no_key_takes_all_the_streams_while_there_are_others(at: Harness) 
         assert (await at.call("GET", "/events")).status == 503
 
 
-async def test_the_streams_of_one_key_can_be_limited_by_themselves(
-    tmp_path: Path,
-) -> None:
-    settings = {"STACKD_LIMITS__EVENT_STREAMS_PER_KEY": "1", "STACKD_SERVER__SHUTDOWN_TIMEOUT": "1m"}
-    async with AsyncExitStack() as exits:
-        async with harness(tmp_path, settings) as at:
-            for _ in range(2):
-                async with follow(at) as first:
-                    await first.expect("hello")
-                    reply = await at.call("GET", "/events")
-                    assert (reply.status, "limits.event_streams_per_key" in reply.error) == (429, True)
-                await at.until_metric("stackd_event_streams", 0)
-            stream = await exits.enter_async_context(follow(at))
-            await stream.expect("hello")
-            began = time.monotonic()
-        assert time.monotonic() - began < 30
-        assert await stream.next() is None
-
-
 async def test_a_stream_ends_when_its_key_is_no_longer_in_force(at: Harness) -> None:
     assert (await at.call("GET", "/events", key=None)).status == 401
     assert (await at.call("HEAD", "/events")).status == 200
@@ -190,25 +171,6 @@ async def starting(folder: Path, seconds: float) -> AsyncIterator[tuple[Harness,
     """A stack that needs so long to start."""
     async with EmbeddedCluster(fast_cluster(start_delay=seconds)) as cluster, harness(folder, cluster=cluster) as at:
         yield at, (await at.create())["stack_id"]
-
-
-async def test_many_can_wait_are_answered_as_soon_as_it_is_so_and_cost_no_more_than_their_requests(
-    tmp_path: Path,
-) -> None:
-    async with starting(tmp_path, 1.0) as (at, stack_id):
-        before, began = len(asyncio.all_tasks()), time.monotonic()
-        waiting = [asyncio.create_task(wait(at, stack_id, "running")) for _ in range(50)]
-        await at.until_metric("stackd_waiting_requests", 50)
-        # Of each request's three tasks, one is the test's and one belongs to aiohttp's connection.
-        assert len(asyncio.all_tasks()) - before <= 3 * 50
-        replies = await asyncio.gather(*waiting)
-        assert {reply.json["status"] for reply in replies} == {"running"}
-        assert list(replies[0].json)[:5] == ["stack_id", "status", "ttl", "ports", "node_public_ip"]
-        assert 0.5 < time.monotonic() - began < 15
-        assert await at.metric("stackd_waiting_requests") == 0
-        began = time.monotonic()
-        assert (await wait(at, stack_id, "running")).json["status"] == "running"
-        assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(

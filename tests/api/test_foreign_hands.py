@@ -344,23 +344,6 @@ async def test_a_stack_is_told_an_address_of_its_services_family(
     assert (await at.until_status(stack["stack_id"], "running"))["node_public_ip"] == shown
 
 
-async def test_a_pod_that_ends_while_it_is_asked_for_is_gone(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watch reports the end before the response arrives that says that it exists."""
-    stack_id, find = await at.running(), Cluster.find
-
-    async def slowly(cluster: Cluster, resource: str, name: str, *more: Any) -> Any:
-        pod = await find(cluster, resource, name, *more)
-        if pod is not None:
-            version = at.daemon.context.mirror.health_by_kind["pods"].version
-            at.cluster.store.remove(at.cluster.store.of(PODS).get("stacks", name))
-            await eventually(lambda: at.daemon.context.mirror.health_by_kind["pods"].version != version)
-        return pod
-
-    monkeypatch.setattr(Cluster, "find", slowly)
-    at.faults.replay_deletion("pods", stack_id)
-    await at.until_status(stack_id, "stopped")
-
-
 async def test_no_stack_ends_by_the_word_of_a_cluster_that_turns_out_to_be_another(
     at: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,8 +21,7 @@ import psutil
 import pytest
 from aiohttp import StreamReader
 
-from stackd.web import limits, listing, serving
-from stackd.web.bodies import BodyCache
+from stackd.web import limits, serving
 from tests.harness import KEY, READ_KEY, Harness, accept_a_reader, eventually, request_for, until
 from tests.raw import connected, everything, say
 
@@ -146,22 +145,6 @@ async def test_a_body_is_read_only_with_a_key_and_asked_for_where_that_is_expect
         assert (await reader.readline()).startswith(b"HTTP/1.1 400")
     old = await say(at, head.replace(b"1.1", b"1.0") + AUTH + CRLF + b"{}")
     assert "pod_spec: is required" in only_error(old)[1]
-
-
-async def test_one_who_leaves_before_the_answer_is_no_error(
-    at: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await at.create()
-    monkeypatch.setattr(listing, "STREAM_ABOVE", 0)
-    wait = b"POST /stacks HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
-    a_list = GOOD.replace(b"healthz", b"stacks")
-    for request, unread in ((wait + CRLF, False), (wait + AUTH + CRLF, False), (a_list, False), (a_list, True)):
-        monkeypatch.setattr(BodyCache, "has_unread", lambda *_, unread=unread: unread)
-        with socket.create_connection(("127.0.0.1", at.port)) as client:
-            client.sendall(request)
-        await asyncio.sleep(0.1)
-        await still_well(at)
-        assert not complaints(caplog), (request, unread)
 
 
 async def test_the_bodies_under_way_are_limited(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

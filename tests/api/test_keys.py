@@ -7,18 +7,14 @@ import json
 import logging
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from aiohttp import web
 
 from stackd.keys import ApiKey, digest
 from stackd.play import ROUTES
-from stackd.web.listing import LONGEST_PIECE, OPEN, STREAM_ABOVE
-from tests.brakes import running
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
 from tests.raw import say
 
@@ -174,29 +170,6 @@ async def test_a_client_that_asks_and_does_not_read_is_soon_not_listened_to(at: 
                 refused += 1
             await asyncio.sleep(0.001)
         assert refused == PATIENCE, f"{sent} bytes of requests were taken while no answer was read"
-
-
-async def test_a_long_list_is_sent_in_pieces(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    order = seed()
-    order["pod_spec"] += f"\n      env: [{{name: LONG, value: {'x' * 7_000}}}]"
-    ids = await running(at, STREAM_ABOVE // 7_000 + 1, order)
-    pieces: list[int] = []
-    write = web.StreamResponse.write
-
-    def written(response: web.StreamResponse, data: bytes) -> Awaitable[None]:
-        pieces.append(len(data))
-        return write(response, data)
-
-    monkeypatch.setattr(web.StreamResponse, "write", written)
-    whole, head = await at.call("GET", "/stacks"), await at.call("HEAD", "/stacks")
-    assert len(whole.text) > STREAM_ABOVE
-    assert LONGEST_PIECE / 2 < max(pieces) <= LONGEST_PIECE + len(OPEN) + len(ids)
-    assert [stack["stack_id"] for stack in whole.json["stacks"]] == ids
-    assert whole.headers["Content-Length"] == head.headers["Content-Length"] == str(len(whole.text))
-    assert head.text == ""
-    for query in ("fields=stack_id", "fields=stack_id&label=none"):
-        some = (await at.call("GET", f"/stacks?{query}")).json
-        assert some == {"stacks": [] if "none" in query else [{"stack_id": stack_id} for stack_id in ids]}
 
 
 async def test_a_key_says_what_it_may_do(at: Harness) -> None:

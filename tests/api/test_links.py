@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from stackd.config import load
-from stackd.errors import ConfigError
 from stackd.keys import digest
-from tests.harness import KEY, Client, Harness, Machine, eventually, harness, until
+from tests.harness import Client, Harness, Machine, eventually, harness, until
 from tests.players import OTHER_SECRET, SECRET, browser, make_link, player, settings, token_of
 from tests.templates import PLAIN
 
@@ -351,27 +349,6 @@ async def test_the_page_says_why_a_stack_has_ended_unless_the_player_has_stopped
             else:
                 await at.delete(name)
             assert (await seat.until("none"))["problem"] == why
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("short", "has a secret of fewer than 32 characters"), ("#only a comment", "holds no key"), (None, "")],
-)
-async def test_the_secret_comes_from_the_credential(tmp_path: Path, text: str | None, words: str) -> None:
-    credentials = tmp_path / "credentials"
-    credentials.mkdir()
-    (credentials / "play-secret").write_text(
-        f"# first the new one\n{OTHER_SECRET}\n{SECRET}\n" if text is None else text
-    )
-    environment = {"STACKD_AUTH__KEY": KEY, "STACKD_CLUSTER__MODE": "embedded"}
-    if text is None:
-        loaded = load(None, environment, credentials)
-        assert loaded.config.play.secret.get_secret_value().split() == [OTHER_SECRET, SECRET]
-        assert loaded.origins["play.secret"] == "credential play-secret"
-        return
-    with pytest.raises(ConfigError, match=words) as refused:
-        load(None, environment, credentials)
-    assert text not in str(refused.value)
 
 
 async def test_a_start_goes_on_if_the_player_leaves_and_is_shown_meanwhile(at: Harness) -> None:

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stackd.play import ROUTES
-from tests.harness import Harness, request_for, until
+from tests.harness import Harness, until
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -44,25 +44,6 @@ async def test_requests_are_counted_by_route_template_and_status_from_zero_on(at
     assert sample(samples, "http_requests_total", **status, code="404") == 1
     assert sample(samples, "http_request_duration_seconds_count", **status) == 4
     assert sample(samples, "http_requests_total", method="*", route="(elsewhere)", code="404") == 1
-
-
-async def test_creates_stacks_and_kubernetes_requests_are_counted_and_measured(at: Harness) -> None:
-    stack = await at.create()
-    await at.until_status(stack["stack_id"], "running")
-    await at.refused(400, "", "/stacks", {"target_port": [], "pod_spec": "nonsense"})
-    await at.refused(503, "", "/stacks", request_for("nginx", cpu="900000"))
-    samples = await scrape(at)
-    outcomes = {dict(labels)["outcome"]: n for (name, labels), n in samples.items() if name == "stackd_creates_total"}
-    assert outcomes == {"created": 1, "invalid": 1, "no_room": 1}
-    for phase, count in {"validate": 3, "reserve": 2, "pod": 2, "service": 2, "schedule": 1, "accept": 1}.items():
-        assert sample(samples, "create_phase_duration_seconds_count", phase=phase) == count
-    assert sample(samples, "time_to_running_seconds_count") == 1
-    assert sample(samples, "stacks", status="running", node=stack["node_id"]) == 1
-    assert sample(samples, "node_ports", state="used") + sample(samples, "node_ports", state="free") == 32767 - 31000
-    assert sample(samples, "kubernetes_requests_total", verb="create", resource="pods", code="201") == 2
-    assert sample(samples, "kubernetes_request_duration_seconds_count", verb="watch", resource="pods") == 1
-    assert 2 <= sample(samples, "store_commits_total") == sample(samples, "store_commit_duration_seconds_count")
-    assert sample(samples, "ready") == 1
 
 
 async def test_what_waits_is_told_with_its_age(at: Harness) -> None:

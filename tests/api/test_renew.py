@@ -12,7 +12,7 @@ import pytest
 
 from stackd.store import backup_file
 from tests.harness import Harness, Machine, Reply, until
-from tests.templates import PLAIN, WEB, folder_with, start, take_away, values_of
+from tests.templates import PLAIN, WEB, folder_with, start, values_of
 
 pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s")
 CHANGED = (
@@ -127,27 +127,3 @@ async def test_all_of_a_challenge_are_renewed_by_one_job(vm: Machine) -> None:
     assert {await image(at, one) for one in ids} == {"nginx:alpine"}
     assert await image(at, other) == "nginx:stable"
     assert [one["action"] for one in (await at.get("/activity?action=renew"))["activity"]] == ["renew"]
-
-
-async def test_what_cannot_be_renewed_is_left_as_it_is(vm: Machine) -> None:
-    at = await start(vm, web_1=PLAIN, db=PLAIN)
-    web, db, bare = (await made(at))["stack_id"], (await made(at, "db"))["stack_id"], await at.running()
-    pods = {one: obj["metadata"]["uid"] for one, obj in (await at.objects("pods")).items()}
-    other_port = PLAIN.replace("container_port: 80", "container_port: 81").replace(
-        "containerPort: 80", "containerPort: 81"
-    )
-    await change(at, vm.folder, web_1=other_port)
-    take_away(vm.folder, "db")
-    await at.reload_templates()
-    refused = {web: "template_ports_changed", db: "template_gone", bare: "no_template"}
-    for stack_id, code in refused.items():
-        reply = await at.call("POST", f"/stacks/{stack_id}/restart", LATEST)
-        assert (reply.status, reply.code) == (409, code)
-    job = await finished(at, await at.call("POST", "/stacks/batch", {"action": "renew", "stack_ids": list(refused)}))
-    assert {one["stack_id"]: one["code"] for one in job["errors"]} == refused
-    for body, words in {
-        b'{"template": "web-1"}': 'template: must be "latest"',
-        b'{"version": 2}': "unknown field",
-    }.items():
-        await at.refused(400, words, f"/stacks/{web}/restart", body)
-    assert {one: obj["metadata"]["uid"] for one, obj in (await at.objects("pods")).items()} == pods

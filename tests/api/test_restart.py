@@ -120,22 +120,6 @@ async def test_restarts_at_once_come_one_after_the_other_and_leave_one_pod(at: H
     await settled_with_new_pod(at, stack, old)
 
 
-@pytest.mark.stackd(server__shutdown_timeout="200ms")
-async def test_restarts_that_wait_for_their_turn_keep_no_create_waiting(at: Harness) -> None:
-    stack_id = await at.running()
-    at.faults.add_fault(action="hang", verb="delete", resource="pods", name=stack_id)
-    restarts = [asyncio.create_task(at.do("restart", stack_id)) for _ in range(60)]
-    names = f"restart {stack_id}"
-    await eventually(lambda: sum(task.get_name() == names for task in asyncio.all_tasks()) == len(restarts))
-    creating = asyncio.create_task(at.create())
-    await asyncio.wait([creating, *restarts], return_when=asyncio.FIRST_COMPLETED)
-    for task in restarts:
-        task.cancel()
-    at.faults.clear()
-    assert creating.done(), "it had to wait for restarts of another stack"
-    await creating
-
-
 async def test_what_is_being_deleted_cannot_be_started(at: Harness) -> None:
     stack_id = await at.running()
     await at.patch("pods", stack_id, {"metadata": {"finalizers": ["example.com/hold"]}})

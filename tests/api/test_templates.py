@@ -173,21 +173,6 @@ async def test_required_labels_may_be_the_templates(at: Harness) -> None:
     assert ("values" in first, "values" in second) == (True, False)
 
 
-async def test_how_long_the_stacks_of_a_template_take_is_told_also_after_a_restart(at: Harness, vm: Machine) -> None:
-    stack_id = await at.running(BODY)
-    templates = await shown(at)
-    web, plain = templates["web-1"], templates["plain"]
-    assert 0 < web["median_seconds_to_running"] < 10
-    assert plain["median_seconds_to_running"] is None
-    await at.do("restart", stack_id)
-    await at.until_status(stack_id, "running")
-    assert await at.metric("stackd_time_to_running_seconds_count") == 1
-    await at.running(BODY)
-    at = await vm.start()
-    web = (await shown(at))["web-1"]
-    assert (0 < web["median_seconds_to_running"] < 10, "history" in web) == (True, False)
-
-
 @pytest.mark.stackd(stacks__readiness="tcp")
 async def test_running_may_mean_that_the_published_port_answers(at: Harness) -> None:
     for body in (seed(), {"template": "plain"}):
@@ -393,24 +378,3 @@ async def test_the_pods_run_nothing_and_go_with_their_template(vm: Machine) -> N
     take_away(vm.folder, "slow")
     at = await vm.start()
     assert not await pulling_pods(at)
-
-
-@never_pulled
-async def test_only_what_an_earlier_process_left_is_deleted(vm: Machine, caplog: pytest.LogCaptureFixture) -> None:
-    """Not even where a proxy drops the query string of the list, or where another's pod has the name of a pull."""
-    at = await start(vm, slow=slow())
-    stack_id = await at.running()
-    (pull, *_) = (await pulling_image(at)).values()
-    spec = {key: value for key, value in pull["spec"].items() if key != "nodeName"}
-    ours = pull["metadata"]["labels"]
-    for name, labels in (("left", ours), ("other", ours | {"stackd.io/instance": "b"}), ("foreign", {})):
-        await at.apply("pods", name, labels=labels, spec=spec)
-    at.faults.add_fault(action="no_query", verb="list", resource="pods")
-    at = await start(vm, slow=slow(prepulled=False))
-    await until(lambda: at.objects("pods"), lambda seen: "left" not in seen)
-    assert set(await at.objects("pods")) == {stack_id, "other", "foreign"}
-    await at.apply("pods", pull["metadata"]["name"], spec=spec)
-    at.faults.clear()
-    at = await start(vm, slow=slow())
-    await eventually(lambda: "is not stackd's" in caplog.text)
-    assert pull["metadata"]["name"] in await at.objects("pods")

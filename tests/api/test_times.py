@@ -13,7 +13,7 @@ import pytest
 from stackd.clock import SystemClock, to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.store import LoopClock
-from stackd.lifecycle.loop import CREATES_AT_ONCE, FEW_CREATES_AT_ONCE, SLOTS
+from stackd.lifecycle.loop import CREATES_AT_ONCE
 from tests.api.scenes import life, noted_end
 from tests.brakes import LEFT_BEHIND, leave_behind
 from tests.harness import DEADLINE, Harness, Machine, Reply, eventually, fast_cluster, request_for, seed, until
@@ -349,22 +349,3 @@ async def test_an_extension_is_written_on_the_service_whatever_has_become_of_it(
     at.faults.clear()
     extended = await at.do("extend", stopped, ttl="1h")
     assert await noted_end(at, stopped) == extended["ttl_expires_at"]
-
-
-async def test_creates_leave_room_to_expiries_that_are_late(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The expired stacks hold ports and room that the creates need."""
-    monkeypatch.setattr("stackd.workqueue.LATE_SECONDS", 0.2)
-    at.give_kubernetes(timeout=60, attempt_timeout=60)
-    at.faults.add_fault(action="hang", verb="delete", resource="pods")
-    await asyncio.gather(*(at.create(ttl="2s") for _ in range(SLOTS + 1)))
-    await eventually(lambda: at.daemon.context.loop.is_late)
-    at.faults.add_fault(action="hang", verb="create", resource="pods")
-    creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(2 * FEW_CREATES_AT_ONCE)]
-    await eventually(lambda: len(at.rows("SELECT 1 FROM stacks WHERE NOT accepted")) == len(creates))
-    begun = SLOTS + 1 + FEW_CREATES_AT_ONCE
-    await until(lambda: at.objects("services"), lambda seen: len(seen) == begun)
-    await at.passes(2)
-    assert len(await at.objects("services")) == begun
-    for creating in creates:
-        creating.cancel()
-    await asyncio.gather(*creates, return_exceptions=True)

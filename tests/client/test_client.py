@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
-import pickle
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -41,7 +38,6 @@ from stackd.client.attempts import NO_RETRIES, EventReader, Pause, Request, Resp
 from stackd.config import load
 from stackd.contract import EPOCH, JobStatus, NewLink, Problem
 from stackd.embedded import EmbeddedCluster
-from tests.certificates import authority
 from tests.daemons import daemon, on
 from tests.gate import gate
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
@@ -384,31 +380,6 @@ async def test_a_log_is_followed_to_its_end(at: Harness, kind: Any, monkeypatch:
     await Caller(client)("close")
 
 
-async def test_stackd_and_its_log_can_name_the_program_and_the_request(
-    at: Harness, kind: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    busy = b'HTTP/1.1 503 No\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{"error": ""}'
-    async with saying(busy, busy, busy) as url:
-        ask = Caller(kind(url, KEY, retries=Retries(times=2, first=0.0), user_agent="platform/2.1"))
-        with caplog.at_level("DEBUG", "stackd.client"), pytest.raises(api.Busy):
-            await ask("get", "stack-1")
-        assert (
-            len([line for line in caplog.messages if line.startswith("GET /stacks/stack-1: HTTP 503; sent again in ")])
-            == 2
-        )
-        assert KEY not in caplog.text
-        await ask("close")
-    client = kind(at.url, KEY, user_agent="platform/2.1")
-    headers = client._arguments(Request(method="GET", path="/stats"))["headers"]
-    assert headers["User-Agent"].startswith("platform/2.1 stackd/")
-    with pytest.raises(api.NotFound) as missing:
-        await Caller(client)("get", "stack-none")
-    assert missing.value.request_id
-    with pytest.raises(ValueError, match="user_agent"):
-        kind(at.url, KEY, user_agent="a\nb")
-    await Caller(client)("close")
-
-
 def seen(events: list[Event]) -> list[tuple[str, str]]:
     return [(stack.stack_id, stack.status) for event in events if (stack := event.stack) is not None]
 
@@ -461,18 +432,6 @@ async def test_what_is_not_stackd_or_does_not_answer_in_time_is_an_error(kind: A
         await ask("close")
 
 
-async def test_a_redirect_or_a_page_is_not_taken_for_text(kind: Any) -> None:
-    page = b"Content-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<p>ok"
-    for head in (b"HTTP/1.1 302 Found\r\nLocation: /login\r\n", b"HTTP/1.1 200 OK\r\n"):
-        async with answering(head + page) as url:
-            client = Client(url, KEY, retries=NO_RETRIES)
-            ask = Caller(client if kind is Client else client.concurrent())
-            for words in (("logs", "stack-1"), ("metrics",), ("stats",)):
-                with pytest.raises(api.BadAnswer, match=r"the server is not stackd .*(leads to /login|HTTP 200)"):
-                    await ask(*words)
-            await ask("close")
-
-
 async def test_a_stream_goes_on_while_stackd_restarts(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """stackd answers 503 until it is ready, and before that the proxy in front of it does."""
     monkeypatch.setattr(attempts, "AGAIN_SECONDS", 0.0)
@@ -491,14 +450,6 @@ async def test_a_stream_goes_on_while_stackd_restarts(kind: Any, monkeypatch: py
             with pytest.raises(error):
                 await ask.events(events, lambda event: True)
             await ask("close")
-
-
-async def test_http_is_not_spoken_to_a_server_that_speaks_tls(kind: Any, tmp_path: Path) -> None:
-    async with answering(b"", ssl=authority(tmp_path).server_context()) as url:
-        ask = Caller(kind(url, KEY))
-        with pytest.raises(api.BadAnswer, match="speaks TLS: the address must begin with https://"):
-            await ask("stats")
-        await ask("close")
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
@@ -640,17 +591,6 @@ def test_no_log_shows_what_only_a_player_may_know() -> None:
     assert all("-1" in repr(one) for one in (stack, job, link))
 
 
-def test_pauses_grow_and_end() -> None:
-    error, wanted = played(operations.stats(), *[REFUSED] * 5, retries=Retries(times=4))
-    assert error is REFUSED
-    pauses = [one.seconds for one in wanted if isinstance(one, Pause)]
-    assert len(pauses) == 4
-    for number, seconds in enumerate(pauses):
-        assert 0.1 * 2**number <= seconds <= 0.2 * 2**number
-    error, wanted = played(operations.stats(), REFUSED, retries=NO_RETRIES)
-    assert (error, len(wanted)) == (REFUSED, 1)
-
-
 @pytest.mark.parametrize(
     "operation",
     [operations.get, operations.wait, operations.stop, operations.start, operations.restart, operations.extend],
@@ -680,39 +620,6 @@ def test_a_wait_gives_up_only_when_a_stack_has_ended(status: str, wanted: Any, e
     body = b'{"stack_id": "stack-1", "status": "%b"}' % status.encode()
     error, _ = played(operations.wait("stack-1", wanted, timeout=timedelta(0)), *[answer(200, body)] * 2)
     assert type(error) is end
-
-
-def test_what_the_client_returns_can_be_hashed_copied_and_pickled() -> None:
-    raw = {
-        "stack_id": "stack-1",
-        "status": "later",
-        "labels": {"team": "7"},
-        "ports": [{"container_port": 80}],
-        "new": 1,
-    }
-    stack, _ = played(operations.get("stack-1"), answer(200, json.dumps(raw).encode()))
-    assert (stack.status, stack.node_id, stack.raw) == ("later", None, raw), "an enumeration may grow"
-    with pytest.raises(AttributeError):
-        stack.status = "running"
-    with pytest.raises(TypeError):
-        stack.labels["team"] = "8"
-    assert len({stack, stack.replaced(labels={"team": "7"}), stack.replaced(labels={"team": "8"})}) == 2
-    for other in (copy.copy(stack), copy.deepcopy(stack), pickle.loads(pickle.dumps(stack))):
-        assert (other, other.raw, hash(other)) == (stack, raw, hash(stack))
-    error, _ = played(operations.get("stack-1"), answer(200, b'{"stack_id": 1}'))
-    assert isinstance(error, api.BadAnswer)
-
-
-def test_one_text_is_one_element() -> None:
-    for ports in ("53/udp", ["53/udp"], api.Port(container_port=53, protocol="UDP")):
-        _, wanted = played(operations.create("pod", ports=ports, ttl=timedelta(seconds=90)), answer(201, STACK))
-        body = {"target_port": [{"container_port": 53, "protocol": "UDP"}], "pod_spec": "pod", "ttl": "90s"}
-        assert requests(wanted)[0].body == body
-    steps = operations.stacks(labels="team=7", statuses="running", fields="stack_id")
-    _, wanted = played(steps, answer(200, b'{"stacks": []}'))
-    assert requests(wanted)[0].query == (("label", "team=7"), ("status", "running"), ("fields", "stack_id"))
-    _, wanted = played(operations.batch_delete("stack-1"), answer(202, b'{"job_id": "job-1"}'))
-    assert requests(wanted)[0].body == {"stack_ids": ["stack-1"]}
 
 
 def test_an_event_of_which_only_a_part_came_is_dropped_when_the_stream_resumes() -> None:
@@ -746,20 +653,6 @@ BAD_HOSTS = ["http://a..b", f"http://{'a' * 64}.example", "http://x y", "http://
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match=r"address|[Pp]ort"):
         Client(url, "key")
-
-
-async def test_an_ipv6_address_without_a_port_has_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def refuse(address: Any, *_: Any, **__: Any) -> Any:
-        asked.append(address)
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    for scheme in ("http", "https"):
-        with pytest.raises(Unreachable):
-            Client(f"{scheme}://[::1]", KEY, retries=NO_RETRIES).stats()
-    assert asked == [("::1", 80), ("::1", 443)]
 
 
 def operations_of(module: Any) -> set[str]:

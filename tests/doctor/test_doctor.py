@@ -11,8 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from click.testing import CliRunner
 from msgspec import json
 
@@ -23,12 +21,12 @@ from stackd.doctor import Finding, Level, machine, running
 from stackd.doctor import cluster as doctors
 from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, Question
-from stackd.doctor.running import RELOADED, LocalDaemon
+from stackd.doctor.running import LocalDaemon
 from stackd.embedded import EmbeddedCluster, NodeSpec
 from tests.brakes import leave_behind
-from tests.doctor.prepared import QUICK, Documents, Prepared, environment_in, prepared
+from tests.doctor.prepared import QUICK, Documents, prepared
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness, until
-from tests.provisioning import ADMIN, OURS, ask, printed, real_node
+from tests.provisioning import ADMIN, OURS, ask, printed
 from tests.templates import PLAIN, folder_with, shown
 
 OK, WARN, FAIL = Level
@@ -228,34 +226,6 @@ async def test_files_that_everybody_may_read_are_found(tmp_path: Path) -> None:
         assert "config.toml, has mode 0646: every user can write it" in own.what
 
 
-async def test_disk_counts_where_stacks_ask_for_it(tmp_path: Path) -> None:
-    async with prepared(tmp_path, nodes=(NodeSpec(name="small", ephemeral_storage="1Gi"),)) as at:
-        (room,) = [finding for finding in await at.look() if finding.about == "room"]
-        assert room.what.startswith("for 16 stacks of 100m CPU and 128Mi (nodes, ephemeral-storage)")
-        asked = await at.look(None, Size(ephemeral_bytes=2 << 30))
-        assert [finding.level for finding in asked if finding.about == "room"] == [FAIL, FAIL]
-    async with prepared(tmp_path, printed("--no-ephemeral-storage"), nodes=(DISKLESS,)) as at:
-        assert not bad(await at.look())
-        found = bad(await at.look(STACKD_POLICY__MAX_EPHEMERAL_STORAGE="8Gi"))[-1]
-        assert "policy.max_ephemeral_storage gives each pod 8Gi of ephemeral-storage" in found.what
-
-
-@pytest.mark.parametrize(
-    ("words", "level", "room"),
-    [
-        (["--no-ephemeral-storage"], OK, "for 20 stacks of 100m CPU and 128Mi (nodes, cpu)"),
-        ([], FAIL, "for 0 stacks of"),
-    ],
-)
-async def test_a_node_of_a_real_kubelet_is_counted(tmp_path: Path, words: list[str], level: Level, room: str) -> None:
-    async with real_node(*words) as made:
-        made.write_kubeconfig(tmp_path / "kubeconfig")
-        at = Prepared(cluster=made, environment=environment_in(tmp_path), folder=tmp_path)
-        found, *why = [one for one in await at.look(STACKD_STACKS__ADDRESS_TYPES="InternalIP") if one.about == "room"]
-    assert (found.level, room in found.what) == (level, True)
-    assert ["real-worker reports none" in one.what for one in why] == ([] if words else [True])
-
-
 # ---- beside a running daemon
 
 
@@ -323,58 +293,6 @@ async def test_a_template_that_is_missing_is_named(tmp_path: Path, monkeypatch: 
             at_daemon = LocalDaemon(host="127.0.0.1", port=at.port, key=KEY)
             (found,) = [one for one in (await running.examine(at_daemon)).findings if one.about == "templates"]
     assert (found.level, "nobody has removed them: notes" in found.what) == (WARN, True)
-
-
-async def test_texts_of_templates_that_are_not_in_force_are_named(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, filed=PLAIN)
-    async with harness(tmp_path, settings) as at:
-        for name, text in (("filed", PLAIN), ("faulty", PLAIN + "shared: true\n")):
-            labels = {"stackd.io/template": name, "stackd.io/instance": "default"}
-            await at.apply("configmaps", f"stackd-default-{name}", labels=labels, data={"template.yaml": text})
-        for name in ("stale", "missing"):
-            assert (await at.call("PUT", f"/templates/{name}", PLAIN.encode())).status == 201
-        await at.patch("configmaps", "stackd-default-stale", {"data": {"template.yaml": "pod: 7"}})
-        await at.delete_object("configmaps", "stackd-default-missing")
-        await until(lambda: at.get("/templates"), lambda seen: len(seen.get("problems", [])) == 4)
-        at_daemon = LocalDaemon(host="127.0.0.1", port=at.port, key=KEY)
-        found = [one for one in (await running.examine(at_daemon)).findings if one.about == "templates"]
-    kinds = {one.what.partition(": ")[0]: one.level for one in found}
-    assert kinds == dict.fromkeys(("faulty", "shadowed", "missing", "stale"), WARN)
-
-
-async def test_the_owner_of_a_standby_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STACKD_API_KEY", KEY)
-    (tmp_path / "other").mkdir()
-    async with (
-        prepared(tmp_path) as at,
-        harness(tmp_path / "other", cluster=at.cluster, token=OURS),
-        harness(tmp_path, cluster=at.cluster, token=OURS, wait=False) as own,
-    ):
-        await own.until_unready("owns the stacks")
-        looked = await at.look(STACKD_SERVER__PORT=str(own.port))
-        (found,) = [finding for finding in looked if finding.about == "daemon"]
-        assert (found.level, "it stands by" in found.what) == (OK, True)
-
-
-@pytest.mark.parametrize(
-    "answers",
-    [
-        "[]",
-        '{"role": "standby", "unknown": [{}], "stacks": [{}], "templates": [{"name": "of an earlier version"}]}',
-        f"{RELOADED} never",
-    ],
-)
-async def test_what_is_no_answer_of_this_stackd_tells_nothing(tmp_path: Path, answers: str) -> None:
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(text=answers, content_type="application/json")
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    async with TestServer(app, host="127.0.0.1") as server:
-        at = LocalDaemon(host="127.0.0.1", port=server.port or 0, key=KEY)
-        found = await running.examine(at)
-        assert ([one.about for one in found.findings], found.loaded_at) == (["daemon"], 0.0)
-        assert await running.owner_it_stands_by_for(at) == ""
 
 
 # ---- the probe

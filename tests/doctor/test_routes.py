@@ -81,22 +81,3 @@ async def test_names_that_work_are_shown_and_else_why_not(tmp_path: Path, monkey
             "listener https lets in no routes of the namespace stacks (allowedRoutes)",
             "the Gateway has no listener tls; it has http, https, other",
         ]
-
-
-@pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        ({"gateway": ""}, "the cluster does not serve httproutes: install the CRDs of the Gateway API"),
-        ({"gateway": "gateways/other"}, "there is no Gateway gateways/public"),
-        ({"days": 5}, "the certificate is good for"),
-        ({"host": "www.example.org"}, "is not good for *.stacks.example.org: "),
-    ],
-)
-async def test_what_is_missing_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], what: str
-) -> None:
-    async with site(tmp_path, monkeypatch, **options) as at:
-        found = [finding for finding in await about_routes(at) if finding.level is not Level.OK]
-        assert len(found) == 1, found
-        assert what in found[0].what
-        assert found[0].advice

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,25 +69,6 @@ def test_the_state_of_the_service(error: str, properties: dict[str, str], expect
     assert not error or (error in findings[0].what) is (findings[0].level is not OK), "the last error, if it counts"
 
 
-def test_a_file_that_was_changed_after_the_start_and_the_last_reload_is_not_in_force(tmp_path: Path) -> None:
-    path = tmp_path / "config.toml"
-    path.touch()
-    started = unit(ExecMainStartTimestamp=f"@{int(time.time()) - 100}")
-
-    def advised(loaded_at: float) -> list[str]:
-        return [f.advice for f in service.not_in_force(started, loaded_at, [path, tmp_path / "none"])]
-
-    assert advised(0.0) == ["stackd reload"]
-    assert advised(time.time()) == []
-    restart = replace(started, status="ready: 0 stacks, 1 node; waits for a restart: server.port, state.path")
-    assert not [*service.not_in_force(restart, 0.0, [path])], (
-        "a restart takes the file, too, and a reload does not help"
-    )
-    assert service.waiting(restart) == ["server.port", "state.path"]
-    os.utime(path, (started.started - 5, started.started - 5))
-    assert advised(0.0) == []
-
-
 def config(folder: Path, **settings: str) -> Config:
     environment = {"STACKD_AUTH__ENABLED": "false", "STACKD_CLUSTER__MODE": "embedded"}
     return load(None, environment | {"STACKD_STATE__PATH": str(folder / "stackd.db")} | settings).config
@@ -110,12 +89,6 @@ def test_state_of_another_user_is_found_with_the_command_that_mends_it(
     assert f"{tmp_path}/stackd.db ({me})" in finding.what
     (finding,) = service.owners(config(tmp_path), unit(User="nobody-at-all"))
     assert "there is no such user" in finding.what
-
-
-def test_a_relative_state_path_is_the_services_own(tmp_path: Path) -> None:
-    relative = config(tmp_path, STACKD_STATE__PATH="stackd.db")
-    assert service.as_seen_by(relative, unit()).state.path == "/var/lib/stackd/stackd.db"
-    assert service.as_seen_by(config(tmp_path), unit()).state.path == str(tmp_path / "stackd.db")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can find out what others may read")

@@ -80,32 +80,6 @@ async def test_a_broken_kubeconfig_is_named_with_its_fault(tmp_path: Path, text:
     assert not re.search(r"\n|sk-secret", mistake)
 
 
-PROXY = "http://proxy.test:3128"
-
-
-@pytest.mark.parametrize(
-    ("server", "environment", "own", "used"),
-    [
-        ("http://api.test:6443", {"http_proxy": PROXY}, "", PROXY),
-        ("https://api.test:6443", {"http_proxy": PROXY}, "", ""),
-        ("http://api.test:6443", {"http_proxy": PROXY, "no_proxy": "api.test"}, "", ""),
-        ("http://api.test:6443", {"http_proxy": "http://other.test:1"}, PROXY, PROXY),
-        *((f"http://{host}:1", {"http_proxy": PROXY}, "", "") for host in ("127.0.0.1", "localhost", "[::1]")),
-    ],
-)
-async def test_the_proxy_is_the_kubeconfigs_or_the_environments_as_with_kubectl(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, environment: dict[str, str], own: str, used: str
-) -> None:
-    """It is looked up once, when the credentials are loaded, and not with each request."""
-    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
-        monkeypatch.delenv(name.upper(), raising=False)
-        monkeypatch.setenv(name, environment.get(name, ""))
-    path = kubeconfig(tmp_path / "config", server, {}, **({"proxy-url": own} if own else {}))
-    async with connected(path) as cluster:
-        assert cluster.connection.access.options().get("proxy") == (used or None)
-        assert not cluster.connection.access.session.trust_env
-
-
 # ---- after a 401
 
 
@@ -355,18 +329,6 @@ async def test_a_token_that_cannot_be_renewed_is_reported_in_time(at: Place, cap
         assert "expired on " in expiry_remark(access, at.at + HOUR / 2)
         await renewal.check()
         assert expiry_remark(access, at.at) == ""
-
-
-async def test_a_cluster_that_issues_shorter_ones_only_does_not_shorten_the_time_that_is_left(at: Place) -> None:
-    first = at.issue(30 * DAY_SECONDS)
-    at.wire.on("POST", REQUEST, *[at.renews(longest=DAY_SECONDS)] * 2)
-    async with at.connected(first) as (cluster, renewal):
-        for passes, asked in ((DAY_SECONDS + 1, 1), (27 * DAY_SECONDS, 1), (1.6 * DAY_SECONDS, 2)):
-            assert used(cluster) == first
-            at.at += passes
-            await renewal.check()
-            assert len(at.wire.asked("POST", REQUEST)) == asked
-        assert used(cluster) != first
 
 
 async def test_what_does_not_end_or_is_renewed_by_others_is_left_alone(at: Place) -> None:

@@ -16,7 +16,7 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.kube.mirror import Mirror, Relisted
 from stackd.kube.objects import pod_state
 from stackd.workqueue import RetryPolicy
-from tests.kube.samples import SYSTEM, kubeconfig, plugin
+from tests.kube.samples import SYSTEM, kubeconfig
 from tests.kube.wire import (
     NAMESPACE,
     NODES_PATH,
@@ -400,38 +400,6 @@ async def test_a_watch_that_is_not_answered_is_asked_for_over_other_connections(
     async with mirroring(cluster) as (mirror, _):
         await seen(mirror, "a", 205)
     assert cluster.connection.access.session is not session
-
-
-async def test_a_watch_waits_for_retry_after(cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a watch that stands without a word counts as connected again."""
-    wire.on("WATCH", PODS_PATH, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After="90"))
-    began = time.monotonic()
-    monkeypatch.setattr(watch, "RETRIES", RetryPolicy(first=0.005, longest=1.0))
-    async with mirroring(cluster) as (mirror, _):
-        await until(lambda: "429" in mirror.last_error)
-        assert mirror.health_by_kind["pods"].disconnected_since is not None
-        await until(lambda: (mirror.disconnected_since, mirror.last_error) == (None, ""))
-        assert time.monotonic() - began >= 1.0
-    assert len(wire.asked("GET", PODS_PATH, watch=True)) == 2
-
-
-async def test_a_slow_credential_plugin_has_its_own_time_when_a_watch_is_refused(
-    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stackd.kube.connection.WATCH_OPEN_SECONDS", 0.4)
-    (tmp_path / "token").write_text("secret")
-    user = plugin(tmp_path, tmp_path / "token")
-    path = kubeconfig(tmp_path / "config", wire.url, user)
-    cluster = await Cluster.connect(ClusterTarget(kubeconfig=str(path), namespace=NAMESPACE))
-    script = tmp_path / "plugin.sh"
-    script.write_text(script.read_text().replace("#!/bin/sh", "#!/bin/sh\nsleep 0.6"))
-    wire.on("WATCH", PODS_PATH, says(status(401, "Unauthorized", "Unauthorized"), 401))
-    wire.watch("pods", then(("ADDED", pod("a", version=205))))
-    async with mirroring(cluster) as (mirror, _):
-        await seen(mirror, "a", 205)
-        assert mirror.health_by_kind["pods"].restarts == 0
-    assert (tmp_path / "runs").read_text().count("run") == 2
-    await cluster.close()
 
 
 async def test_a_watch_outlasts_its_credentials(wire: Wire, tmp_path: Path) -> None:

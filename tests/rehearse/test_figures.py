@@ -8,18 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-from stackd.client import AsyncClient
-from stackd.client.attempts import NO_RETRIES
 from stackd.clock import to_nanoseconds
-from stackd.embedded import EmbeddedCluster, Fault
+from stackd.embedded import EmbeddedCluster
 from stackd.rehearse.connection import Answer, Connection, no_answer
-from stackd.rehearse.measure import PARTS, spent_in_all
 from stackd.rehearse.outcome import Outcome, parse_goal
 from stackd.rehearse.plan import LABEL
 from stackd.rehearse.player import Rehearsal
 from stackd.rehearse.run import run
-from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
-from tests.rehearse.conftest import START_DELAY, connected, inspected, kind, plan, rehearsed
+from tests.harness import Harness, eventually, fast_cluster, harness, seed
+from tests.rehearse.conftest import START_DELAY, connected, kind, plan, rehearsed
 
 
 def created(at: Harness) -> int:
@@ -50,25 +47,6 @@ async def test_each_stage_takes_what_the_cluster_made_it_take(at: Harness) -> No
     assert 0 < results.reads.p50 <= results.reads.longest < 5
 
 
-async def test_where_a_creates_time_goes_is_the_daemons_own_count(at: Harness) -> None:
-    at.cluster.faults.add(Fault(verb="create", resource="pods", action="latency", seconds=1.0))
-    results = (await rehearsed(at, plan(3))).results
-    assert results.create_time is not None
-    assert results.create_time["creates"] == 3
-    assert 1.0 <= results.create_time["api_server"] == max(results.create_time[part] for part in PARTS)
-    assert spent_in_all(results.create_time) <= results.stages["accepted"].longest + 0.05, (
-        "by the daemon's clock and the client's"
-    )
-
-
-async def test_it_says_how_many_spare_services_the_presses_of_a_second_want(at: Harness) -> None:
-    outcome = await rehearsed(at, plan(3), spares=1)
-    said = {name: text for _, _, rows in outcome.tables() for name, text, *_ in rows}["spare Services"]
-    assert said == "1 at the start, and at most 3 presses in a second; set stacks.spare_services to 3"
-    assert plan(8, rate=5.5).most_in_a_second == 6
-    assert (await inspected(at, 1)).spares == 0
-
-
 async def test_a_mix_arrives_at_the_rate_by_weight_and_failures_are_grouped(at: Harness) -> None:
     mixed = plan(8, kinds=[kind("nginx:stable", 3), kind("registry.example/ctf/noconfig", 1)], rate=20.0)
     outcome = await rehearsed(at, mixed)
@@ -80,30 +58,6 @@ async def test_a_mix_arrives_at_the_rate_by_weight_and_failures_are_grouped(at: 
     assert (reason.count, reason.example) == (2, "failed (CreateContainerConfigError)")
     assert not outcome.verdict.holds
     assert outcome.verdict.sentence.startswith("It does not hold: 2 of 8 failed")
-
-
-async def test_some_players_start_a_second_stack_during_the_hold(at: Harness) -> None:
-    outcome = await rehearsed(at, plan(10, hold=1.0, churn=0.3))
-    results = outcome.results
-    assert (results.started, created(at), results.deletes.count, results.failed) == (13, 13, 3, 0)
-    assert max(one.due for one in outcome.rehearsal.attempts) > START_DELAY
-    assert await at.objects("pods") == {}
-
-
-@pytest.mark.parametrize("page", [b"<html>sign in</html>", b'{"stack_id": '])
-async def test_a_page_of_something_in_between_is_no_answer_of_stackd(page: bytes) -> None:
-    async def portal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(page)}\r\n\r\n"
-        writer.write(head.encode() + page)
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(portal, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, AsyncClient(url, KEY, retries=NO_RETRIES) as client:
-        answer = await Connection(client, 1).ask("POST", "/stacks", {})
-    assert (answer.status, answer.reason) == (0, "the answer is not stackd's")
 
 
 async def test_a_lost_answer_makes_no_second_stack(at: Harness) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 import pytest
 
 from stackd.rehearse import measure
 from stackd.rehearse.measure import Results, Stage
 from stackd.rehearse.outcome import Verdict, judge, parse_goal
-from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
-from tests.rehearse.conftest import kind
+from stackd.rehearse.plan import parse_rate, parse_share, parse_weighted
 
 
 def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) -> Results:
@@ -70,59 +66,9 @@ def test_the_verdict_says_what_limits_it() -> None:
     assert interrupted.sentence == "No verdict: stopped early, with 2 of 2 stacks started and 2 running."
 
 
-async def test_an_event_loop_that_is_held_up_is_told() -> None:
-    own = measure.OwnLoad()
-    sampling = asyncio.create_task(own.sample())
-    await asyncio.sleep(0)
-    time.sleep(0.3)
-    await asyncio.sleep(0.1)
-    sampling.cancel()
-    assert own.bottleneck(measured=0.5)[0].startswith("its event loop was up to ")
-    assert own.bottleneck(measured=60.0) == [], "what took a minute is not explained by 0.3 s"
-
-
-def test_players_are_shared_out_by_weight() -> None:
-    mixed = Plan(stacks=10, kinds=[kind("a", 2), kind("b", 1), kind("c", 0.4)], rate=4.0, hold=10, churn=0.2)
-    assert [(one.name, count) for one, count in mixed.counts()] == [("a", 6), ("b", 3), ("c", 1)]
-    arrivals = mixed.arrivals()
-    assert [one.due for one in arrivals] == [place / 4 for place in range(10)]
-    assert sorted(one.again for one in arrivals if one.again is not None) == [0.25, 0.75]
-    assert [one.kind.name for one in arrivals] == [one.kind.name for one in mixed.arrivals()]
-
-
 def test_rates_shares_and_weights_are_read_as_people_write_them() -> None:
     assert (parse_rate("20/s"), parse_rate("300/min")) == (20, 5)
     assert (parse_share("10%"), parse_share("0.1")) == (0.1, 0.1)
     assert (parse_weighted("web-1=3"), parse_weighted("web-1"), parse_weighted("a=b.yaml")) == (
         ("web-1", 3), ("web-1", 1), ("a=b.yaml", 1),
     )  # fmt: skip
-
-
-def counted(posts: int, seconds: float, accepted: int) -> measure.Totals:
-    """The metrics of a daemon after this many creates, each of whose pods took a tenth of a second to create."""
-    histograms = (
-        (measure.HTTP, 'method="POST",route="/stacks"', seconds, posts),
-        (measure.PHASES, 'phase="accept"', accepted * 0.01, accepted),
-        (measure.KUBERNETES, 'resource="pods",verb="create"', accepted * 0.1, accepted),
-    )
-    return measure.read_metrics(
-        "".join(
-            f'# TYPE {name} histogram\n{name}_bucket{{{labels},le="+Inf"}} {count}\n'
-            f"{name}_sum{{{labels}}} {total}\n{name}_count{{{labels}}} {count}\n"
-            for name, labels, total, count in histograms
-        )
-    )
-
-
-def test_the_time_of_creates_is_shared_out_among_those_that_were_accepted() -> None:
-    spent = measure.create_time(measure.difference(counted(10, 2.0, 5), counted(30, 8.0, 15)))
-    assert spent is not None
-    assert measure.spent_in_all(spent) == pytest.approx(0.6)
-    shares = {"creates": 10, "api_server": 0.1, "file": 0.01, "turn": 0.49}
-    assert {part: spent[part] for part in shares} == pytest.approx(shares)
-    assert measure.create_time(measure.difference(counted(10, 2.0, 5), counted(3, 1.0, 1))) is None, (
-        "the daemon was restarted"
-    )
-    assert measure.create_time(measure.difference(counted(10, 2.0, 5), counted(12, 2.1, 5))) is None, (
-        "none was accepted"
-    )

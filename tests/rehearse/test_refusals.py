@@ -8,11 +8,9 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from stackd.cli import stackd
-from stackd.embedded import EmbeddedCluster
-from stackd.rehearse.measure import Stage
 from stackd.rehearse.plan import LABEL, StackKind
-from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
-from tests.rehearse.conftest import Rehearse, ended, inspected, kind, plan, rehearsed
+from tests.harness import KEY, Harness, harness, request_for, seed
+from tests.rehearse.conftest import Rehearse, ended, inspected, plan, rehearsed
 from tests.templates import PLAIN, folder_with
 
 
@@ -24,19 +22,6 @@ async def test_what_fits_begins_and_else_the_scarce_resource_is_named(at: Harnes
     assert (before.fits or 0) < 50
     assert "limited by the nodes (CPU: embedded-worker 9, embedded-worker2 9)" in before.anyway[0]
     assert await at.objects("pods") == {}
-
-
-async def test_node_ports_bind_a_mix_by_what_each_kind_takes(tmp_path: Path) -> None:
-    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31012"}
-    two = [{"container_port": number, "protocol": "TCP"} for number in (80, 81)]
-    spec = request_for("nginx:stable")["pod_spec"].replace(
-        "      ports:\n", "      ports:\n        - containerPort: 81\n          protocol: TCP\n"
-    )
-    mixed = (kind(weight=1), StackKind(name="two ports", body={"target_port": two, "pod_spec": spec}))
-    async with harness(tmp_path, ports) as at:
-        assert (await inspected(at, 8, *mixed)).anyway == []  # 4 stacks take one port each, 4 take two: all 12
-        before = await inspected(at, 10, *mixed)
-        assert (before.fits, before.anyway) == (8, ["10 stacks do not fit: 8 do, limited by free node ports"])
 
 
 async def test_what_the_policy_refuses_cannot_be_overruled(tmp_path: Path) -> None:
@@ -74,28 +59,3 @@ async def test_the_command_refuses_unless_it_is_told_to_begin(tmp_path: Path, re
         code, out, _ = await ended(rehearse(at, *words, "--anyway", "--with-others"))
         assert (code, "It does not hold: 3 of 5 failed: 503 " in out) == (1, True)
         assert len(await at.listed()) == 2
-
-
-async def test_templates_are_started_by_weight_and_run_when_they_come_from_a_pool(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, web_1=f"pool: 4\n{PLAIN}", pwn_1=PLAIN.replace("nginx:stable", "ctf/pwn:v1"))
-    mixed = [
-        StackKind(name=name, body={"template": name}, weight=weight) for name, weight in (("web-1", 2), ("pwn-1", 1))
-    ]
-    async with (
-        EmbeddedCluster(fast_cluster(start_delay=1.0)) as cluster,  # longer than a create takes to answer
-        harness(tmp_path, folder, cluster=cluster) as at,
-    ):
-
-        async def filled() -> bool:
-            answer = (await at.call("GET", "/templates")).json["templates"]
-            return bool(next(one["ready"] for one in answer if one["name"] == "web-1") == 4)
-
-        await eventually(filled)
-        assert (await inspected(at, 6, *mixed)).with_others == [], "unassigned stacks are nobody's"
-        outcome = await rehearsed(at, plan(6, kinds=mixed))
-        assert outcome.verdict.holds
-        assert {group.name: group.started for group in outcome.results.kinds} == {"web-1": 4, "pwn-1": 2}
-        for one in outcome.rehearsal.attempts:
-            assert (one.times[Stage.RUNNING] == one.times[Stage.ACCEPTED]) is (one.kind == "web-1")
-        await eventually(filled)
-        assert outcome.remaining == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,21 +95,6 @@ async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, clock: T
     await store.close()
 
 
-async def test_a_hundred_errors_of_512_characters_are_kept_across_calls_and_restarts(store: Store) -> None:
-    ids = [stack_id(number) for number in range(150)]
-    await asyncio.gather(*(store.stacks.reserve(new_stack(number, ports=0)) for number in range(150)))
-    await store.jobs.create("job-1", ids)
-    errors = [result(number, Outcome.FAILED, "x" * 600) for number in range(150)]
-    await store.jobs.finish_items("job-1", errors[:60])
-    job = await store.jobs.finish_items("job-1", errors[60:])
-    assert (job.failed, len(job.errors)) == (150, 100)
-    assert {len(error.error) for error in job.errors} == {512}
-    assert [error.stack_id for error in job.errors] == ids[:100]
-    again = await reopened(store)
-    assert again.jobs.get("job-1") == job
-    await again.close()
-
-
 async def test_finished_jobs_go_when_they_are_old_and_unfinished_ones_stay(store: Store) -> None:
     await store.jobs.create("job-1", ["unknown"])
     await accepted(store, 1)
@@ -144,23 +128,6 @@ async def test_the_claim_of_a_stack_that_a_job_creates_is_kept_until_it_is_count
         ("", "failed", "no_room"),
         (stack_id(1), "done", None),
     ]
-
-
-async def test_a_job_costs_the_same_per_batch_from_first_to_last(store: Store) -> None:
-    async def cost_of_a_batch() -> int:
-        before = store.counters.statements
-        await store.jobs.begin_items("job-1", page)
-        await store.jobs.finish_items("job-1", [ItemResult(stack_id=one, outcome=Outcome.DONE) for one in page])
-        return store.counters.statements - before
-
-    costs = set()
-    await asyncio.gather(*(store.stacks.reserve(new_stack(number, ports=0)) for number in range(300)))
-    await store.jobs.create("job-1", [stack_id(number) for number in range(300)])
-    while page := await store.jobs.pending_items("job-1", 50):
-        costs.add(await cost_of_a_batch())
-    assert len(costs) == 1
-    assert max(costs) < 250
-    assert counts(store.jobs.get("job-1")) == (COMPLETED, 300, 0, 0)
 
 
 async def test_of_unknown_ids_only_the_number_is_kept(store: Store) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from stackd.clock import NANOSECONDS
 from stackd.model import CLUSTER, DeleteReason, EventKind, KeptLog, TimelineEvent
-from stackd.store import ActivityFilter, Store, history
+from stackd.store import Store, history
 from stackd.store.history import LINES_PER_STACK
 from tests.store.building import (
     ALICE,
@@ -102,30 +101,6 @@ async def test_they_are_kept_over_restarts_and_for_thirty_days(store: Store, clo
 
 
 # ---- what clients have asked for
-
-
-async def test_what_is_about_a_label_is_found_by_its_index_or_among_all(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number, labels in enumerate(({"Team": "7"}, {"Team": "8"}, {"Team": "7", "kind": "web"}, {"team": "7"})):
-        await store.stacks.reserve(new_stack(number, labels=labels))
-        await store.stacks.accept(seen(number), pod_uid="p", service_uid="s", by=ALICE)
-    await store.jobs.create("job-1", [stack_id(0), stack_id(1)])
-    await store.jobs.create("job-2", [stack_id(1), stack_id(3)])
-    await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST, ALICE)
-    await store.stacks.remove([stack_id(0)])
-    filters: list[Sequence[tuple[str, str | None]]] = [
-        [("Team", "7")], [("kind", None)], [("kind", "web"), ("Team", "7")], [("Team", "9")]
-    ]  # fmt: skip
-    found = []
-    for few in (history.FEW, 0):
-        monkeypatch.setattr(history, "FEW", few)
-        for wanted in (ActivityFilter(labels=labels, at=2**62, seq=2**62, limit=10) for labels in filters):
-            about = {one.stack_id for one in await store.timeline.requests(wanted)}
-            found.append((about, set(await store.timeline.jobs_about(wanted))))
-    both = {stack_id(0), stack_id(2)}
-    assert found[:4] == [(both, {"job-1"}), ({stack_id(2)}, set()), ({stack_id(2)}, set()), (set(), set())]
-    assert found[4:] == found[:4]
 
 
 async def test_of_the_stacks_of_one_key_the_latest_timelines_are_kept(

@@ -6,17 +6,16 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from stackd.errors import Conflict, StoreError, StoreUnavailable
-from stackd.model import DeleteReason, Stack
+from stackd.model import Stack
 from stackd.store import Store, changes
 from stackd.store.transaction import Transaction
 from tests.store.building import (
     ROOT,
-    accepted,
     busy,
     claim,
     new_stack,
@@ -122,32 +121,6 @@ async def test_a_subscriber_that_raises_ends_the_store_because_the_view_may_be_w
     with pytest.raises(StoreError, match="a bug"):
         await _failure(store)
     assert len(reported) == 1
-
-
-# ---- what the cluster would show again is committed without a disk sync; any other write syncs, and syncs it too
-
-
-async def test_only_an_observation_that_is_alone_does_not_wait_for_the_disk(store: Store) -> None:
-    async def waits(*calls: Any) -> int:
-        before = store.counters.disk_waits
-        async with busy(store):
-            together = asyncio.gather(*calls)
-        await together
-        return store.counters.disk_waits - before
-
-    def synchronous(tx: Transaction) -> int:
-        return int(tx.rows("PRAGMA synchronous")[0][0])
-
-    await accepted(store)
-    full, normal = 2, 1
-    for relaxed, level in ((True, normal), (False, full), (True, normal)):
-        assert await store._writer.submit(synchronous, relaxed=relaxed) == level
-    commits = store.counters.commits
-    assert await waits(store.stacks.observe([seen()])) == 0
-    assert store.counters.commits == commits + 1
-    assert await waits(store.stacks.observe([seen(ended=True)]), store.stacks.reserve(new_stack(1))) == 1
-    assert await waits(store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST)) == 1
-    assert await waits(store.stacks.remove([stack_id(0)])) == 1
 
 
 # ---- a writing process is killed with kill -9: what it acknowledged is in the file, and nothing is there by halves

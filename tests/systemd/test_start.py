@@ -99,24 +99,6 @@ async def test_stacks_jobs_and_requests_are_followed_through_the_journal_by_thei
         assert secret not in str(records)
 
 
-async def test_nothing_is_logged_while_nothing_happens(service: Service) -> None:
-    assert service.cluster is not None
-    logged: list[str] = []
-
-    async def quiet() -> bool:  # a slow machine may still have something to say about what was before
-        before = len(await service.journal(f"_SYSTEMD_UNIT={UNIT}"))
-        await service.passes(2)
-        logged[:] = (await service.messages(f"_SYSTEMD_UNIT={UNIT}"))[before:]
-        return not logged
-
-    await eventually(quiet, lambda: str(logged))
-    service.cluster.faults.add(Fault(action="status", code=500))
-    for _ in range(60):
-        await service.call("GET", "/stacks/stack-0000000000000000")
-    pid = (await service.state())["MainPID"]
-    assert 1 <= len(await service.journal(f"_PID={pid}", "LOGGER=stackd.request", "STATUS=404")) <= 12
-
-
 # ---- restarts, deaths, hangs and stops
 
 

@@ -73,21 +73,6 @@ async def test_the_key_of_the_file_goes_to_no_other_address(shell: Shell, url: s
     assert f"is for {'http://127.0.0.1:1' if url else 'this machine'}, and was not sent to {address}" in result.stderr
 
 
-@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
-async def test_a_ca_file_names_the_authority_of_a_daemon_elsewhere(tmp_path: Path) -> None:
-    ca, other = authority(tmp_path), authority(tmp_path, "other")
-    pair = issued(tmp_path, ca)
-    tls = {"STACKD_SERVER__TLS_CERT": str(pair.cert), "STACKD_SERVER__TLS_KEY": str(pair.key)}
-    async with harness(tmp_path, tls) as at:
-        shell = Shell(at=at, home=tmp_path)
-        url = at.url.replace("http:", "https:")
-        assert (await shell.run("list", "--ca-file", str(ca.cert), STACKD_URL=url)).exit_code == 0
-        wrong = await shell.run("list", STACKD_URL=url, STACKD_CA_FILE=str(other.cert))
-        assert "certificate verify failed" in wrong.stderr
-        none = await shell.run("list", "--ca-file", str(pair.key), STACKD_URL=url)
-        assert (none.exit_code, "cannot be used as --ca-file" in none.stderr) == (2, True)
-
-
 # ---- The key of this machine goes to the daemon of this machine, and to nobody else who listens there
 
 NOBODY = 65534

@@ -15,7 +15,7 @@ from stackd.cli import installed, main, stackd
 from stackd.config import load
 from stackd.keys import digest, new_key
 from tests.harness import KEY
-from tests.templates import PLAIN, WEB, folder_with
+from tests.templates import PLAIN
 from tests.unit.cli.conftest import ROOT, Shell
 
 
@@ -68,30 +68,6 @@ def test_a_check_also_looks_at_what_lies_beside_it(etc: Path, capsys: pytest.Cap
     (etc / "api-key").write_text("#unset")  # a credential that the unit leaves unset
     code, _, err = checked(capsys)
     assert (code, "no API key is configured" in err) == (2, True)
-
-
-def test_for_a_reload_missing_credentials_are_no_mistake(
-    etc: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert checked(capsys)[0] == 2
-    assert checked(capsys, "--for-reload") == (0, "", "")
-    for name, text in folder_with(etc, web_1=WEB).items():
-        monkeypatch.setenv(name, text)
-    (etc / "api-key").write_text(KEY + "\n")
-    (etc / "kubeconfig").write_text("{}")
-    assert checked(capsys) == (0, "the configuration is valid\n", "")
-    folder_with(etc, web_1=WEB + "ttll: 1h\n", plain=PLAIN + "pool: 1.5\n")
-    code, _, err = checked(capsys)
-    assert code == 2
-    for mistake in (
-        f"{etc}/templates/plain.yaml:19: pool: a whole number from 0 to 10000 is expected",
-        f'{etc}/templates/web-1.yaml:20: ttll: there is no such field (did you mean "ttl"?)',
-    ):
-        assert mistake in err
-    assert checked(capsys, "--for-reload") == (2, "", "")
-    folder_with(etc, web_1=WEB, plain=PLAIN)
-    configure(etc, "[server]\nprot = 1\n")
-    assert checked(capsys, "--for-reload") == (2, "", "")
 
 
 # ---- ``stackd key new`` prints lines that can be put into the configuration unchanged

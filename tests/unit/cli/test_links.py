@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from stackd.config import load
 from tests.harness import harness
 from tests.players import browser, settings
 from tests.raw import saying
@@ -96,26 +95,6 @@ async def test_the_links_of_a_class_are_revoked_together(shell: Shell) -> None:
     assert await working() == 1
     await good(shell, "revoke", "--all", "--yes")
     assert await working() == 0
-
-
-async def test_the_roster_says_who_has_not_started_and_how_the_others_are(shell: Shell) -> None:
-    async def roster(*words: str) -> list[tuple[str, str, bool]]:
-        result = await shell.any_command("players", *words, "--json")
-        assert result.exit_code == 0, result.output
-        rows = json.loads(result.stdout)["players"]
-        return [(row["name"], row["status"], bool(row.get("addresses"))) for row in rows]
-
-    rows = list(csv.DictReader((await good(shell, "create", "--players", "-", stdin=PLAYERS)).splitlines()))
-    assert await roster() == [("Mia Meier", "not started", False), ("=1+1", "not started", False)]
-    async with browser(shell.at) as seat:
-        await seat.enter({"url": rows[0]["url"]})
-        name = (await seat.start())["name"]
-    await shell.at.until_status(name, "running")
-    await shell.at.create()
-    assert await roster() == [("Mia Meier", "running", True), ("=1+1", "not started", False)]
-    assert await roster("--not-started") == await roster("--label", "player=seat-2") == [("=1+1", "not started", False)]
-    printed = (await shell.any_command("players")).stdout.splitlines()
-    assert [line.split("\t")[0] for line in printed] == ["Mia Meier", "=1+1"]
 
 
 def table(file: Path) -> list[dict[str, str]]:
@@ -227,30 +206,3 @@ async def test_a_name_is_one_that_a_page_can_show(shell: Shell) -> None:
     assert [row["player"] for row in rows] == ["seat-1", "seat-2"]
     listed = json.loads(await good(shell, "list", "--json"))["links"]
     assert [one["name"] for one in listed] == ["Mia Meier", ("long name " * 4).strip()]
-
-
-async def test_a_rotation_ends_all_links_or_keeps_them_once(shell: Shell, tmp_path: Path) -> None:
-    config = tmp_path / "etc" / "config.toml"
-    config.parent.mkdir()
-    config.write_text('[play]\nurl = "https://stackd.example"\n')
-    file = config.with_name("play-secret")
-
-    def secret() -> list[str]:
-        loaded = load(config, {"STACKD_AUTH__ENABLED": "false"}, config.parent, cluster=False)
-        return loaded.config.play.secret.get_secret_value().split()
-
-    assert "there is no" in await failing(shell, "rotate", "--config", str(tmp_path / "nowhere" / "config.toml"))
-    words = ("rotate", "--config", str(config))
-    said = await good(shell, *words)
-    assert f"{file} has a new secret\n" in said
-    assert "stackd reload" in said
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    (first,) = secret()
-    assert first not in said
-    assert "earlier links go on" in await good(shell, *words, "--keep")
-    second, kept = secret()
-    assert (kept, second != first) == (first, True)
-    assert (await shell.any_command("links", *words, stdin="n\n")).exit_code == 1
-    assert secret() == [second, first]
-    await good(shell, *words, "--yes")
-    assert not {first, second} & set(secret())

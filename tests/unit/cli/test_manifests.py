@@ -65,24 +65,6 @@ def test_the_internet_is_neither_the_cluster_nor_a_private_network_nor_the_metad
     assert {(port["port"], port.get("endPort")) for port in rule["ports"]} == {(80, None), (8000, 8999)}
 
 
-def test_the_account_may_make_fresh_tokens_for_itself_and_nobody_else_unless_it_has_one_that_lasts() -> None:
-    def about_tokens(documents: list[dict[str, Any]]) -> list[tuple[str, str, Any]]:
-        return [
-            (one["metadata"]["namespace"], one["metadata"]["name"], rule.get("resourceNames"))
-            for one in documents
-            for rule in one.get("rules", ())
-            if "serviceaccounts/token" in rule["resources"]
-        ]
-
-    assert about_tokens(printed()) == [("stackd", "stackd-token", ["stackd"])]
-    assert "Secret" not in {one["kind"] for one in printed()}
-    named = printed("--account", "arena", "--account-namespace", "ops")
-    assert about_tokens(named) == [("ops", "arena-token", ["arena"])]
-    lasting = printed("--token", "lasting")
-    assert about_tokens(lasting) == []
-    assert [one["metadata"]["name"] for one in lasting if one["kind"] == "Secret"] == ["stackd-token"]
-
-
 KUBECTL = """#!/bin/sh
 case "$*" in
   *configmap*) [ -z "$REFUSED" ] || exit 1; printf 'PEM of two\\nlines\\n' ;;

@@ -5,7 +5,6 @@ What tenants write cannot affect the terminal of whoever looks at it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +16,7 @@ from stackd.cli.output import line
 from stackd.client import Client, Plan
 from stackd.client.operations import _added
 from stackd.contract import decode
-from tests.harness import eventually, request_for
+from tests.harness import request_for
 from tests.unit.cli.conftest import Shell
 
 NOW = datetime.now(UTC)
@@ -102,23 +101,3 @@ async def test_a_log_is_escaped_in_a_pipe_too_because_that_often_ends_at_a_termi
 )  # fmt: skip
 def test_what_is_new_in_a_log_is_found_also_where_its_beginning_is_cut_off(before: str, now: str, more: str) -> None:
     assert _added(before, now) == more
-
-
-async def test_following_a_log_waits_for_the_container_and_outlasts_a_cluster_that_is_away(shell: Shell) -> None:
-    counts = shell.at.cluster.counts.requests
-    with shell.at.no_pod_starting():
-        stack_id = (await shell.at.create())["stack_id"]
-        assert "409" in await shell.failing(1, "logs", stack_id)
-        seen = counts["get", "pods/log", 400]
-        following = asyncio.create_task(shell.run("logs", "-f", stack_id))
-        await eventually(lambda: counts["get", "pods/log", 400] >= seen + 2)
-    await shell.at.until_status(stack_id, "running")
-    await eventually(lambda: counts["get", "pods/log", 200] >= 1)
-    shell.at.cluster.faults.add_fault(action="status", code=503, resource="pods/log")
-    await eventually(lambda: counts["get", "pods/log", 503] >= 1)
-    shell.at.cluster.faults.clear()
-    seen = counts["get", "pods/log", 200]
-    await eventually(lambda: counts["get", "pods/log", 200] > seen)
-    await shell.at.call("DELETE", f"/stacks/{stack_id}")
-    result = await following
-    assert (result.exit_code, result.stdout) == (0, "starting\nready\n")

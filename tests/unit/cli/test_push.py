@@ -10,7 +10,6 @@ import pytest
 import yaml
 from click.testing import Result
 
-from stackd.cli.override import overridden
 from stackd.keys import digest
 from tests.harness import harness
 from tests.templates import PLAIN, folder_with, shown
@@ -102,24 +101,6 @@ async def test_an_environment_has_values_of_its_own_and_a_program_reads_json(she
         "web-1.pod.spec.containers.9.image=x",
     ):
         assert "--set" in (await push(shell, "--set", bad, code=2)).stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "path", "value", "after"),
-    [
-        ("a: 1 # one\nb: 2\n", "a", "3", "a:  3 # one\nb: 2\n"),
-        ("# top\na: 1\n", "b", "yes", "# top\nb: true\na: 1\n"),
-        ("a:\n  b: x\n# c\nd: 1\n", "a.c", "2", 'a:\n  c: 2\n  b: x\n# c\nd: 1\n'),
-        ("a: {b: 1}\n", "a.c.d", "x", 'a: {c: {"d": "x"}, b: 1}\n'),
-        ("a: {}\n", "a.b", "1", "a: {b: 1}\n"),
-        ("a:\nb: 1\n", "a", "[1, 2]", "a: [1, 2]\nb: 1\n"),
-        ("a:\n- x\n- y\nb: 1\n", "a", "[z]", 'a:\n ["z"]\nb: 1\n'),
-        ("a:\n- x: 1\n- x: 2\n", "a.1.x", "3", "a:\n- x: 1\n- x:  3\n"),
-        ("a: |\n  many\n  lines\nb: 1\n", "a", "one", 'a:  "one"\nb: 1\n'),
-    ],
-)  # fmt: skip
-def test_a_value_is_set_and_the_rest_of_the_text_stays(text: str, path: str, value: str, after: str) -> None:
-    assert overridden(text, path.split("."), value) == after
 
 
 async def test_a_folder_without_templates_deletes_nothing(shell: Shell) -> None:

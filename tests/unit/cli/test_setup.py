@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,10 @@ from click.testing import CliRunner, Result
 
 from stackd.cli import setup as kubeconfigs
 from stackd.cli import stackd
-from stackd.cli.provision import differences
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User
-from stackd.embedded.resources import ALL, EVENTS, LEASES, VERSION, Json
+from stackd.embedded.resources import ALL, EVENTS, LEASES, Json
 from stackd.embedded.store import Key
 from stackd.kube.labels import SPARE
 from tests.harness import fast_cluster
@@ -160,27 +159,6 @@ async def test_what_was_changed_in_the_cluster_is_put_right(site: Site) -> None:
     assert (hard["pods"], hard["secrets"]) == ("1767", "0")
 
 
-async def test_without_a_node_or_an_administrator_it_prints_what_one_has_to_run(site: Site) -> None:
-    result = await site.setup("--yes")
-    assert states(result)["nodes"] == "by hand"
-    assert "    --node one --node two\n" in result.stdout
-    result = await site.setup("--yes", "--node", "three")
-    assert "there is no node three" in result.stdout
-    assert "nodes are: one, two" in result.stdout
-    for name in ("api-key", "kubeconfig"):
-        site.beside(name).unlink()
-    result = await site.setup("--yes", "--dns", "--quota-cpu", "64", "--server", "https://api:6443", admin=None)
-    assert (result.exit_code, states(result)["key"]) == (1, "done")
-    lines = [line.strip() for line in result.stdout.splitlines()]
-    assert "stackd manifests --dns --quota-cpu 64 | ssh ADMIN kubectl apply -f -" in lines
-    make = "stackd manifests --kubeconfig-for https://api:6443 --dns --quota-cpu 64 | ssh ADMIN sh"
-    assert f"(umask 077; {make} > {site.beside('kubeconfig')})" in lines
-    assert not site.beside("kubeconfig").exists()
-    await site.setup("--yes", "--node", "one")  # stands for somebody who has run these lines
-    result = await site.setup("--yes", admin=None)
-    assert [name for name, state in states(result).items() if state == "ok"] == [*states(result)][:5]
-
-
 async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     result = await site.setup("--plan", "--node", "one", admin="reader")
     assert result.exit_code == 1
@@ -205,25 +183,6 @@ async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monke
     assert [file.name for file in site.config.parent.iterdir()] == ["config.toml"]
 
 
-async def test_what_a_cluster_does_not_support_is_left_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = (NodeSpec(name="one", labels={}, ephemeral_storage=""), NodeSpec(name="two", labels={}))
-    async with EmbeddedCluster(fast_cluster(users=(ADMIN,), nodes=bare)) as cluster:
-        mine = replace(site, cluster=cluster)
-        with monkeypatch.context() as old:
-            old.setitem(VERSION, "gitVersion", "v1.29.14-gke.1")
-            result = await mine.setup("--plan", "--node", "one", "--dns")
-        flags = "--dns --no-ephemeral-storage --no-admission-policy"
-        assert f"stackd manifests {flags} | kubectl apply -f -" in result.stdout
-        assert "ValidatingAdmissionPolicy" not in result.stdout
-        await mine.setup("--yes", "--node", "one")
-        (limit,) = (await ask(mine.cluster, "GET", f"{ARENA}/limitranges/stacks"))["spec"]["limits"]
-        assert set(limit["max"]) == {"cpu", "memory"}
-        await mine.setup("--yes", "--node", "one", "--ephemeral-storage")
-        (limit,) = (await ask(mine.cluster, "GET", f"{ARENA}/limitranges/stacks"))["spec"]["limits"]
-        assert set(limit["max"]) == {"cpu", "memory", "ephemeral-storage"}
-        assert states(await mine.setup("--plan"))["cluster"] == "ok"
-
-
 async def test_a_refused_kubeconfig_of_stackds_is_replaced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.cluster.write_kubeconfig(site.folder / "own", token="admin")
     monkeypatch.setenv("KUBECONFIG", str(site.folder / "own"))
@@ -234,18 +193,3 @@ async def test_a_refused_kubeconfig_of_stackds_is_replaced(site: Site, monkeypat
     site.beside("kubeconfig").write_text(text.replace("token: ", "token: x"))
     result = await site.setup("--yes", "--node", "one")
     assert (states(result)["kubeconfig"], "not accepted" in result.stdout) == ("done", True)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "existing", "paths"),
-    [
-        ({"a": {}, "b": False, "c": ""}, {"c": "d"}, ["c"]), ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, []),
-        ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": {}}]}, []), ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": 2}]}, ["a"]),
-        ({"a": [1, 2]}, {"a": [1]}, ["a"]),
-    ],
-)  # fmt: skip
-def test_what_a_manifest_does_not_name_is_no_difference_but_in_lists(
-    wanted: object, existing: object, paths: list[str]
-) -> None:
-    """A NetworkPolicy to which somebody has added a rule, or a port of a rule, is another one."""
-    assert [*differences(wanted, existing)] == paths

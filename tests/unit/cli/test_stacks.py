@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -78,57 +76,7 @@ async def test_more_are_deleted_than_one_job_takes(tmp_path: Path, chosen: tuple
         assert await at.listed() == []
 
 
-async def test_many_are_extended_stopped_started_restarted_and_deleted_as_one_job(shell: Shell) -> None:
-    mine = [await shell.at.create(seed() | {"ttl": "10m", "labels": {"kind": "web-1", "team": team}}) for team in "78"]
-    other = await shell.at.create(seed() | {"ttl": "10m"})
-    for stack in (*mine, other):
-        await shell.at.until_status(stack["stack_id"], "running")
-    job_id, *counts = (await shell.good("extend", "--label", "kind=web-1", "30m")).rstrip("\n").split("\t")
-    assert (job_id[:4], counts) == ("job-", ["2 extended", "0 not found", "0 failed"])
-    ends = [datetime.fromisoformat((await shell.at.stack(one["stack_id"]))["ttl_expires_at"]) for one in (*mine, other)]
-    before = [datetime.fromisoformat(one["ttl_expires_at"]) for one in (*mine, other)]
-    assert [(end - at).total_seconds() for end, at in zip(ends, before, strict=True)] == [1800, 1800, 0]
-    assert "this would stop 3 stacks; confirm with --yes" in await shell.failing(2, "stop", "--all")
-    for words, done in (
-        (("stop", "--label", "team", "--yes"), "2 stopped"), (("start", "--status", "stopped"), "2 started"),
-        (("restart", "--all", "--yes"), "3 restarted"),
-    ):  # fmt: skip
-        assert (await shell.good(*words)).split("\t")[1] == done
-    listed = await shell.good("list", "--label", "team=8")
-    assert json.loads(await shell.good("extend", "-", "5m", "--json", stdin=listed))["done"] == 1
-    job_id = (await shell.good("delete", "--label", "kind=web-1", "--yes", "--no-wait")).strip()
-    assert (await shell.at.finished_job(job_id))["deleted"] == 2
-    assert await shell.at.listed() == [other["stack_id"]]
-
-
 # ---- templates
-
-
-@pytest.fixture
-async def templated(tmp_path: Path) -> AsyncIterator[Shell]:
-    bad = PLAIN.replace("nginx:stable", "registry.invalid/none:1") + "prepull: true\npool: 0\n"
-    async with harness(tmp_path, folder_with(tmp_path, web_1=WEB, bad=bad)) as at:
-        yield Shell(at=at, home=tmp_path)
-
-
-async def test_stacks_are_made_from_templates_and_chosen_by_them(templated: Shell) -> None:
-    words = ("create", "--template", "web-1", "--label", "team=7", "--ttl", "2h", "--wait")
-    stack = json.loads(await templated.good(*words, "--json"))
-    assert (stack["status"], stack["template"]) == ("running", "web-1")
-    assert stack["labels"] == {"challenge": "web-1", "kind": "web", "team": "7"}
-    assert "values" not in json.loads(await templated.good("show", stack["stack_id"], "--json"))
-    fields = (await templated.good(*words)).rstrip("\n").split("\t")
-    assert any(field.startswith("FLAG=flag{") for field in fields[3:]), "nobody can ask for the values again"
-    await templated.at.create({"template": "bad"})
-    assert len((await templated.good("list", "--template", "web-1", "-o", "name")).split()) == 2
-    nearest = await templated.failing(1, "create", "--template", "web1")
-    assert 'there is no "web1" (did you mean "web-1"?)' in nearest
-    bad, web = [line.split("\t") for line in (await templated.any_command("templates")).stdout.splitlines()]
-    assert web == ["web-1", "80/tcp", "1h", "2 running", "-", "-", "-"]
-    assert bad[:3] == ["bad", "80/tcp", "1h"]
-    assert (await templated.any_command("templates", "-o", "name")).stdout.split() == ["bad", "web-1"]
-    answer = json.loads((await templated.any_command("templates", "--json")).stdout)
-    assert [one["name"] for one in answer["templates"]] == ["bad", "web-1"]
 
 
 PLAYERS = 'Name;Player;Mail\nMia Meier;seat-1;mia@school.example\n\n"Li; Wei";seat-2;\n'

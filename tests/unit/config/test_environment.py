@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from stackd.config import Config, load, policy_of, require_cluster
 from stackd.config.settings import settings
 from stackd.errors import ConfigError
 from stackd.podspec.policy import Policy
-from tests.unit.config.conftest import KEY, Load, Mistakes
+from tests.unit.config.conftest import KEY, Load
 from tests.unit.config.reference import example
 
 
@@ -51,45 +50,6 @@ LISTS = ['["ExternalIP","InternalIP"]', "['ExternalIP', 'InternalIP']", "Externa
 def test_a_table_or_list_is_read_as_json_toml_or_words() -> None:
     assert [of(STACKD_STACKS__NODE_SELECTOR=text).stacks.node_selector for text in TABLES] == [TABLE] * 4
     assert [of(STACKD_STACKS__ADDRESS_TYPES=text).stacks.address_types for text in LISTS] == [LIST] * 3
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"STACKD_SERVER__PRT": "1"}, 'STACKD_SERVER__PRT: unknown key (did you mean "STACKD_SERVER__PORT"?)'),
-        ({"STACKD_BATCH_DELETE_MAX_IDS": "1"}, '(did you mean "STACKD_BATCH_DELETE__MAX_IDS"?)'),
-        ({"STACKD_SERVER__PORT": "80a"}, 'is expected, not "80a"'),
-        ({"STACKD_AUTH__ENABLED": "maybe"}, 'true or false is expected, not "maybe"'),
-        ({"STACKD_STACKS__NODE_SELECTOR": "role"}, 'is expected, not "role"'),
-        ({"STACKD_STACKS__NODE_SELECTOR": "{"}, 'is expected, not "{"'),
-    ],
-)
-def test_a_wrong_variable_is_named(mistakes_in: Mistakes, variables: Mapping[str, str], expected: str) -> None:
-    (mistake,) = mistakes_in("", {"STACKD_AUTH__KEY": KEY, **variables})
-    assert mistake.startswith(f"environment {next(iter(variables))}: ")
-    assert expected in mistake
-
-
-@pytest.mark.parametrize(
-    ("settings", "warning"),
-    [
-        ({"STACKD_LIMITS__STACKS_PER_LABEL": "player=1,team=2", "STACKD_LIMITS__REQUIRED_LABELS": "team"},
-         "limits.stacks_per_label counts player, and a create without that label is not counted"),
-        ({"STACKD_LIMITS__CREATES_PER_LABEL": "player=6/min"}, "limits.creates_per_label counts player"),
-        ({"STACKD_LIMITS__STACKS_PER_LABEL": "player=1", "STACKD_LIMITS__REQUIRED_LABELS": "player"}, ""),
-        ({"STACKD_SERVER__HOST": "0.0.0.0"}, "there is no TLS: keys cross the network unencrypted"),
-        *(({"STACKD_SERVER__HOST": host}, "") for host in ("127.0.0.1", "::1", "localhost")),
-        ({"STACKD_AUTH__ENABLED": "false"}, "auth.enabled is false"),
-        ({"STACKD_AUTH__KEY_FILE": "{open}"}, "chmod 600"),
-        ({"STACKD_CLUSTER__MODE": "auto"}, "no cluster is configured"),
-    ],
-)  # fmt: skip
-def test_what_is_allowed_but_risky_is_warned_of(tmp_path: Path, settings: dict[str, str], warning: str) -> None:
-    (tmp_path / "open").write_text("sk-0123456789abcdef")
-    (tmp_path / "open").chmod(0o644)
-    given = {name: value.replace("{open}", str(tmp_path / "open")) for name, value in settings.items()}
-    warnings = load(None, {"STACKD_AUTH__KEY": KEY, "STACKD_CLUSTER__MODE": "embedded"} | given).warnings
-    assert [warning in one for one in warnings] == ([True] if warning else [])
 
 
 # ---- Which cluster is used, depending on what is there

@@ -12,7 +12,6 @@ from stackd.config import RoutesSection
 from stackd.kube.objects import PodState, ServiceState, node_state
 from stackd.lifecycle.assign import may_be_assigned
 from stackd.lifecycle.desired import desired
-from stackd.lifecycle.nodes import StackResources, lacking
 from stackd.lifecycle.owned import Work, decide_template, may_begin
 from stackd.lifecycle.pools import Pool, Pools
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
@@ -210,28 +209,3 @@ def test_after_a_crash_one_has_to_run_for_a_while(runs: Stack, after: int, prove
     pool = replace(pool_of(runs), digest="now", crashed_at=NOW, failures=1, reason="why")
     pool.forget_failures(NOW + after, "now")
     assert (pool.failures, pool.reason, pool.crashed_at) == ((0, "", 0) if proven else (1, "why", NOW))
-
-
-# ---- Which resources a create lacks by the quotas
-
-
-@pytest.mark.parametrize(
-    ("hard", "used", "short"),
-    [
-        ({"requests.cpu": "3"}, {"requests.cpu": "2300m"}, {"cpu": 200}),
-        (
-            {"limits.memory": "1Gi", "pods": "7"},
-            {"limits.memory": "1Gi", "pods": "7"},
-            {"memory": 128 << 20, "pods": 1},
-        ),
-        ({"services.nodeports": "10"}, {"services.nodeports": "9"}, {"ports": 1}),
-        ({"cpu": "5m", "pods": "9"}, {"cpu": "5m", "pods": "1"}, {"cpu": 900}),
-        ({"requests.ephemeral-storage": "2Gi"}, {"requests.ephemeral-storage": "2Gi"}, {"pods": 1}),
-        ({"count/configmaps": "1", "pods": "9"}, {"count/configmaps": "1"}, {}),
-        ({}, {}, {}),
-    ],
-)
-def test_the_quotas_tell_what_is_short(hard: dict[str, str], used: dict[str, str], short: dict[str, int]) -> None:
-    quota = {"metadata": {"name": "q"}, "status": {"hard": hard, "used": used}}
-    need = StackResources(cpu_milli=900, memory_bytes=128 << 20, ephemeral_bytes=1 << 30, ports=2)
-    assert lacking([quota], need) == short

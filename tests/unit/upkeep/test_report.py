@@ -18,11 +18,9 @@ from stackd.embedded import EmbeddedCluster, User, everything
 from stackd.kube import guards
 from stackd.lifecycle import bring_up
 from stackd.upkeep import health
-from stackd.upkeep.health import line, why_stuck
 from stackd.upkeep.systemd import Notifier, ProcessContext
 from stackd.workqueue import RetryPolicy
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
-from tests.store.building import busy
 
 OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in ("old", "new"))
 
@@ -92,30 +90,6 @@ async def test_a_start_without_the_cluster_is_soon_over_and_reports_what_it_wait
             await eventually(lambda: manager.status == "ready: 0 stacks, 2 nodes", lambda: manager.status)
             await at.get("/readyz")
     assert next(one for one in manager.messages if "READY" in one)["STATUS"].startswith("waiting for the cluster: ")
-
-
-async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "1h"}) as at:
-        await at.create()
-        context, ready = at.daemon.context, at.daemon.ready
-        assert line(context, ready) == "ready: 1 stack, 2 nodes"
-        endings = {f"stack-{n}": "end" for n in range(20)}
-        context.gate.brake.hold_back(endings, endings, 0.2)
-        reasons = (await at.call("GET", "/readyz")).json["reasons"]
-        assert line(context, ready) == f"not ready: {'; '.join(reasons)}; 1 stack, 2 nodes"
-        assert "20 stacks would be ended" in line(context, ready)
-        context.gate.brake.confirm()
-        context.gate.brake.forget({f"stack-{n}" for n in range(20)})
-        context.gate.file_error = "the file cannot be written"
-        assert line(context, ready).startswith("not ready: the file cannot be written; ")
-        assert (await at.call("GET", "/readyz")).status == 200
-        assert line(context, ready) == "ready: 1 stack, 2 nodes"
-        async with busy(context.store):
-            assert await why_stuck(context, 0.2) == "the state file has not answered within 0.2 s", "for the watchdog"
-        assert await why_stuck(context, 5.0) == ""
-        await at.cluster.faults.refuse()
-        await eventually(lambda: "Kubernetes away for some seconds: " in line(context, ready))
-        assert line(context, ready).startswith("ready: 1 stack, 2 nodes; ")
 
 
 # ---- the service manager's protocol, spoken to a socket in its place

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import select
-import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
-import uvloop
 from msgspec import json
 
 from stackd.contract import host_and_port
@@ -144,27 +140,6 @@ async def test_others_get_a_turn_during_filters_and_rendering(store: Store, monk
 
 def test_an_ipv6_address_is_in_brackets() -> None:
     assert (host_and_port("::1", 8081), host_and_port("localhost", 8081)) == ("[::1]:8081", "localhost:8081")
-
-
-def test_clients_that_connect_at_once_are_accepted_in_one_turn_of_the_loop(tmp_path: Path) -> None:
-    """A turn is long while many connections are busy."""
-
-    async def turns(clients: int) -> int:
-        async with harness(tmp_path) as at:
-            with ExitStack() as connected:
-                waiting = [
-                    connected.enter_context(socket.create_connection(("127.0.0.1", at.port))) for _ in range(clients)
-                ]
-                for client in waiting:
-                    client.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-                for turn in itertools.count():
-                    if len(select.select(waiting, [], [], 0)[0]) == clients:
-                        return turn
-                    await asyncio.sleep(0)
-        raise AssertionError
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(turns(100)) < 20
 
 
 async def test_a_client_that_sends_many_requests_at_once_gets_one_answer_in_a_turn_of_the_loop(tmp_path: Path) -> None:
