@@ -163,8 +163,6 @@ STACK_RETRIES = RetryPolicy(first=0.5, longest=30.0)
 CONTACT_RETRIES = RetryPolicy(first=1.0, longest=5.0)
 # Of what a template owns, while nothing can be done: the cluster may be back.
 TEMPLATE_RETRIES = RetryPolicy(first=1.0, longest=1.0)
-# Of a pod that a template owns.
-TEMPLATE_POD_RETRIES = RetryPolicy(first=0.5, longest=60.0)
 # Of a pull: a registry may limit how often it is asked.
 PULL_RETRIES = RetryPolicy(first=5.0, longest=300.0)
 # Of keeping the events and logs of a stack that has failed.
