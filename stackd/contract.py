@@ -1132,6 +1132,8 @@ class KeptLink(Body, frozen=True, kw_only=True):
     expires_at: Annotated[datetime, doc("Until when it works.")]
     by: Annotated[str, doc("The name of the key that has made it.")]
     revoked: Annotated[bool, doc("Whether it was revoked.")]
+    opened_at: Annotated[datetime | None, doc("When it was opened first, if it was.")] = None
+    seen_at: Annotated[datetime | None, doc("When its page last asked for its stacks, if it was opened.")] = None
 
 
 class LinkList(Body, frozen=True, kw_only=True):

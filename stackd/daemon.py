@@ -20,7 +20,7 @@ from pathlib import Path
 from stackd import crashpoints
 from stackd.clock import NANOSECONDS, Clock, SystemClock, WallClock
 from stackd.config import Config, LoadedConfig, require_cluster
-from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StoreError, StoreUnavailable
+from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, StoreError, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
 from stackd.jobs.schedule import Schedule, Table
 from stackd.kube.client import Cluster
@@ -70,6 +70,7 @@ from stackd.timing import (
     STOP_EXTRA_SECONDS,
     TEMPLATE_RETRIES,
     TEMPLATES_LISTED_SECONDS,
+    VISITS_SECONDS,
 )
 from stackd.upkeep import health
 from stackd.upkeep.reload import HandOver, Reloader
@@ -99,7 +100,6 @@ class Daemon:
     schedule: Schedule
     prepulls: PrePulls
     refill: Refill
-    certificate: Certificate | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
 
@@ -162,8 +162,7 @@ async def running(
 async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, clock: Clock) -> Daemon:
     wall_clock = WallClock(clock)
     store = await _store(stack, config, wall_clock)
-    certificate = Certificate.of(config)
-    metrics = Metrics(certificate_ends=(lambda: certificate.ends) if certificate else lambda: 0.0)
+    metrics = Metrics()
     cluster = await Cluster.connect(
         ClusterTarget.of(config),
         on_request=metrics.kubernetes_request,
@@ -175,7 +174,6 @@ async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, 
     templating.report(templates)
     stack.push_async_callback(tasks.stop)
     gate = Gate(store, cluster, mirror, wall_clock, lease_duration=config.cluster.lease_duration)
-    loop = Loop(tasks, store.stacks)
     context = Context(
         store=store,
         cluster=cluster,
@@ -186,14 +184,14 @@ async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, 
         mirror=mirror,
         gate=gate,
         audit=Audit(store, gate.ownership, clock, lambda: settings.current.log.audit),
-        loop=loop,
+        loop=Loop(tasks, store.stacks),
         diagnostics=Diagnostics(queue=WorkQueue("diagnostics", tasks, DIAGNOSTICS_RETRIES)),
-        template_pods=TemplatePods(cluster, mirror, loop),
+        template_pods=TemplatePods(tasks, gate),
         template_loop=WorkQueue("template", tasks, TEMPLATE_RETRIES),
     )
     now = clock.now()
     metrics.add_starts(await store.timeline.starts(now - round(HOUR * NANOSECONDS)), now)
-    return _wire(context, certificate)
+    return _wire(stack, context)
 
 
 async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
@@ -215,17 +213,13 @@ async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
     return store
 
 
-def _wire(context: Context, certificate: Certificate | None) -> Daemon:
+def _wire(stack: AsyncExitStack, context: Context) -> Daemon:
     reconciler, events = Reconciler(context), ClusterEvents(context)
     prepulls = PrePulls(context)
     refill, feed, links = Refill(context, prepulls), ChangeFeed(context), context.store.links
-    keys = Keys(
-        context.clock,
-        replaced=feed.wake,
-        revoked=lambda link_id: link_id in links.revoked,
-        link=lambda text: players.helper(text),  # noqa: PLW0108 - who are made from the keys
-    )
+    keys = Keys(context.clock, replaced=feed.wake, revoked=lambda link_id: link_id in links.revoked)
     players = Players(context, keys)
+    stack.push_async_callback(_last_visits, players)
     api = Api(
         context=context,
         keys=keys,
@@ -256,6 +250,7 @@ def _wire(context: Context, certificate: Certificate | None) -> Daemon:
         "expire": (EXPIRE_SECONDS, Expiry(context).check),
         "reconcile": (context.config.reconcile.interval, reconciler.reconcile),
         "purge": (PURGE_SECONDS, lambda: purge(context)),
+        "visits": (VISITS_SECONDS, players.keep_visits),
         "spares": (SPARES_SECONDS, lambda: keep_spares(context)),
         "outcomes": (OUTCOMES_SECONDS, api.batch.outcomes.write_final),
         "quotas": (QUOTAS_SECONDS, lambda: refresh_quotas(context)),
@@ -263,15 +258,13 @@ def _wire(context: Context, certificate: Certificate | None) -> Daemon:
         "rights": (RIGHTS_SECONDS, lambda: refresh_rights(context)),
     }
     schedule = Schedule(table, context.tasks)
-    return Daemon(
-        context=context, api=api, schedule=schedule, prepulls=prepulls, refill=refill, certificate=certificate
-    )
+    return Daemon(context=context, api=api, schedule=schedule, prepulls=prepulls, refill=refill)
 
 
 async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext) -> None:
     context, config = daemon.context, daemon.context.config
     began = context.clock.monotonic()
-    certificate = daemon.certificate
+    certificate = Certificate.of(config)
     listener = await prepare(daemon.api, process.sockets(config), lasting=process.can_keep)
     daemon.port = listener.port
     stack.push_async_callback(_drain, daemon, listener, process)
@@ -285,12 +278,12 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     stack.callback(daemon.schedule.stop)
     patience = max(0.0, START_SECONDS - (context.clock.monotonic() - began))
     context.tasks.supervise("report", health.report(context, daemon.ready, process.notifier, patience, process.build))
-    _look_after(daemon, process)
+    _look_after(daemon, process, certificate)
 
 
-def _look_after(daemon: Daemon, process: ProcessContext) -> None:
+def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificate | None) -> None:
     """Start the services for the watchdog, the loop lag, credentials, certificate, key file and reloads."""
-    context, certificate, notifier = daemon.context, daemon.certificate, process.notifier
+    context, notifier = daemon.context, process.notifier
     if notifier.watchdog:
         context.tasks.supervise("watchdog", health.feed(context, notifier))
     context.tasks.supervise("audit", _audit(context))
@@ -299,6 +292,7 @@ def _look_after(daemon: Daemon, process: ProcessContext) -> None:
         "credentials", Renewal(context.cluster.connection.access, context.cluster.answer, context.clock).run()
     )
     if certificate is not None:
+        context.metrics.certificate_ends = lambda: certificate.ends
         context.tasks.supervise("certificate", certificate.follow())
     if process.again is not None:
         reloader = Reloader(
@@ -314,6 +308,13 @@ def _look_after(daemon: Daemon, process: ProcessContext) -> None:
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wanted.set)
         context.tasks.supervise("reload", reloader.run())
+
+
+async def _last_visits(players: Players) -> None:
+    try:
+        await players.keep_visits()
+    except StackdError as error:
+        log.warning("when links were used last is lost: %s", error)
 
 
 async def _follow_cluster(daemon: Daemon) -> None:
@@ -346,6 +347,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
             gate.contact_tried.set()
         context.loop.start(partial(reconcile, context))
         diagnostics.start(context)
+        context.template_pods.start()
         context.loop.wake_all()
         await daemon.schedule.now("reconcile")
         while context.store.incomplete and not gate.wrong_cluster:

@@ -138,6 +138,8 @@ KEEP_CLAIMS = 24 * 3600 * NANOSECONDS
 EXPIRE_SECONDS = 1.0
 # Old jobs, timelines and keys are removed.
 PURGE_SECONDS = 60.0
+# When links were used is written.
+VISITS_SECONDS = 60.0
 # What has come of finished jobs is written.
 OUTCOMES_SECONDS = 5.0
 # Spare Services are begun.
@@ -163,6 +165,8 @@ STACK_RETRIES = RetryPolicy(first=0.5, longest=30.0)
 CONTACT_RETRIES = RetryPolicy(first=1.0, longest=5.0)
 # Of what a template owns, while nothing can be done: the cluster may be back.
 TEMPLATE_RETRIES = RetryPolicy(first=1.0, longest=1.0)
+# Of a pod that a template owns.
+TEMPLATE_POD_RETRIES = RetryPolicy(first=0.5, longest=60.0)
 # Of a pull: a registry may limit how often it is asked.
 PULL_RETRIES = RetryPolicy(first=5.0, longest=300.0)
 # Of keeping the events and logs of a stack that has failed.

@@ -23,6 +23,7 @@ from stackd.keys import READ, ApiKey
 from stackd.model import NO_LABELS, AuditKind
 from stackd.names import matches_any
 from stackd.play.players import players_of
+from stackd.play.state import Shown
 from stackd.play.tokens import LINK, LONGEST_TOKEN, PLAYER, Link
 from stackd.podspec.decoding import decode
 from stackd.store.links import KeptLink
@@ -131,7 +132,7 @@ async def _seen(call: ApiCall, scope: str, after: tuple[int, str]) -> AsyncGener
     """The links of this scope that the key may see, from after this place, as they are read from the file."""
     while kept := await call.api.context.store.links.page(after, READ_AT_ONCE):
         if seen := [one for one in kept if call.key.may_see(one.labels) and scope in ("", one.scope)]:
-            yield seen
+            yield [players_of(call).with_visits(one) for one in seen]
         after = kept[-1].created_at, kept[-1].link_id
 
 
@@ -160,6 +161,28 @@ async def revoke_link(call: ApiCall) -> web.Response:
         sentence = f"{link_id} is revoked here, but Kubernetes does not have that yet: repeat the request"
         raise ClusterUnavailable(f"{sentence}, or the next owner of the stacks may not know it")
     return json_response(contract.Revoked(link_id=link_id))
+
+
+@route("GET", "/play/links/{link_id}")
+@route("GET", "/play/links/{link_id}/{visitor}")
+async def show_player_page(call: ApiCall) -> web.Response:
+    """What the page of a link shows, without values, to a key that may see the link: of an open link, to one of its visitors."""
+    link_id, visitor = call.request.match_info["link_id"], call.request.match_info.get("visitor", "")
+    kept = await call.api.context.store.links.find(link_id)
+    if kept is None or kept.scope or not call.key.may_see(kept.labels):
+        raise NotFound(f"link not found: {link_id}", code=ErrorCode.LINK_NOT_FOUND)
+    link = Link(
+        link_id=link_id,
+        name=kept.name,
+        labels=kept.labels,
+        templates=kept.templates,
+        stacks=kept.stacks,
+        expires_at=kept.expires_at // NANOSECONDS,
+        total=kept.total,
+        visitor=visitor,
+    )
+    players = players_of(call)
+    return json_response(Shown(call.api.context, players, players.key_of(link), watched=True).everything())
 
 
 def _link_of(call: ApiCall, given: contract.CreateLink) -> Link:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Final, cast
 
 from aiohttp import hdrs, web
@@ -20,6 +21,7 @@ from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.model import DeleteReason, Stack, list_key
 from stackd.play.tokens import Link, LinkKey, Signer
+from stackd.store.links import KeptLink, Visit
 from stackd.templates import Template
 from stackd.web.api import ApiCall
 from stackd.web.auth import SAFE_METHODS, Failures, Keys
@@ -55,7 +57,8 @@ VISITORS_A_MINUTE: Final = 60
 
 
 class Players:
-    """The players of one daemon. ``stopped``: the stacks whose players have asked for that, until they are gone."""
+    """The players of one daemon. ``stopped``: the stacks whose players have asked for that, until they are gone. ``visits``:
+    when links were used, by id, until the file has it: a crash loses the last minute of it."""
 
     def __init__(self, context: Context, keys: Keys) -> None:
         self._context, self._keys = context, keys
@@ -63,10 +66,12 @@ class Players:
         self._requests.per_minute, self._visitors.per_minute = REQUESTS_A_MINUTE, VISITORS_A_MINUTE
         self._ends: OrderedDict[tuple[str | None, frozenset[tuple[str, str]]], tuple[str, int]] = OrderedDict()
         self.stopped: set[str] = set()
+        self.visits: dict[str, Visit] = {}
         self._by_label: dict[tuple[str, str], set[str]] = {}
         for stack in context.store.assigned:
             self.row_changed(None, stack)
         self._signer: tuple[str, Signer] = ("", Signer(()))
+        keys.link = self.helper
 
     @property
     def signer(self) -> Signer:
@@ -134,9 +139,29 @@ class Players:
         connection = request.protocol
         if isinstance(connection, HttpConnection) and connection.caller != link.player:
             connection.connections.authenticated(connection, link.player, player=True)
-        return self._key(link)
+        self.note_visit(link)
+        return self.key_of(link)
 
-    def _key(self, link: Link) -> LinkKey:
+    def note_visit(self, link: Link) -> None:
+        """The link is used now."""
+        now = self._context.clock.now()
+        self.visits[link.link_id] = self.visits.get(link.link_id, (now, now))[0], now
+
+    async def keep_visits(self) -> None:
+        """Write when links were used, all at once: none of the requests waits for the file."""
+        written = dict(self.visits)
+        if written:
+            await self._context.store.links.visited(written)
+        for link_id, visit in written.items():
+            if self.visits[link_id] == visit:
+                del self.visits[link_id]
+
+    def with_visits(self, kept: KeptLink) -> KeptLink:
+        """The link with what the file does not have yet."""
+        opened_at, seen_at = self.visits.get(kept.link_id, (None, kept.seen_at))
+        return replace(kept, opened_at=kept.opened_at or opened_at, seen_at=seen_at)
+
+    def key_of(self, link: Link) -> LinkKey:
         """The player, who has nothing to do with a tenant whose labels the link does not have."""
         tenants = {key.principal.id: key.labels for key in self._config.auth.keys if key.tenant}
         others = {name: labels for name, labels in tenants.items() if not labels.items() <= link.labels.items()}

@@ -53,6 +53,7 @@ async def open_session(call: ApiCall) -> web.Response:
     call.request[CALLER] = link.key().principal
     if link.total:
         link = _same_link(call, link) or players.new_visitor(call.request, link)
+    players.note_visit(link)
     response = web.Response(status=204)
     players.remember(call.request, response, players.signer.session(link, token), players.remaining(link))
     return response

@@ -36,11 +36,12 @@ def offer_of(context: Context, stack: Stack) -> Offer:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What one player is shown."""
+    """What one player is shown; without values if ``watched`` by somebody else."""
 
     context: Context
     players: Players
     key: LinkKey
+    watched: bool = False
 
     def everything(self) -> bytes:
         """The answer of ``GET /play/stacks``: for each template its stacks that have not ended, or the last one that has, or
@@ -60,7 +61,7 @@ class Shown:
         link = self.key.link
         about = {
             "id": link.player,
-            "name": link.name,
+            "name": link.title,
             "seconds_left": self.players.remaining(link),
             "stacks": link.stacks,
             "used": len(_living(own)),
@@ -134,7 +135,7 @@ class Shown:
             "problem": renderer(Problem)(problem) if problem and not pending else None,
             "addresses": [*map(_address, addresses_of(stack))] if serves else [],
             "seconds_left": max(0, stack.ttl_expires_at - now) // NANOSECONDS if begun else None,
-            "values": _values(stack, offer) if serves else [],
+            "values": _values(stack, offer) if serves and not self.watched else [],
         }
         if stack.shared:
             return {**entry, "seconds_left": None, "since": max(0, now - stack.updated_at) // NANOSECONDS}

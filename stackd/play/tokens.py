@@ -80,6 +80,11 @@ class Link:
             signed_by=signed_by,
         )
 
+    @property
+    def title(self) -> str:
+        """What the page is called; for a visitor of an open link with so much of the label as can be read out."""
+        return f"{self.name} {self.visitor[:4].upper()}".strip()
+
     def visited(self, visitor: str) -> Link:
         """The session of a visitor of this open link."""
         return replace(self, visitor=visitor)

@@ -27,10 +27,14 @@ RESERVED = 500
 
 _PREFIX = "link-"
 
+Visit = tuple[int, int]
+"""The times of the first and of the last request of a link's player."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptLink:
-    """What is kept of a link; times in nanoseconds, ``by`` who has made it."""
+    """What is kept of a link; times in nanoseconds, ``by`` who has made it, ``opened_at`` and ``seen_at`` the first and the
+    last request of its player that is known."""
 
     link_id: str
     name: str
@@ -42,6 +46,8 @@ class KeptLink:
     by: Principal
     created_at: int = 0
     revoked: bool = False
+    opened_at: int | None = None
+    seen_at: int | None = None
 
     @property
     def scope(self) -> str:
@@ -74,6 +80,7 @@ PAGE = (
     f"SELECT {LINKS.sql} FROM links WHERE by <> '' AND expires_at > ? AND (created_at, link_id) > (?, ?)"
     " ORDER BY created_at, link_id LIMIT ?"
 )
+VISITED = "UPDATE links SET opened_at = coalesce(opened_at, ?), seen_at = ? WHERE link_id = ?"
 REVOKED = "SELECT link_id, expires_at FROM links WHERE revoked = 1"
 COUNT = "SELECT count(*) FROM links WHERE principal = ? AND revoked = 0 AND expires_at > ?"
 REVOKED_OF = "SELECT count(*) FROM links WHERE revoked = 1 AND expires_at > ? AND principal = ? AND link_id <> ?"
@@ -100,6 +107,11 @@ def find(tx: Transaction, link_id: str) -> KeptLink | None:
 def page(tx: Transaction, after: tuple[int, str], most: int) -> list[KeptLink]:
     """The links that have not expired, by the time when they were made and id, from after this place."""
     return [LINKS.record(row) for row in tx.rows(PAGE, (tx.now, *after, most))]
+
+
+def visited(tx: Transaction, visits: Mapping[str, Visit]) -> None:
+    """Keep when these links, by id, were used."""
+    tx.many(VISITED, [(*visit, link_id) for link_id, visit in visits.items()])
 
 
 def revoke(tx: Transaction, expiries: Mapping[str, int]) -> None:
@@ -146,6 +158,7 @@ class Links(Searched):
     add = operation(add, grows=True)
     find = operation(find, writes=False)
     page = search(page)
+    visited = operation(visited)
     revoke = operation(revoke)
     revoke_one = operation(revoke_one)
 

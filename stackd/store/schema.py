@@ -143,7 +143,8 @@ CREATE TABLE templates (
 CREATE TABLE links (
     link_id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, labels TEXT NOT NULL, templates TEXT NOT NULL,
     stacks INTEGER NOT NULL, total INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
-    by TEXT NOT NULL, revoked INTEGER NOT NULL CHECK (revoked IN (0, 1)), {PRINCIPAL}
+    by TEXT NOT NULL, revoked INTEGER NOT NULL CHECK (revoked IN (0, 1)), {PRINCIPAL},
+    opened_at INTEGER, seen_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE kept_logs (
@@ -168,7 +169,8 @@ TO_12 = (
     "DROP INDEX timeline_requested; DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;"
     + BY_PRINCIPAL
     + f"ALTER TABLE templates ADD COLUMN {TEMPLATE_SOURCE}; ALTER TABLE stacks ADD COLUMN offer TEXT;"
-    "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;" + REMOVED_VALUES
+    "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE links ADD COLUMN opened_at INTEGER; ALTER TABLE links ADD COLUMN seen_at INTEGER;" + REMOVED_VALUES
 )
 
 # The formats that the steps lead to, each from the one before; 1.0.0 wrote format 11.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stackd.keys import digest
+from stackd.keys import ApiKey, digest
 from tests.harness import Client, Harness, Machine, eventually, harness, until
 from tests.players import OTHER_SECRET, SECRET, browser, make_link, player, settings, token_of
 from tests.templates import PLAIN
@@ -375,3 +375,52 @@ async def test_a_stack_whose_labels_change_is_another_players_from_then_on(at: H
         assert (await second.look())["lab-1"]["name"] == stack_id
         await at.delete(stack_id)
         assert (await second.look())["lab-1"]["status"] == "none"
+
+
+async def test_the_list_says_when_a_link_was_opened_and_used_last(vm: Machine) -> None:
+    vm.options |= {"settings": settings(vm.folder)}
+    at = await vm.start()
+    link, other = await make_link(at), await make_link(at, labels={"player": "seat-13"})
+    async with browser(at) as seat:
+        await seat.enter(link)
+        await seat.look()
+    opened, never = await links_of(at)
+    assert link["expires_at"] > opened["seen_at"] >= opened["opened_at"] >= opened["created_at"]
+    assert (never["link_id"], never.get("opened_at"), never.get("seen_at")) == (other["link_id"], None, None)
+    await vm.stop()
+    at = await vm.start()
+    assert (await links_of(at)) == [opened, never]
+    async with browser(at) as seat:
+        await seat.enter(link)
+    later, _ = await links_of(at)
+    assert (later["opened_at"], later["seen_at"] > opened["seen_at"]) == (opened["opened_at"], True)
+    await at.daemon.schedule.now("visits")
+    assert (await links_of(at))[0] == later, "it is in the file"
+
+
+async def test_an_organiser_reads_the_page_of_a_link_without_its_values(at: Harness) -> None:
+    tenant = ApiKey(name="b", sha256=digest(TENANT), scope="tenant", labels={"class": "b"})
+    at.put_keys_in_force(*at.config.auth.keys, tenant)
+    link = await make_link(at)
+    async with browser(at) as seat:
+        await seat.enter(link)
+        await seat.start()
+        own = await seat.until("running")
+        page = await at.get(f"/play/links/{link['link_id']}")
+        (seen,) = [entry for entry in page["stacks"] if entry["template"] == "lab-1"]
+        assert page["link"]["name"] == "Seat 12"
+        assert seen == own | {"values": [], "seconds_left": seen["seconds_left"]}
+        reply = await at.call("GET", f"/play/links/{link['link_id']}", key=TENANT)
+        assert (reply.status, reply.code) == (404, "link_not_found")
+        assert (await seat.call("GET", f"/play/links/{link['link_id']}")).status == 401, "a player reads no other's"
+
+
+async def test_a_visitor_of_an_open_link_has_a_name_to_read_out(at: Harness) -> None:
+    async with player(at, labels={}, each="visitor", total=5, name="Workshop") as seat:
+        await seat.start("lab-2")
+        shown = (await seat.call("GET", "/play/stacks")).json["link"]
+        (stack,) = (await at.get("/stacks"))["stacks"]
+        visitor = stack["labels"]["player"]
+        assert shown["name"] == f"Workshop {visitor[:4].upper()}"
+        page = await at.get(f"/play/links/{shown['id']}")
+        assert [entry["name"] for entry in page["stacks"] if entry["name"]] == [stack["stack_id"]]

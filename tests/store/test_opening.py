@@ -210,6 +210,8 @@ DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;
 ALTER TABLE timeline DROP COLUMN principal;
 ALTER TABLE jobs DROP COLUMN principal;
 ALTER TABLE links DROP COLUMN principal;
+ALTER TABLE links DROP COLUMN opened_at;
+ALTER TABLE links DROP COLUMN seen_at;
 ALTER TABLE templates DROP COLUMN principal;
 ALTER TABLE templates DROP COLUMN source;
 ALTER TABLE stacks DROP COLUMN offer;

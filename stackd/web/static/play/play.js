@@ -6,7 +6,8 @@
  */
 
 let token = location.hash.slice(1);
-if (token) history.replaceState(null, "", location.pathname); // before anything else: the token is a key
+const watched = token.startsWith("as=") ? token.slice(3) : ""; // whose page an organiser reads
+if (token && !watched) history.replaceState(null, "", location.pathname); // before anything else: the token is a key
 addEventListener("hashchange", () => location.reload()); // another link was opened in this tab
 
 const { Box, arrange, h, load, say } = await import("./box.js");
@@ -29,9 +30,17 @@ async function enter() {
 /** @type {Promise<void> | undefined} */
 let entering;
 async function read() {
+  if (watched) return watch();
   entering ??= token ? enter().finally(() => (entering = undefined)) : undefined;
   await entering;
   return call("stacks");
+}
+
+/** The page of a link, with the key of a dashboard that is open in this browser. */
+async function watch() {
+  const [{ ask }, { key }] = await Promise.all([import("../dashboard/api.js"), import("../dashboard/session.js")]);
+  await (key.get() || key.ask());
+  return ask("GET", `/play/links/${watched}`).catch((error) => Promise.reject(error.body ?? { code: "unreachable" }));
 }
 
 /** @param {State} state @param {string} [replace] */
@@ -56,12 +65,14 @@ const { tell, stop } = follow(read, show, (refusal) => {
   arranged([]);
 });
 /** @type {Options["actions"]} */
-const actions = {
-  start,
-  extend: ({ name }) => call(`stacks/${name}/extend`, "POST"),
-  restart: ({ name }) => call(`stacks/${name}/restart`, "POST"),
-  stop: ({ name }) => call(`stacks/${name}`, "DELETE"),
-};
+const actions = watched
+  ? {}
+  : {
+      start,
+      extend: ({ name }) => call(`stacks/${name}/extend`, "POST"),
+      restart: ({ name }) => call(`stacks/${name}/restart`, "POST"),
+      stop: ({ name }) => call(`stacks/${name}`, "DELETE"),
+    };
 const arranged = arrange(part("cards"), ({ category, about = [] }) => {
   const card = h("article", {}, category && h("p", { className: "quiet" }, category), ...about.map(made));
   return new Box(card, { texts, actions, look: tell });
@@ -70,13 +81,13 @@ const arranged = arrange(part("cards"), ({ category, about = [] }) => {
 /** @param {{ link: { id: string, name: string, seconds_left: number, stacks: number, used: number }, stacks: State[] }} data */
 function show({ link, stacks }) {
   shown = link.id;
-  sessionStorage.setItem("link", shown);
+  if (!watched) sessionStorage.setItem("link", shown);
   const until = new Date(Date.now() + link.seconds_left * 1000);
   const time = until.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" });
   document.title = link.name || "stackd";
   say(part("name"), document.title);
   say(part("used"), texts("used", { used: link.used, limit: link.stacks }));
-  say(notice, stacks.length ? "" : texts("offers"));
+  say(notice, watched ? texts("watched") : stacks.length ? "" : texts("offers"));
   say(part("until"), texts("until", { time }));
   return arranged(stacks);
 }
