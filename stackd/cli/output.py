@@ -111,6 +111,8 @@ COLUMNS = (
     LABELS,
 )
 MORE_COLUMNS = (
+    Column(head="player", of=lambda stack: stack.get("player") or "-", keep=1),
+    Column(head="template", of=lambda stack: stack.get("template") or "-", keep=1),
     Column(head="ports", of=lambda stack: " ".join(map(_port, stack["ports"])) or "-", keep=1),
     Column(head="cpu", of=lambda stack: str(of_milli(stack["requested_cpu_milli"])), keep=1),
     Column(head="memory", of=lambda stack: str(of_bytes(stack["requested_memory_bytes"])), keep=1),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,34 +43,65 @@ def players(
     wanted = labels_of(labels)
     stacks = client.stacks(labels=wanted, template=template or "")
     links = [one for one in client.links() if not (one.revoked or one.scope) and wanted.items() <= one.labels.items()]
-    rows = [row for link in links for row in _rows(link, stacks)]
+    own = stacks_by_link(links, stacks)
+    rows = [row for link in links for row in _rows(link, own[link.link_id])]
     rows = [row for row in rows if not not_started or row["status"] == NOT_STARTED]
     if not render.printed({"players": rows}, output, rows, LINK):
         render.print_table(COLUMNS, rows)
 
 
-def _rows(link: KeptLink, stacks: list[Stack]) -> Iterator[dict[str, Any]]:
+def stacks_by_link(links: Sequence[KeptLink], stacks: Sequence[Stack]) -> Mapping[str, list[Stack]]:
+    """The stacks of each link's player, by the link's id: those with its labels. Found by the rarest of these."""
+    theirs = {link.link_id: {LINK: link.link_id} if link.each else dict(link.labels) for link in links}
+    counts = Counter(pair for labels in theirs.values() for pair in labels.items())
+    near, found = defaultdict[Any, list[str]](list), defaultdict[str, list["Stack"]](list)
+    for link_id, labels in theirs.items():
+        near[min(labels.items(), key=lambda pair: counts[pair])].append(link_id)
+    for stack in stacks:
+        for link_id in (one for pair in stack.labels.items() if not stack.shared for one in near.get(pair, ())):
+            if theirs[link_id].items() <= stack.labels.items():
+                found[link_id].append(stack)
+    return found
+
+
+def player_names(client: Client, stacks: Sequence[Stack]) -> Mapping[str, str]:
+    """What the links call who has the stacks, by the stacks' ids."""
+    links = {link.link_id: link for link in client.links() if not (link.revoked or link.scope)}
+    found = stacks_by_link([*links.values()], stacks)
+    return {stack.stack_id: _name(links[link_id], stack) for link_id, own in found.items() for stack in own}
+
+
+def _name(link: KeptLink, stack: Stack) -> str:
+    """The link's name; for a visitor of an open link with what that page shows beside it."""
+    return f"{link.name} {stack.labels['player'][:4].upper()}" if link.each else link.name
+
+
+def _rows(link: KeptLink, own: list[Stack]) -> Iterator[dict[str, Any]]:
     """What there is to say about a link: a line for each stack of its player, or one that there is none."""
     about = {
         "link": link.link_id,
         "name": link.name,
         "labels": dict(link.labels),
         "link_expires_at": link.raw["expires_at"],
+        "opened_at": link.raw.get("opened_at"),
+        "seen_at": link.raw.get("seen_at"),
     }
-    theirs = {LINK: link.link_id} if link.each else link.labels
-    own = [one for one in stacks if not one.shared and theirs.items() <= one.labels.items()]
     for one in own:
         raw = one.raw
         shown = {
             name: raw.get(name) for name in ("stack_id", "template", "status", "addresses", "ttl_expires_at", "problem")
         }
-        yield {**about, "labels": dict(one.labels), **shown}
+        yield {**about, "name": _name(link, one), "labels": dict(one.labels), **shown}
     if not own and not link.each:
         yield {**about, "status": NOT_STARTED}
 
 
 def _problem(row: render.Fields) -> str:
     return str((row.get("problem") or {}).get("key", "-"))
+
+
+def _seen(row: render.Fields) -> str:
+    return f"{render.duration(render.since(row['seen_at']))} ago" if row.get("seen_at") else "never"
 
 
 def _left(row: render.Fields) -> str:
@@ -86,5 +118,6 @@ COLUMNS = (
         head="address", of=lambda row: " ".join(render.addresses(row)) if row.get("addresses") else "-", keep=5
     ),
     render.Column(head="left", of=_left, keep=7),
+    render.Column(head="seen", of=_seen, keep=2),
     render.Column(head="link", of=lambda row: row["link"], keep=3),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,14 @@ def list_stacks(client: Client, stack_ids: tuple[str, ...], output: str | None, 
     listed = [client.get(checked(one)) for one in stack_ids] or client.stacks(**chosen, fields=CHOSEN.get(output, ()))
     if not listed:
         click.echo("no stack matches" if any(chosen.values()) else "there are no stacks", err=True)
-    render.print_stacks([stack.raw for stack in listed], output)
+    names: Mapping[str, str] = {}
+    if output == "wide":
+        from stackd.cli.roster import player_names
+
+        names = player_names(client, listed)
+    render.print_stacks(
+        [{**stack.raw, "player": names.get(stack.stack_id)} if names else stack.raw for stack in listed], output
+    )
 
 
 @click.command()

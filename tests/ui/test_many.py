@@ -32,6 +32,7 @@ async def test_delete_reaches_what_the_filter_shows(
     await expect(board.selection).to_contain_text("11 selected")  # a range leaves out what was hidden
     await board.button("running").click()
     await board.at.do("stop", newest)
+    await board.button("Order changed").click()
     await expect(board.selection).to_contain_text("10 selected, 1 more is hidden by the filter")
     await board.button("Clear filters").click()
     await board.page.get_by_label("Select all that are shown").check()

@@ -68,6 +68,8 @@ async def test_a_stack_appears_changes_and_goes_without_the_list_being_read_agai
     await expect(board.page.locator(".toast")).to_contain_text("is starting")
     await expect(row).to_contain_text("running")  # a delayed answer does not undo what the stream has shown
     await board.at.call("DELETE", f"/stacks/{stack_id}")
+    await expect(row).to_contain_text("gone")
+    await board.button("1 gone").click()
     await expect(row).to_have_count(0)
     assert not [url for url in board.requests if url.startswith("/stacks?")]
 
@@ -99,56 +101,59 @@ async def test_filters_narrow_the_list_and_outlive_a_reload(boards: Boards) -> N
             await expect(board.page.locator("tbody .c-node")).to_have_text([node] * nodes.count(node))
 
 
-async def test_rows_stay_where_they_are_while_one_reads_and_what_is_new_is_said(board: Board) -> None:
+async def test_rows_stay_where_they_are_until_the_reader_wants_it_and_what_waits_is_said(board: Board) -> None:
     await board.several(*({"team": str(number)} for number in range(6)))
     await board.open(path="/dashboard#sort=status")
     await expect(board.rows).to_have_count(6)
-    before, fresh = await board.page.evaluate(ORDER), board.page.locator("#fresh")
-    for by in ("pointer", "focus"):
+    before, waits = await board.page.evaluate(ORDER), board.page.locator("#fresh button")
+    for by in ("eyes", "pointer", "focus"):
         row = board.row(before[2])
-        await (row.locator(".c-status").hover() if by == "pointer" else row.focus())
+        if by != "eyes":
+            await (row.locator(".c-status").hover() if by == "pointer" else row.focus())
         meant = await row.bounding_box()
         stopped, gone = before[-1], before[0]
         await board.at.do("stop", stopped)
         await board.at.delete(gone)
         new = await board.create(status="running")
-        await expect(fresh).to_contain_text("1 new")
+        await expect(waits).to_contain_text("1 new, 1 gone")
         await expect(board.row(stopped)).to_contain_text("stopped")
         await expect(board.row(gone)).to_contain_text("gone")
-        assert await board.row(gone).locator(".status").evaluate(COLOUR) != await row.locator(".status").evaluate(
-            COLOUR
-        )
-        assert await board.page.evaluate(ORDER) == before
+        colours = [await board.row(each).locator(".status").evaluate(COLOUR) for each in (gone, before[2])]
+        assert colours[0] != colours[1]
+        assert await board.page.evaluate(ORDER) == [*before, new], "what is new moves nothing"
         assert await row.bounding_box() == meant
-        await (board.page.mouse.move(5, 5) if by == "pointer" else board.page.keyboard.press("/"))
-        await expect(board.row(new)).to_be_visible()
+        await expect(board.page.locator("#count-said")).to_have_text("6 stacks, 1 new, 1 gone")
+        await waits.click()
         await expect(board.row(gone)).to_have_count(0)
-        await expect(fresh).to_have_text("")
+        await expect(waits).to_have_count(0)
         assert (await board.page.evaluate(ORDER))[-1] == stopped
         await board.at.do("start", stopped)
         await expect(board.row(stopped)).to_contain_text("running")
         before = await board.page.evaluate(ORDER)
 
 
-async def test_rows_stay_where_they_are_while_the_pointer_is_on_its_way_to_one(board: Board) -> None:
-    await board.several({"team": "1"}, {"team": "2"})
+async def test_a_row_that_was_chosen_before_the_hand_moved_is_the_one_that_opens(board: Board) -> None:
+    await board.several(*({"team": str(number)} for number in range(12)))
     await board.open()
-    await expect(board.rows).to_have_count(2)
-    fresh, arrives = board.page.locator("#fresh"), asyncio.Event()
-
-    async def move() -> None:
-        while not arrives.is_set():
-            for place in range(5, 50, 5):
-                await board.page.mouse.move(place, 5)
-
-    moving = asyncio.create_task(move())
-    new = await board.create(status="running")
-    await expect(fresh).to_contain_text("1 new")
-    await expect(board.rows).to_have_count(2)
-    arrives.set()
-    await moving
-    await expect(board.row(new)).to_be_visible()
-    await expect(fresh).to_have_text("")
+    await expect(board.rows).to_have_count(12)
+    waits = board.page.locator("#fresh button")
+    for number in range(4):
+        meant = (await board.page.evaluate(ORDER))[3 + number]
+        box = await board.row(meant).locator(".c-status").bounding_box()
+        assert box is not None
+        await board.create()
+        await expect(waits).to_contain_text(f"{number + 1} new")  # meanwhile nothing was touched
+        await board.page.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2, steps=5)
+        await board.page.mouse.down()
+        await board.page.mouse.up()
+        await expect(board.panel.get_by_role("heading")).to_have_text(meant)
+        await board.page.keyboard.press("Escape")
+    await board.page.evaluate("performance.now = () => 3600e3")  # nobody has touched the page for so long
+    await board.page.mouse.move(5, 5)
+    await board.page.evaluate("performance.now = () => 7200e3")
+    await board.page.evaluate("document.activeElement.blur()")
+    await expect(waits).to_have_count(0)
+    await expect(board.rows).to_have_count(16)
 
 
 async def test_a_thousand_stacks_are_few_rows_in_the_page_scroll_smoothly_and_stay_in_place(board: Board) -> None:

@@ -97,6 +97,28 @@ async def test_the_links_of_a_class_are_revoked_together(shell: Shell) -> None:
     assert await working() == 0
 
 
+async def test_the_roster_says_who_has_not_started_and_how_the_others_are(shell: Shell) -> None:
+    async def roster(*words: str) -> list[tuple[str, str, bool]]:
+        result = await shell.any_command("players", *words, "--json")
+        assert result.exit_code == 0, result.output
+        rows = json.loads(result.stdout)["players"]
+        return [(row["name"], row["status"], bool(row.get("addresses"))) for row in rows]
+
+    rows = list(csv.DictReader((await good(shell, "create", "--players", "-", stdin=PLAYERS)).splitlines()))
+    assert await roster() == [("Mia Meier", "not started", False), ("=1+1", "not started", False)]
+    async with browser(shell.at) as seat:
+        await seat.enter({"url": rows[0]["url"]})
+        name = (await seat.start())["name"]
+    await shell.at.until_status(name, "running")
+    await shell.at.create()
+    assert await roster() == [("Mia Meier", "running", True), ("=1+1", "not started", False)]
+    assert await roster("--not-started") == await roster("--label", "player=seat-2") == [("=1+1", "not started", False)]
+    printed = (await shell.any_command("players")).stdout.splitlines()
+    assert [line.split("\t")[0] for line in printed] == ["Mia Meier", "=1+1"]
+    wide = [line.split("\t") for line in (await shell.good("list", "-o", "wide")).splitlines()]
+    assert {line[0]: ("Mia Meier" in line, "lab-1" in line) for line in wide}[name] == (True, True)
+
+
 def table(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines(), delimiter=";"))
 

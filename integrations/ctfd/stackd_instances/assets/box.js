@@ -199,6 +199,7 @@ export class Box {
 
   /** @param {string} what @param {{ asks?: boolean, other?: State, more?: string }} how */
   action(what, { asks = false, other, more = "" }) {
+    if (!this.options.actions[what]) return null; // it is only read
     const name = this.texts(other ? "instead" : what, { title: titleOf(other) });
     const ariaDescription = `${this.section.ariaLabel} ${more}`.trim();
     const properties = { id: what + (other?.name ?? ""), className: other ? "" : what, ariaDescription };

@@ -4,6 +4,8 @@
 /** @import { Tally } from "./trouble.js" */
 /** @import { State } from "./view.js" */
 
+/** What a word is looked for in: labels, and all text. @typedef {{ tags: Set<string>, haystack: string }} Searched */
+
 import { expiresSoon, kindOf, tally } from "./trouble.js";
 
 /** @type {Status[]} */
@@ -19,11 +21,15 @@ const KEYS = {
   address: (stack) => stack.address,
   node: (stack) => stack.node_id ?? "",
   template: (stack) => stack.template ?? "",
+  player: (stack) => stack.player,
   age,
   left: (stack) => stack.expires,
   worst: (stack) => (kindOf(stack) ? 0 : 1),
 };
 const words = new Intl.Collator("en", { numeric: true });
+
+/** What the rows do not show until they may change their places. */
+export const NOTHING = { fresh: 0, gone: 0, order: false };
 
 /** The stacks that have one value of what is grouped by; the table shows it as a row above them. */
 export class Group {
@@ -51,17 +57,26 @@ export function arrange(all, state) {
 }
 
 /**
- * What was shown before, as it is now: in the same order, with what is gone and without what is new. And how many are new.
+ * What was shown before, as it is now, with each row at its place: what is gone says so, and what is new is at the end, or left
+ * out of groups. And what waits for another order.
  *
  * @param {(Stack | Group)[]} before @param {ReturnType<typeof arrange>} next @param {Map<string, Stack>} all
+ * @param {typeof NOTHING} waiting
  */
-export function held(before, next, all) {
+export function held(before, next, all, waiting) {
+  const key = (/** @type {Stack | Group | undefined} */ row) => row && ("value" in row ? row.value : row.stack_id);
+  if (before.every((row, place) => key(row) === key(next.rows[place]))) return { ...next, waiting: NOTHING };
   const groups = new Map(next.rows.flatMap((row) => (row instanceof Group ? [[row.value, row]] : [])));
   const rows = before.map((row) =>
     row instanceof Group ? (groups.get(row.value) ?? row) : (all.get(row.stack_id) ?? { ...row, gone: true }),
   );
   const shown = byId(rows.flatMap((row) => (row instanceof Group || row.gone ? [] : [row])));
-  return { ...next, rows, shown, fresh: [...next.shown.keys()].filter((id) => !shown.has(id)).length };
+  const fresh = [...next.shown.values()].filter((stack) => !shown.has(stack.stack_id));
+  const gone = rows.filter((row) => "gone" in row && row.gone).length;
+  const count = fresh.length;
+  if (groups.size) return { ...next, rows, shown, waiting: { fresh: count, gone, order: true } };
+  for (const stack of fresh) shown.set(stack.stack_id, stack);
+  return { ...next, rows: [...rows, ...fresh], shown, waiting: { fresh: waiting.fresh + count, gone, order: true } };
 }
 
 /** The groups of these stacks: the worst first, and otherwise by their names. @param {Stack[]} stacks @param {string} by */
@@ -87,14 +102,23 @@ const byId = (stacks) => new Map(stacks.map((stack) => [stack.stack_id, stack]))
 
 /** Whether a stack is left by the filter. @param {State} state @returns {(stack: Stack) => boolean} */
 function filter({ text, statuses, node, template, trouble }) {
-  const words = text.toLowerCase().match(/(?:"[^"]*"|[^\s,"])+/g) ?? [];
-  const tests = words.map((word) => test(word.replaceAll('"', "")));
+  const finds = finder(text);
   return (stack) =>
     (!statuses.size || statuses.has(stack.status)) &&
     (!node || stack.node_id === node) &&
     (!template || stack.template === template) &&
     (!trouble || (trouble === "expiring" ? expiresSoon(stack) : matches(kindOf(stack), trouble))) &&
-    tests.every((each) => each(stack));
+    finds(stack);
+}
+
+/** Text as it is compared: an umlaut is found by its letter, however either was typed. @param {string} text */
+export const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replaceAll("ß", "ss");
+
+/** Whether something has all words of a text. @param {string} text @returns {(found: Searched) => boolean} */
+export function finder(text) {
+  const words = fold(text).match(/(?:"[^"]*"|[^\s,"])+/g) ?? [];
+  const tests = words.map((word) => test(word.replaceAll('"', "")));
+  return (found) => tests.every((each) => each(found));
 }
 
 /** A word of a filter that may have spaces in it. @param {string} text */
@@ -103,10 +127,10 @@ export const quoted = (text) => (/[\s,]/.test(text) ? `"${text}"` : text);
 /** @param {string | null} kind @param {string} trouble */
 const matches = (kind, trouble) => kind !== null && (trouble === "any" || kind === trouble);
 
-/** `name=value` is that label; all else is found anywhere. @param {string} word @returns {(stack: Stack) => boolean} */
+/** `name=value` is that label; all else is found anywhere. @param {string} word @returns {(found: Searched) => boolean} */
 function test(word) {
   const label = word.includes("=") && !word.endsWith("=");
-  return label ? (stack) => stack.tags.has(word) : (stack) => stack.haystack.includes(word);
+  return label ? ({ tags }) => tags.has(word) : ({ haystack }) => haystack.includes(word);
 }
 
 /** @param {State["order"]} order @returns {(one: Stack, other: Stack) => number} */

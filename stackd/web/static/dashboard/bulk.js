@@ -160,6 +160,7 @@ export class Actions {
       if (action === "delete") {
         await ask("DELETE", pathOf(id));
         this.stacks.remove(id);
+        this.stacks.flush(true);
         tell(`${id} is deleted`);
         return true;
       }
@@ -195,7 +196,7 @@ export class Actions {
       return ids.length ? ask() : null;
     };
     const answer = ids.length ? await confirm(ask(), this.stacks, now) : null;
-    if (answer !== null) await this.#send(action, ids, answer);
+    if (answer !== null) await this.send(action, ids, answer);
   }
 
   /** @param {Action} action @param {string[]} ids @param {string} which */
@@ -217,8 +218,8 @@ export class Actions {
     };
   }
 
-  /** @param {Action} action @param {string[]} ids @param {string} ttl */
-  async #send(action, ids, ttl) {
+  /** Do it as one job, without a question. @param {Action} action @param {string[]} ids @param {string} ttl */
+  async send(action, ids, ttl) {
     try {
       const verb = action === "move" ? "restart" : action;
       const body = { action: verb, stack_ids: ids, ...(action === "extend" && { ttl }) };

@@ -74,14 +74,17 @@ export class Filters {
     say(at("extend-all"), `Extend all ${numbers.format(lasting)}…`);
     at("fold").hidden = !state.group;
     say(at("fold"), this.#folded ? "Open all" : "Close all");
-    const { fresh } = this.stacks;
-    const how = h("span", { class: "wide" }, ", in the table when you leave it");
-    show(at("fresh"), fresh > 0 && [`${numbers.format(fresh)} new`, how]);
-    this.#count();
+    const { fresh, gone, order } = this.stacks.waiting;
+    const words = [fresh && `${numbers.format(fresh)} new`, gone && `${numbers.format(gone)} gone`].filter(Boolean);
+    const waits = words.join(", ") || (order ? "Order changed" : "");
+    const look = { class: "badge", "data-key": "show", title: "The rows stay where they are until you press this" };
+    const shown = [waits, h("span", { class: "wide" }, ": show")];
+    show(at("fresh"), order && h("button", { type: "button", ...look, click: () => this.stacks.flush(true) }, shown));
+    this.#count(waits);
   }
 
-  /** The number is right at once; it is read out only now and then. */
-  #count() {
+  /** The number is right at once; it is read out only now and then, with what waits. @param {string} waits */
+  #count(waits) {
     const { all, shown, closed, arrived } = this.stacks;
     const matching = shown.size + closed.size;
     const of = `${numbers.format(all.size)} ${plural(all.size)}`;
@@ -90,7 +93,7 @@ export class Filters {
     clearTimeout(this.#saying);
     const read = () => {
       this.#said = Date.now();
-      say(at("count-said"), text);
+      say(at("count-said"), [text, waits].filter(Boolean).join(", "));
     };
     this.#saying = setTimeout(read, Math.max(0, this.#said + PAUSE - Date.now()));
   }

@@ -14,7 +14,9 @@ import { complain, help, tell } from "./dialogs.js";
 import { Feed } from "./feed.js";
 import { Filters } from "./filters.js";
 import { Glance } from "./glance.js";
+import { Links } from "./links.js";
 import { Panel } from "./panel.js";
+import { Roster } from "./roster.js";
 import { key } from "./session.js";
 import { Stacks } from "./stacks.js";
 import { Table } from "./table.js";
@@ -26,7 +28,8 @@ const handed = new URLSearchParams(location.hash.slice(1)).get("key");
 if (handed) history.replaceState(null, "", location.pathname);
 const field = found("key", HTMLInputElement);
 const view = new View();
-const stacks = new Stacks(view);
+const links = new Links();
+const stacks = new Stacks(view, links);
 const selection = new Selection(stacks);
 const actions = new Actions(stacks, selection);
 const link = new Link(() => feed?.retry());
@@ -45,6 +48,7 @@ const table = new Table(found("table", HTMLTableElement), stacks, selection, {
 const panel = new Panel(at("panel"), stacks, actions);
 new Filters(stacks, actions, () => table.first());
 new Attention(stacks, actions, logs);
+new Roster(stacks, links, actions);
 /** What had the focus before the panel was opened. @type {Element | null} */
 let opener = null;
 /** @type {Feed | null} */
@@ -80,6 +84,7 @@ function create() {
   if (!mayWrite()) return;
   const created = (/** @type {import("./stacks.js").StackData} */ stack) => {
     stacks.put(stack);
+    stacks.flush(true);
     view.open(stack.stack_id);
   };
   new Create(created, view.state.template);
@@ -116,6 +121,7 @@ function enter() {
   feed.start();
   banners.start();
   glance.start();
+  links.start();
   showOwner(at("owner"));
   showOpened();
 }
@@ -125,6 +131,7 @@ function leave(why = "") {
   feed = null;
   banners.stop();
   glance.stop();
+  links.stop();
   panel.hide();
   stacks.clear();
   selection.clear();

@@ -183,6 +183,8 @@ class Sheet {
       h(
         "dl",
         { class: "facts" },
+        stack.player ? fact("Player", stack.player) : [],
+        stack.template ? fact("Template", stack.template) : [],
         fact("Address", addresses.length ? addresses : "none"),
         fact("Node", stack.node_id ?? "none"),
         check ? fact("Last check", checkLine(check)) : [],

@@ -1,9 +1,10 @@
 // The stacks as last received, and which of them are shown. Knows nothing of the page.
 
 /** @import { Group } from "./arrange.js" */
+/** @import { Links } from "./links.js" */
 /** @import { View } from "./view.js" */
 
-import { arrange, held } from "./arrange.js";
+import { arrange, fold, held, NOTHING } from "./arrange.js";
 import { Subject } from "./subject.js";
 
 /**
@@ -16,7 +17,7 @@ import { Subject } from "./subject.js";
  * @typedef {NonNullable<Schemas["StackCreated"]["values"]>} Values
  * @typedef {Schemas["StackEntry"] & Pick<Schemas["StackCreated"], Required | "values">} StackData
  * @typedef {"stack_id" | "status" | "created_at" | "updated_at" | "ttl_expires_at"} Required
- * @typedef {{ labelled: string[], addresses: Address[], address: string, haystack: string, tags: Set<string>,
+ * @typedef {{ player: string, labelled: string[], addresses: Address[], address: string, haystack: string, tags: Set<string>,
  *   created: number, changed: number, expires: number, gone?: boolean }} Prepared
  * @typedef {StackData & Prepared} Stack
  */
@@ -32,20 +33,21 @@ export const WORDS = {
   node_deleted: "node gone",
 };
 
-/** A stack with what the page needs of it. @param {StackData} stack @returns {Stack} */
-function prepare(stack) {
+/** A stack with what the page needs of it; `player` is who has it. @param {StackData} stack @param {string} player @returns {Stack} */
+function prepare(stack, player) {
   const labelled = Object.entries(stack.labels ?? {}).map(([name, value]) => `${name}=${value}`);
   const { stack_id: id, status, status_reason: reason, status_message: message, node_id: node, template } = stack;
   const { addresses = [], title } = stack;
   const places = addresses.map(({ text }) => text);
-  const searched = [id, status, WORDS[status], reason, message, node, template, title, ...places, ...labelled];
+  const searched = [id, status, WORDS[status], reason, message, node, template, title, player, ...places, ...labelled];
   return {
     ...stack,
+    player,
     labelled,
     addresses,
     address: places[0] ?? "",
-    haystack: searched.filter(Boolean).join(" ").toLowerCase(),
-    tags: new Set(labelled.map((each) => each.toLowerCase())),
+    haystack: fold(searched.filter(Boolean).join(" ")),
+    tags: new Set(labelled.map(fold)),
     created: Date.parse(stack.created_at),
     changed: Date.parse(stack.updated_at),
     expires: stack.shared ? Infinity : Date.parse(stack.ttl_expires_at), // stackd keeps it for everybody
@@ -73,14 +75,17 @@ export class Stacks extends Subject {
   arrived = false;
   /** Whether somebody reads the rows: they stay where they are then. */
   isRead = () => false;
-  /** How many stacks are left out until nobody reads. */
-  fresh = 0;
+  waiting = NOTHING;
   #turn = 0;
 
-  /** @param {View} view */
-  constructor(view) {
+  /** @param {View} view @param {Links} links */
+  constructor(view, links) {
     super();
     this.view = view;
+    this.links = links;
+    links.subscribe(() => {
+      if (this.arrived) this.replace([...this.all.values()]);
+    });
     view.subscribe(() => this.flush());
   }
 
@@ -91,12 +96,13 @@ export class Stacks extends Subject {
 
   /** What people call a stack, which may be gone: its labels, and its id. @param {string} id */
   nameOf(id) {
-    return [...(this.get(id)?.labelled ?? []), id].join(" ");
+    const { player, labelled } = this.get(id) ?? {};
+    return [player, ...(labelled ?? []), id].filter(Boolean).join(" ");
   }
 
   /** @param {StackData[]} stacks */
   replace(stacks) {
-    this.all = new Map(stacks.map((stack) => [stack.stack_id, prepare(stack)]));
+    this.all = new Map(stacks.map((stack) => [stack.stack_id, prepare(stack, this.links.nameOf(stack))]));
     this.arrived = true;
     this.flush();
   }
@@ -106,7 +112,7 @@ export class Stacks extends Subject {
     if (stack.values) this.values.set(stack.stack_id, stack.values);
     const before = this.all.get(stack.stack_id);
     if (before && stack.updated_at.slice(0, -1) < before.updated_at.slice(0, -1)) return; // fractions differ in length
-    this.all.set(stack.stack_id, prepare(stack));
+    this.all.set(stack.stack_id, prepare(stack, this.links.nameOf(stack)));
     this.#changed();
   }
 
@@ -119,7 +125,7 @@ export class Stacks extends Subject {
     this.all = new Map();
     this.values.clear();
     this.arrived = false;
-    this.flush();
+    this.flush(true);
   }
 
   /** Tell everybody once; a burst of events is one change. */
@@ -128,7 +134,8 @@ export class Stacks extends Subject {
     this.#pending ??= setTimeout(() => this.flush(), pause);
   }
 
-  flush() {
+  /** Tell everybody now; with `moves`, rows change their places although somebody reads them, who wants that. */
+  flush(moves = false) {
     clearTimeout(this.#pending);
     this.#pending = undefined;
     this.#flushed = performance.now();
@@ -136,7 +143,8 @@ export class Stacks extends Subject {
     const [before, { state, turn }] = [this.#turn, this.view];
     const next = arrange([...this.all.values()], state);
     this.#turn = turn;
-    Object.assign(this, turn === before && this.isRead() ? held(this.rows, next, this.all) : { ...next, fresh: 0 });
+    const stays = turn === before && !moves && this.isRead();
+    Object.assign(this, stays ? held(this.rows, next, this.all, this.waiting) : { ...next, waiting: NOTHING });
     this.tell();
   }
 

@@ -14,7 +14,7 @@ import { expiresSoon, guideOf, KINDS, kindOf, wordsOf } from "./trouble.js";
 const LEADING = 3; // so many labels are columns
 const BEYOND = 8;
 const GAP = 8;
-const REST = 1000; // milliseconds without a movement after which the pointer rests
+const READS = 60_000; // for so long after somebody has touched the page, it is being read
 /** @type {Record<string, string>} */
 const HEADS = {
   status: "Status",
@@ -25,9 +25,11 @@ const HEADS = {
   labels: "Labels",
   id: "Stack",
 };
+/** @type {Record<string, string>} */
+const NAMES = { ...HEADS, template: "Template", player: "Player" };
 
 /** What a column, or what is grouped by, is called. @param {string} key */
-export const headOf = (key) => HEADS[key] ?? (key === "template" ? "Template" : key.slice(LABEL.length));
+export const headOf = (key) => NAMES[key] ?? key.slice(LABEL.length);
 
 /** What the stacks of a group have in common. @param {string} by @param {string} value */
 export function groupName(by, value) {
@@ -65,23 +67,12 @@ export class Table {
     this.selection = selection;
     this.actions = actions;
     this.frame = table.parentElement ?? table;
-    /** @type {number | undefined} */
-    let moving; // while the pointer is on its way, the row that is meant stays, too
-    stacks.isRead = () => moving !== undefined || this.body.matches(":hover, :focus-within");
-    const left = () => stacks.isRead() || stacks.flush();
-    const rests = () => {
-      moving = undefined;
-      left();
-    };
-    addEventListener("pointermove", () => {
-      clearTimeout(moving);
-      moving = setTimeout(rests, REST);
-    });
-    this.body.addEventListener("pointerleave", left);
-    this.body.addEventListener(
-      "focusout",
-      ({ relatedTarget: to }) => (to instanceof Node && this.body.contains(to)) || left(),
-    );
+    let touched = performance.now(); // the row that is meant was chosen before the hand moves
+    const isUsed = () => this.body.matches(":hover, :focus-within") || performance.now() - touched < READS;
+    stacks.isRead = () => !document.hidden && isUsed();
+    for (const name of ["pointermove", "pointerdown", "keydown", "scroll"])
+      addEventListener(name, () => (touched = performance.now()), { passive: true, capture: true });
+    document.addEventListener("visibilitychange", () => document.hidden && stacks.flush());
     stacks.subscribe(() => this.#changed());
     selection.subscribe(() => this.render());
     addEventListener("scroll", () => this.#schedule(), { passive: true });
@@ -90,7 +81,13 @@ export class Table {
       const id = event.target instanceof Element && event.target.closest("tr")?.dataset.id;
       if (id && id !== this.active) this.#activate(id);
     });
-    setInterval(() => document.hidden || this.render(), 1000); // ages
+    setInterval(() => document.hidden || this.#tick(), 1000);
+  }
+
+  /** Ages go on, and nobody may read the rows any more. */
+  #tick() {
+    if (this.stacks.waiting.order && !this.stacks.isRead()) this.stacks.flush();
+    else this.render();
   }
 
   /** Move the active row by so many places, or to the first one that is seen; it gets the focus. @param {1 | -1} by */
@@ -141,10 +138,14 @@ export class Table {
     const last = Math.min(this.#rows.length, this.#at(this.#top(from) + innerHeight) + 1 + BEYOND);
     const focused = document.activeElement;
     const inside = focused instanceof HTMLElement && this.body.contains(focused) ? focused : null;
-    const labels = this.stacks.labels.slice(0, LEADING);
-    const others = Object.keys(HEADS).filter((key) => key !== "labels" || this.stacks.labels.length > LEADING);
-    const columns = [...labels.map((name) => LABEL + name), ...others];
-    this.table.style.setProperty("--labels", "minmax(90px, 1fr) ".repeat(labels.length));
+    const stacks = [...this.stacks.all.values()];
+    const named = ["player", "template"].filter((key) => stacks.some((stack) => stack[/** @type {"player"} */ (key)]));
+    const labels = this.stacks.labels.slice(0, LEADING - named.length);
+    const others = Object.keys(HEADS).filter((key) => key !== "labels" || this.stacks.labels.length > labels.length);
+    const leading = [...named, ...labels.map((name) => LABEL + name)];
+    const columns = [...leading, ...others];
+    const widths = leading.map((key) => (key === "player" ? "minmax(120px, 1.6fr)" : "minmax(90px, 1fr)"));
+    this.table.style.setProperty("--labels", widths.join(" "));
     this.table.style.setProperty("--more", others.includes("labels") ? "minmax(130px, 1.6fr)" : " ");
     show(this.head, this.#headRow(columns));
     // While rows come and go the page must not get shorter, or the browser scrolls to its new end.
@@ -209,6 +210,7 @@ export class Table {
         h("span", { class: columns.includes(LABEL + name) && "own" }, h("span", { class: "name" }, `${name}=`), value),
         " ",
       ]);
+      const who = stack.player && h("span", { class: "own" }, `${stack.player} `);
       /** @type {Record<string, import("../shared/dom.js").Child>} */
       const contents = {
         status: [
@@ -222,7 +224,9 @@ export class Table {
         node: stack.node_id ?? "–",
         age: h("span", { class: "num", title: `created ${full(stack.created_at)}` }, age),
         left: h("span", { class: ["num left", soon && "soon"], title: until }, rest),
-        labels: h("span", { class: "labels", title: stack.labelled.join("\n") }, labels),
+        labels: h("span", { class: "labels", title: stack.labelled.join("\n") }, who, labels),
+        player: h("span", { title: stack.player }, stack.player),
+        template: h("span", { title: stack.template }, stack.template),
       };
       const cells = columns.map((key) => {
         const value = stack.labels?.[key.slice(LABEL.length)] ?? "";
@@ -367,7 +371,7 @@ export function wordOf({ status, status_reason: reason, gone }, kind) {
 /** @param {Stack | Group} row */
 const keyOf = (row) => (row instanceof Group ? `group ${row.value}` : row.stack_id);
 /** @param {string} key */
-const classOf = (key) => (key.startsWith(LABEL) ? "c-label" : `c-${key}`);
+const classOf = (key) => (key in HEADS ? `c-${key}` : "c-label");
 /** @param {string} name @param {import("../shared/dom.js").Child} content */
 const cell = (name, content) => h("td", { role: "gridcell", class: name }, content);
 

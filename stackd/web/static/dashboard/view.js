@@ -14,7 +14,7 @@ import { KINDS } from "./trouble.js";
  * `closed` are the groups that are closed, which no link keeps.
  *
  * @typedef {{ text: string, statuses: Set<Status>, node: string, template: string, trouble: string }} Filter
- * @typedef {Filter & { order: { by: string, down: boolean }, group: string, attention: string, stack: string | null,
+ * @typedef {Filter & { order: { by: string, down: boolean }, group: string, attention: string, players: string, stack: string | null,
  *   closed: Set<string> }} State
  */
 
@@ -46,7 +46,7 @@ export class View extends Subject {
 
   /** Change what is named, in the same entry of the browser's history. @param {Partial<State>} part */
   change(part) {
-    if (!("stack" in part || "attention" in part)) this.turn += 1;
+    if (!("stack" in part || "attention" in part || "players" in part)) this.turn += 1;
     this.state = { ...this.state, ...part };
     history.replaceState(history.state, "", this.hash() || location.pathname);
     this.#changed();
@@ -90,13 +90,14 @@ export class View extends Subject {
   hash() {
     const { text, statuses, order, ...state } = this.state;
     const sort = `${order.down ? "-" : ""}${order.by}`;
-    const { node, template, trouble, group, attention, stack } = state;
+    const { node, template, trouble, group, attention, players, stack } = state;
     const all = { find: text, status: [...statuses].join(","), node, template, trouble };
     const pairs = Object.entries({
       ...all,
       sort: sort === FIRST ? "" : sort,
       group,
       attention,
+      players,
       stack: stack ?? "",
     });
     const kept = new URLSearchParams(pairs.filter(([, value]) => value));
@@ -141,6 +142,7 @@ function parse(hash) {
     order: { by: sort.replace(/^-/, ""), down: sort.startsWith("-") },
     group: text("group"),
     attention: text("attention"),
+    players: text("players"),
     stack: kept.get("stack"),
     closed: new Set(),
   };

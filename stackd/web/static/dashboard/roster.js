@@ -1,0 +1,393 @@
+// The players: a row for each link, who has not started, who is stuck and why, and what a teacher does about it.
+
+/** @import { Actions } from "./bulk.js" */
+/** @import { Link, Links } from "./links.js" */
+/** @import { Stack, Stacks } from "./stacks.js" */
+
+import { at, button, copy, h, memo, numbers, quiet, say, show } from "../shared/dom.js";
+import { ask, sentence } from "./api.js";
+import { compare, finder, fold } from "./arrange.js";
+import { complain, confirm, dialog, tell } from "./dialogs.js";
+import { mayStart, shortName } from "./links.js";
+import { reasonLink, wordOf } from "./table.js";
+import { full, left, length, now } from "./times.js";
+import { kindOf, reasonOf } from "./trouble.js";
+
+const PAUSE = 500;
+const MOST = 1_000;
+
+/**
+ * A link, or a visitor of an open one, with its stacks; `stack` is the one that needs attention first.
+ *
+ * @typedef {{ key: string, name: string, labels: string, link: Link, visitor: string, stacks: Stack[], stack: Stack | undefined,
+ *   word: string, why: string, started: number, address: string, left: number, opened: number, seen: number }} Row
+ */
+
+/** @type {Record<string, keyof Row>} */
+const COLUMNS = {
+  Name: "name",
+  Opened: "opened",
+  Started: "started",
+  Status: "word",
+  Problem: "why",
+  Address: "address",
+  "Time left": "left",
+  "Last seen": "seen",
+};
+/** Which rows there are to choose. @type {Record<string, (row: Row) => boolean>} */
+const KINDS = {
+  "in all": () => true,
+  "not started": (row) => !row.stack && (!row.link.each || row.visitor !== ""),
+  stuck: (row) => row.why !== "",
+  "not opened": (row) => !row.opened,
+};
+
+export class Roster {
+  #kind = "in all";
+  /** @type {keyof Row} */
+  #by = "name";
+  #down = false;
+  /** @type {Set<string>} */
+  #chosen = new Set();
+  /** The keys of the rows: their order stays until the reader asks for something else. @type {string[]} */
+  #order = [];
+  #asked = "";
+  #drawn = 0;
+  /** @type {number | undefined} */
+  #later;
+
+  /** @param {Stacks} stacks @param {Links} links @param {Actions} actions */
+  constructor(stacks, links, actions) {
+    this.stacks = stacks;
+    this.links = links;
+    this.actions = actions;
+    links.isWatched = () => this.isOpen;
+    at("show-players").addEventListener("click", () => {
+      stacks.view.change({ players: this.isOpen ? "" : "open" });
+      links.refresh();
+    });
+    for (const subject of [stacks, links]) subject.subscribe(() => this.#soon());
+    setInterval(() => document.hidden || this.#soon(), 5_000); // times
+  }
+
+  get isOpen() {
+    return this.stacks.view.state.players !== "";
+  }
+
+  #soon() {
+    const pause = Math.max(0, this.#drawn + PAUSE - performance.now());
+    this.#later ??= setTimeout(() => this.#draw(), pause);
+  }
+
+  /** All rows: the players, the open links, and their visitors. @returns {Row[]} */
+  #rows() {
+    const { template } = this.stacks.view.state;
+    const own = Map.groupBy(this.stacks.all.values(), (stack) => this.links.of(stack)?.link_id ?? "");
+    return this.links.all.flatMap((link) => {
+      if (template && !mayStart(link, template)) return [];
+      const mine = (own.get(link.link_id) ?? []).filter((stack) => !template || stack.template === template);
+      if (!link.each) return [rowOf(link, "", mine)];
+      const visitors = [...Map.groupBy(mine, (stack) => stack.labels?.player ?? "")];
+      return [rowOf(link, "", []), ...visitors.map(([visitor, stacks]) => rowOf(link, visitor, stacks))];
+    });
+  }
+
+  /** Those of the rows that are asked for, in their order. @param {Row[]} rows */
+  #shown(rows) {
+    const { text, template } = this.stacks.view.state;
+    const [finds, isAsked] = [finder(text), KINDS[this.#kind]];
+    const asked = JSON.stringify([text, template, this.#kind, this.#by, this.#down, this.links.all.length]);
+    const byKey = new Map(rows.map((row) => [row.key, row]));
+    const kept = this.#order.flatMap((key) => byKey.get(key) ?? []);
+    const wanted = rows.filter((row) => isAsked?.(row) && finds(searched(row)));
+    const of = (/** @type {Row} */ row) => /** @type {string | number} */ (row[this.#by]);
+    const sign = this.#down ? -1 : 1;
+    wanted.sort((one, other) => sign * compare(of(one), of(other)) || compare(one.name, other.name));
+    const stays = asked === this.#asked && this.stacks.isRead();
+    const shown = (stays ? [...new Set([...kept, ...wanted])] : wanted).slice(0, MOST);
+    [this.#asked, this.#order] = [asked, shown.map((row) => row.key)];
+    return { shown, more: wanted.length - MOST };
+  }
+
+  #draw() {
+    clearTimeout(this.#later);
+    this.#later = undefined;
+    this.#drawn = performance.now();
+    const isOpen = this.isOpen;
+    document.body.classList.toggle("players", isOpen);
+    at("show-players").hidden = !this.links.all.length && !isOpen;
+    at("show-players").setAttribute("aria-pressed", String(isOpen));
+    if (!isOpen) return;
+    const rows = this.#rows();
+    const { shown, more } = this.#shown(rows);
+    const chosen = shown.filter((row) => this.#chosen.has(row.key));
+    const [none, some] = ["Nobody is like this.", `${numbers.format(more)} more: find some of them above.`];
+    const make = "There are no links of players. Access makes them, and: stackd links create --players FILE";
+    const words = !this.links.arrived ? "…" : !rows.length ? make : more > 0 ? some : none;
+    show(
+      at("roster-kinds"),
+      Object.entries(KINDS).map(([kind, has]) => this.#chip(kind, rows.filter(has).length)),
+    );
+    show(at("roster-deeds"), this.#deeds(chosen.length ? chosen : shown, chosen.length ? "chosen" : "shown"));
+    show(at("roster-head"), this.#head(shown, chosen));
+    show(
+      at("roster-body"),
+      shown.map((row) => this.#row(row)),
+    );
+    say(at("roster-none"), words).hidden = shown.length > 0 && more <= 0;
+  }
+
+  /** @param {() => unknown} change */
+  #change(change) {
+    change();
+    this.#draw();
+  }
+
+  /** @param {string} kind @param {number} count */
+  #chip(kind, count) {
+    const look = { class: ["chip", kind === "stuck" && count > 0 && "wrong"], "data-key": kind };
+    const click = () => this.#change(() => (this.#kind = kind));
+    const chip = button(` ${kind}`, click, { ...look, "aria-pressed": String(this.#kind === kind) });
+    chip.prepend(h("b", {}, numbers.format(count)));
+    return chip;
+  }
+
+  /** @param {Row[]} shown @param {Row[]} chosen */
+  #head(shown, chosen) {
+    const all = () => this.#change(() => (this.#chosen = new Set(chosen.length ? [] : shown.map((row) => row.key))));
+    const box = h("input", { type: "checkbox", "aria-label": "Choose all that are shown", click: all });
+    box.checked = chosen.length > 0 && chosen.length === shown.length;
+    box.indeterminate = chosen.length > 0 && !box.checked;
+    const heads = Object.entries(COLUMNS).map(([name, key]) => {
+      const sort = () => this.#change(() => ([this.#down, this.#by] = [this.#by === key && !this.#down, key]));
+      const sorted = this.#by === key && (this.#down ? "descending" : "ascending");
+      return headCell(button(name, sort, { class: "plain" }), { "aria-sort": sorted });
+    });
+    return h("tr", { role: "row" }, headCell(h("label", {}, box), { class: "c-box" }), heads, headCell("What to do"));
+  }
+
+  /** What can be done to all of these. @param {Row[]} rows @param {string} which */
+  #deeds(rows, which) {
+    const ids = () => rows.flatMap(({ stacks }) => stacks.map((stack) => stack.stack_id));
+    const [count, links] = [ids().length, rows.filter((row) => !row.visitor).map((row) => row.link)];
+    const about = `Of the ${rows.length} ${which}.`;
+    const first = links.map((link) => link.expires_at).sort()[0];
+    const ends = first ? ` Their links work until ${full(first)}, whatever is extended.` : "";
+    /** @param {string} text @param {number} number @param {() => unknown} click */
+    const deed = (text, number, click, kind = "") => {
+      const look = { class: ["writes", kind], disabled: !number, "data-key": text };
+      return button(`${text} ${numbers.format(number)}…`, click, look);
+    };
+    return [
+      h("span", { class: "quiet", role: "status" }, `${numbers.format(rows.length)} ${which}`),
+      deed("Extend", count, () => this.actions.many("extend", ids, about + ends)),
+      deed("Restart", count, () => this.actions.many("restart", ids, about)),
+      deed("New link", links.length, () => this.#renew(links)),
+      deed("Revoke", links.length, () => this.#end(links, [])),
+      deed("End lab", links.length, () => this.#end(links, ids()), "danger"),
+      button("Whose flag…", () => this.#whoseFlag(), { class: "writes", "data-key": "flag" }),
+      button("CSV", () => download("players.csv", [HEAD, ...rows.map(cellsOf)]), { "data-key": "csv" }),
+    ];
+  }
+
+  /** @param {Row} row */
+  #row(row) {
+    const { key, name, link, stack, word, why, address } = row;
+    const [kind, on] = [stack ? kindOf(stack) : null, this.#chosen.has(key)];
+    const [opened, started, seen] = [row.opened, row.started, row.seen].map(ago);
+    const rest = stack ? coarse(left(row.left)) : "";
+    const inputs = [name, opened, started, seen, rest, word, why, address, kind, on, stack?.stack_id];
+    return memo(key, inputs, () => {
+      const click = () => this.#change(() => (this.#chosen = this.#chosen.symmetricDifference(new Set([key]))));
+      const box = h("input", { type: "checkbox", "aria-label": `Choose ${name}`, click });
+      box.checked = on;
+      const open = () => this.stacks.view.open(stack?.stack_id ?? "");
+      const page = { class: "button", target: "_blank", href: `/play#as=${key}`, "aria-label": `Page of ${name}` };
+      const renew = { class: "writes", "aria-label": `New link for ${name}` };
+      const status = { class: "status", "data-status": stack?.status ?? "gone", "data-kind": kind };
+      /** @type {Record<string, import("../shared/dom.js").Child>} */
+      const contents = {
+        Name: stack
+          ? button(name, open, { class: "plain called", title: row.labels })
+          : h("span", { class: "called", title: row.labels }, name),
+        Opened: opened || "never",
+        Started: started,
+        Status: h("span", status, word),
+        Problem: stack && kind && [reasonLink(reasonOf(stack, kind)), " ", quiet(stack.status_message ?? "")],
+        Address: address && button(address, () => copy(address, tell), { class: "plain mono", title: "Copy" }),
+        "Time left": rest,
+        "Last seen": seen,
+        "": [h("a", page, "Page"), " ", !row.visitor && button("New link…", () => this.#renew([link]), renew)],
+      };
+      const cells = Object.entries(contents).map(([head, content]) => cell(content, { "data-head": head }));
+      const all = [cell(h("label", {}, box), { class: "c-box" }), ...cells];
+      return h("tr", { role: "row", class: on && "selected", "data-link": key }, all);
+    });
+  }
+
+  /** Replace links: show the new ones once, and revoke the old ones. @param {Link[]} links */
+  async #renew(links) {
+    const title = `New links for ${named(links)}?`;
+    const text = "The old ones open nothing from then on. Stacks stay, and are on the pages of the new links.";
+    if ((await confirm({ title, text, verb: "Make them", harmless: true })) === null) return;
+    const made = [["name", "url"]];
+    const wrong = await forEach(links, async (link) => {
+      const { link_id: id, name, labels, templates, stacks, each, total, expires_at: end } = link;
+      const expires = `${Math.max(1, Math.ceil((Date.parse(end) - now()) / 1000))}s`;
+      const more = { ...(templates.length && { templates }), ...(each && { each, total }) };
+      made.push([name, (await ask("POST", "/links", { body: { name, labels, stacks, expires, ...more } })).url]);
+      await ask("DELETE", `/links/${id}`);
+    });
+    this.links.refresh();
+    const box = dialog(`The new links`, { "data-keep": "yes" });
+    const rows = made.slice(1).map(([name = "", url = ""]) => {
+      const look = { "aria-label": `Copy the link of ${name}` };
+      const copied = button("Copy", () => copy(url, () => tell("copied the link")), look);
+      return h("li", { class: "row" }, h("b", {}, name), h("code", { class: "said" }, url), copied);
+    });
+    box.append(
+      h("p", {}, "They are shown once."),
+      h("ul", { class: "details" }, rows),
+      h("p", { class: "error", role: "alert" }, wrong),
+      h(
+        "div",
+        { class: "buttons" },
+        button("CSV", () => download("links.csv", made)),
+      ),
+    );
+    box.showModal();
+  }
+
+  /** Revoke links, and delete these stacks. @param {Link[]} links @param {string[]} ids */
+  async #end(links, ids) {
+    const [title, verb] = ids.length ? ["End the lab?", "End it"] : [`Revoke the links of ${named(links)}?`, "Revoke"];
+    const what = ids.length ? `${ids.length} stacks are deleted, with all that is in them. ` : "Stacks stay. ";
+    const text = `${what}The links of ${named(links)} open nothing from then on.`;
+    const type = links.length > 10 ? String(links.length) : null;
+    const details = links.slice(0, 200).map((link) => link.name);
+    if ((await confirm({ title, text, verb, type, details })) === null) return;
+    const wrong = await forEach(links, (link) => ask("DELETE", `/links/${link.link_id}`));
+    if (wrong) complain(wrong);
+    else tell(`the links of ${named(links)} are revoked`);
+    this.#chosen.clear();
+    this.links.refresh();
+    if (ids.length) await this.actions.send("delete", ids, "");
+  }
+
+  /** Ask for a value that somebody has handed in, and show for whom it was generated. */
+  #whoseFlag() {
+    const box = dialog("Whose flag is this?");
+    const name = "The flag, as it was handed in";
+    const field = h("input", { type: "text", autocomplete: "off", spellcheck: "false", "aria-label": name });
+    const answer = h("div", { role: "status" });
+    const find = h("button", { type: "submit", class: "primary" }, "Find");
+    const form = h("form", {}, field, answer, h("div", { class: "buttons" }, find));
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      try {
+        /** @type {import("./stacks.js").Schemas["FoundValues"]} */
+        const { found } = await ask("POST", "/values/find", { body: { value: field.value.trim() } });
+        const lines = found.map(({ stack_id: id, labels, removed_at: removed }) => {
+          const who = h("b", {}, this.links.nameOf({ labels, shared: false }));
+          const ended = removed ? quiet(`, ended ${full(removed)}`) : null;
+          return h("li", {}, who, ` ${pairsOf(labels)} `, h("span", { class: "mono" }, id), ended);
+        });
+        show(answer, lines.length ? h("ul", { class: "details" }, lines) : "It is nobody's.");
+      } catch (error) {
+        say(answer, sentence(error));
+      }
+    });
+    box.append(form);
+    box.showModal();
+    field.focus();
+  }
+}
+
+/** @param {Link} link @param {string} visitor @param {Stack[]} stacks @returns {Row} */
+function rowOf(link, visitor, stacks) {
+  const weight = (/** @type {Stack} */ stack) => (kindOf(stack) ? Infinity : stack.created);
+  const [stack] = stacks.toSorted((one, other) => weight(other) - weight(one));
+  const kind = stack ? kindOf(stack) : null;
+  const word = stack ? wordOf(stack, kind) : link.each && !visitor ? "open link" : "not started";
+  return {
+    key: visitor ? `${link.link_id}/${visitor}` : link.link_id,
+    name: visitor ? `${link.name} ${shortName(visitor)}` : link.name,
+    labels: pairsOf(link.labels),
+    link,
+    visitor,
+    stacks,
+    stack,
+    word: word + (stacks.length > 1 ? ` (1 of ${stacks.length})` : ""),
+    why: stack && kind ? [reasonOf(stack, kind), stack.status_message].filter(Boolean).join(": ") : "",
+    started: stack?.created ?? 0,
+    address: stack?.address ?? "",
+    left: stack?.expires ?? 0,
+    opened: Date.parse(link.opened_at ?? "") || 0,
+    seen: Date.parse(link.seen_at ?? "") || 0,
+  };
+}
+
+/** What the filter looks into. @param {Row} row */
+function searched({ name, labels, link, visitor, word, why, address }) {
+  const text = [name, labels, visitor, link.link_id, word, why, address].join(" ");
+  return { haystack: fold(text), tags: new Set(fold(labels).split(" ")) };
+}
+
+const HEAD = [
+  "name",
+  "labels",
+  "opened",
+  "started",
+  "status",
+  "problem",
+  "address",
+  "ends",
+  "last_seen",
+  "link",
+  "stacks",
+];
+
+/** A row of the file. @param {Row} row */
+function cellsOf({ name, labels, opened, started, word, why, address, left, seen, link, stacks }) {
+  const time = (/** @type {number} */ at) => (at && at < Infinity ? new Date(at).toISOString() : "");
+  const ids = stacks.map((stack) => stack.stack_id).join(" ");
+  return [name, labels, time(opened), time(started), word, why, address, time(left), time(seen), link.link_id, ids];
+}
+
+/** Hand over a file for a spreadsheet; no cell of it is a formula. @param {string} name @param {string[][]} rows */
+function download(name, rows) {
+  const cell = (/** @type {string} */ text) => `"${text.replace(/^[=+@\t\r-]/, "'$&").replaceAll('"', '""')}"`;
+  const text = `\ufeff${rows.map((row) => row.map(cell).join(",")).join("\r\n")}\r\n`;
+  const href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  h("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
+}
+
+/** Do it for each link, a few at a time; returns what went wrong. @param {Link[]} links @param {(link: Link) => Promise<unknown>} work */
+async function forEach(links, work) {
+  const [rest, wrong] = [[...links], /** @type {string[]} */ ([])];
+  const worker = async () => {
+    for (let link = rest.shift(); link; link = rest.shift()) {
+      const { name } = link;
+      await work(link).catch((error) => wrong.push(`${name}: ${sentence(error)}`));
+    }
+  };
+  await Promise.all([worker(), worker(), worker(), worker()]);
+  return wrong.slice(0, 3).join("\n") + (wrong.length > 3 ? `\nand ${wrong.length - 3} more` : "");
+}
+
+/** @param {Link[]} links */
+const named = (links) => (links.length === 1 ? links[0]?.name : `${links.length} players`);
+/** @param {Record<string, string>} labels */
+const pairsOf = (labels) =>
+  Object.entries(labels)
+    .map((pair) => pair.join("="))
+    .join(" ");
+/** @param {import("../shared/dom.js").Child} content @param {Record<string, string>} [look] */
+const cell = (content, look) => h("td", { role: "cell", ...look }, content);
+/** @param {import("../shared/dom.js").Child} content @param {Record<string, string | false>} [look] */
+const headCell = (content, look) => h("th", { role: "columnheader", scope: "col", ...look }, content);
+/** A length without the seconds beside minutes. @param {string} text */
+const coarse = (text) => text.replace(/(\dm) \d+s$/, "$1");
+/** How long ago; empty for never. @param {number} time */
+const ago = (time) => (time && (now() - time < 60_000 ? "now" : `${coarse(length(now() - time))} ago`)) || "";
