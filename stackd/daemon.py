@@ -339,7 +339,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
         gate.compared = not (context.store.incomplete and len(context.store.stacks))
         await _learn(context)
         # What only an owner does: the schedule, and the rest of unfinished batch jobs.
-        context.tasks.supervise("batch-delete", daemon.api.batch.run())
+        daemon.api.batch.start()
         daemon.schedule.start()
         context.tasks.supervise("clock", daemon.schedule.follow_clock())
         await _compare_rows(context)

@@ -33,6 +33,7 @@ class Tasks:
         self._services: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._unawaited: set[asyncio.Task[Any]] = set()
+        self._cut: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -50,9 +51,13 @@ class Tasks:
         task.add_done_callback(self._background_ended)
         return task
 
-    def background(self, name: str, coro: Coroutine[Any, Any, object]) -> None:
-        """Start a background task that nobody awaits: an unexpected exception ends the process."""
-        self._unawaited.add(self.spawn(name, coro))
+    def background(self, name: str, coro: Coroutine[Any, Any, object], *, may_be_cut: bool = False) -> None:
+        """Start a background task that nobody awaits: an unexpected exception ends the process. A graceful stop does not wait
+        for one that ``may_be_cut``."""
+        task = self.spawn(name, coro)
+        self._unawaited.add(task)
+        if may_be_cut:
+            self._cut.add(task)
 
     def let_go(self, task: asyncio.Task[Any]) -> None:
         """Stop awaiting the task: from now on its unexpected exception ends the process."""
@@ -75,7 +80,7 @@ class Tasks:
     async def finish(self, deadline_seconds: float) -> int:
         """Wait for the background tasks and those that they start; returns how many still run after the deadline."""
         end = time.monotonic() + deadline_seconds
-        while pending := {task for task in self._background if task is not asyncio.current_task()}:
+        while pending := self._background - self._cut - {asyncio.current_task()}:
             remaining = end - time.monotonic()
             if remaining <= 0:
                 return len(pending)
@@ -110,6 +115,7 @@ class Tasks:
 
     def _background_ended(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
+        self._cut.discard(task)
         unattended = task in self._unawaited
         self._unawaited.discard(task)
         if task.cancelled() or (error := task.exception()) is None:

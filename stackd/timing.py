@@ -123,8 +123,6 @@ PULL_AGAIN_SECONDS = 6 * 3600.0
 
 # ---- jobs, and what is kept
 
-# When to go on with a job that cannot go on now, at the latest.
-JOB_AGAIN_SECONDS = 1.0
 # A job's progress is written at least this often while a slow cluster works through a chunk.
 COUNT_EVERY_SECONDS = 0.5
 # For how long after its end it is followed what has come of a job's stacks.
@@ -165,8 +163,8 @@ STACK_RETRIES = RetryPolicy(first=0.5, longest=30.0)
 CONTACT_RETRIES = RetryPolicy(first=1.0, longest=5.0)
 # Of what a template owns, while nothing can be done: the cluster may be back.
 TEMPLATE_RETRIES = RetryPolicy(first=1.0, longest=1.0)
-# Of a pod that a template owns.
-TEMPLATE_POD_RETRIES = RetryPolicy(first=0.5, longest=60.0)
+# Of a key's jobs, while they cannot go on.
+JOB_RETRIES = RetryPolicy(first=1.0, longest=1.0)
 # Of a pull: a registry may limit how often it is asked.
 PULL_RETRIES = RetryPolicy(first=5.0, longest=300.0)
 # Of keeping the events and logs of a stack that has failed.

@@ -44,11 +44,11 @@ class RetryPolicy:
 class WorkQueue(Generic[K]):
     """Keys to be worked on, each by one task at a time; times are seconds on the event loop's clock.
 
-    Keys that are added before ``start`` wait for it.
+    Keys that are added before ``start`` wait for it. A graceful stop does not wait for work that ``may_be_cut``.
     """
 
-    def __init__(self, name: str, tasks: Tasks, retries: RetryPolicy) -> None:
-        self._name, self._tasks, self._retries = name, tasks, retries
+    def __init__(self, name: str, tasks: Tasks, retries: RetryPolicy, *, may_be_cut: bool = False) -> None:
+        self._name, self._tasks, self._retries, self._may_be_cut = name, tasks, retries, may_be_cut
         self._loop = asyncio.get_running_loop()
         self._work: Work[K] | None = None
         self._failed: Failed[K] | None = None
@@ -119,7 +119,7 @@ class WorkQueue(Generic[K]):
 
     def _launch(self, key: K) -> None:
         self._begin(key)
-        self._tasks.background(f"{self._name} {key}", self._run(key))
+        self._tasks.background(f"{self._name} {key}", self._run(key), may_be_cut=self._may_be_cut)
 
     def _begin(self, key: K) -> None:
         self._due.pop(key, None)

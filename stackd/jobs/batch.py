@@ -1,4 +1,4 @@
-"""Batch jobs: the in-process queue, the workers that take jobs from it, and how one job is carried out.
+"""Batch jobs: whose turn it is, and how one job is carried out.
 
 Owns: which job is next, and that each id of a job is counted once (invariant 7). Keys take turns, one chunk of a job each:
 no key waits for all that another one has queued. The jobs and their progress are in the file: a job that the end of the
@@ -53,7 +53,8 @@ from stackd.model import (
 )
 from stackd.store import BY_JOB, Claim, Start
 from stackd.tasks import Waiters, set_within
-from stackd.timing import COUNT_EVERY_SECONDS, JOB_AGAIN_SECONDS
+from stackd.timing import COUNT_EVERY_SECONDS, JOB_RETRIES
+from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -77,47 +78,51 @@ KEYS_AT_ONCE = 4
 
 
 class Turns:
-    """The jobs that wait, by the key that submitted them: keys take turns, and the jobs of one key run one after the other.
+    """The jobs that wait, by the key that submitted them: keys take turns, a chunk of the oldest job each, and so many at the
+    same time. What cannot go on now, the work queue tries again."""
 
-    A key has no second turn while it has one, and whoever has its turn calls ``end``.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, context: Context, run: Callable[[Context, str], Awaitable[bool]], at_once: int) -> None:
+        self._context, self._run, self._slots = context, run, asyncio.Semaphore(at_once)
         self._jobs: dict[str, deque[str]] = {}
-        self._keys: asyncio.Queue[str] = asyncio.Queue()
+        self.queue: WorkQueue[str] = WorkQueue("jobs of", context.tasks, JOB_RETRIES, may_be_cut=True)
 
     def __len__(self) -> int:
         return sum(map(len, self._jobs.values()))
 
     def add(self, job: Job) -> None:
         """Add a job behind the others of its key."""
-        if job.by.id not in self._jobs:
-            self._jobs[job.by.id] = deque()
-            self._keys.put_nowait(job.by.id)
-        self._jobs[job.by.id].append(job.job_id)
+        self._jobs.setdefault(job.by.id, deque()).append(job.job_id)
+        self.queue.add(job.by.id)
 
-    async def next(self) -> tuple[str, str]:
-        """The key that waits longest, and its oldest job."""
-        key = await self._keys.get()
-        return key, self._jobs[key][0]
+    def start(self) -> None:
+        """Begin to work."""
+        self.queue.start(self._work, self._failed)
 
-    def end(self, key: str, *, finished: bool) -> None:
-        """End the key's turn, in which its oldest job has perhaps finished."""
-        if finished:
-            self._jobs[key].popleft()
-        if self._jobs[key]:
-            self._keys.put_nowait(key)
+    async def _work(self, key: str) -> None:
+        jobs = self._jobs[key]
+        async with self._slots:
+            if await self._run(self._context, jobs[0]):
+                jobs.popleft()
+        if jobs:
+            self.queue.add(key)
         else:
             del self._jobs[key]
 
+    def _failed(self, key: str, error: StackdError, _: float | None) -> None:
+        job_id = self._jobs[key][0]
+        extra = {"job_id": job_id, "same": f"{job_id} waits"}
+        log.warning("%s: cannot go on now: %s", job_id, error, extra=extra)
+
 
 class BatchQueue:
-    """The jobs that wait for a worker. Those that extend have workers of their own: one for the file, which does not wait for
-    the cluster, and others for the records."""
+    """The jobs that are not finished. Those that extend have turns of their own: for the file, which does not wait for the
+    cluster, and for the records."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._waiting, self._extending, self._recording = Turns(), Turns(), Turns()
+        self._waiting, self._recording = (Turns(context, run_chunk, KEYS_AT_ONCE) for _ in range(2))
+        self._extending = Turns(context, self._extend, 1)
+        context.cluster.connection.contact.subscribe(self._contact_changed)
         self.outcomes = Outcomes(context)
         self.waiters: Waiters[Job] = Waiters()
         context.store.jobs.subscribe(self._changed)
@@ -143,7 +148,7 @@ class BatchQueue:
             return current() or job
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._extending) + len(self._recording)
+        return sum(map(len, self._all))
 
     def _enqueue(self, job: Job) -> None:
         (self._extending if job.action is JobAction.EXTEND else self._waiting).add(job)
@@ -165,32 +170,27 @@ class BatchQueue:
         log.info("%s: %s, %s %d stacks", job.job_id, job.status, job.action, job.total, extra={"job_id": job.job_id})
         return job
 
-    async def run(self) -> None:
-        """The worker service: first the jobs that an earlier process left unfinished, then new ones; runs for ever."""
+    def start(self) -> None:
+        """Carry out the jobs that an earlier process left unfinished, and then new ones."""
         for job in self._context.store.jobs.unfinished():
             self._enqueue(job)
-        async with asyncio.TaskGroup() as group:
-            for turns in [self._waiting, self._recording] * KEYS_AT_ONCE:
-                group.create_task(self._serve(turns, run_chunk), name="batch jobs")
-            group.create_task(self._serve(self._extending, self._extend), name="batch jobs")
+        for turns in self._all:
+            turns.start()
+
+    @property
+    def _all(self) -> tuple[Turns, ...]:
+        return self._waiting, self._extending, self._recording
+
+    def _contact_changed(self, lost: bool) -> None:
+        if not lost:
+            for turns in self._all:
+                turns.queue.retry_all()
 
     async def _extend(self, context: Context, job_id: str) -> bool:
         extended = await extend_chunk(context, job_id)
         if extended and (job := context.store.jobs.get(job_id)) is not None:
             self._recording.add(job)
         return extended
-
-    async def _serve(self, turns: Turns, run: Callable[[Context, str], Awaitable[bool]]) -> None:
-        while True:
-            key, job_id = await turns.next()
-            finished = False
-            try:
-                finished = await run(self._context, job_id)
-            except StackdError as error:
-                extra = {"job_id": job_id, "same": f"{job_id} waits"}
-                log.warning("%s: cannot go on now: %s", job_id, error, extra=extra)
-                await self._context.cluster.connection.contact.pause(JOB_AGAIN_SECONDS)
-            turns.end(key, finished=finished)
 
 
 async def run_chunk(context: Context, job_id: str) -> bool:
