@@ -112,7 +112,8 @@ class Cluster:
         If the pages expire while they are read (410, because etcd was compacted), it is read again without paging; if
         a page is larger than stackd reads, in smaller pages. Raises ClusterUnavailable if that does not help.
         """
-        limit: int | None = PAGE
+        # Each ConfigMap may have a mebibyte.
+        limit: int | None = SMALL_PAGE if call.resource == wire.CONFIG_MAPS else PAGE
         while limit is not None:
             items: list[T] = []
             page = {"limit": str(limit)} if limit else {}

@@ -121,6 +121,7 @@ class Mirror:
         self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.extra_health)}
         self._followed: tuple[str, ...] = ()
         self._removed: dict[str, tuple[int, State]] = {}
+        self._others = template_maps.Others()
         self.removals = 0
         self._subscribers: dict[str, list[Callable[[Changed | Relisted], None]]] = {kind: [] for kind in _READERS}
         self._synced = asyncio.Event()
@@ -314,6 +315,9 @@ class Mirror:
                             del self._removed[state.uid]
                     elif gone or not self._is_ours(state):
                         self.gone(state, own=False)
+                        self._others.forget(state.name)
+                        if kind == CONFIG_MAPS and self._others.have_room:
+                            health.list_again()
                     else:
                         self._store(state)
 
@@ -331,7 +335,8 @@ class Mirror:
             same = getattr(seen, "resource_version", "") == metadata["resourceVersion"]
             if same and seen is not None and seen.uid == metadata["uid"]:
                 return seen
-        return _READERS[kind](raw)  # type: ignore[no-any-return]  # as the readers return
+        state: State = _READERS[kind](raw)
+        return self._others.limited(state) if isinstance(state, TemplateMap) else state
 
     def _store(self, state: State, *, own: bool = False) -> None:
         table = self._tables[type(state), state.resource]
@@ -365,6 +370,8 @@ class Mirror:
                 table.update(new)
                 pairs += [(state, None) for name, state in old.items() if name not in new]
                 pairs += [(old.get(name), state) for name, state in new.items()]
+        if resource == CONFIG_MAPS:
+            self._others.listed(self.templates)
         for before, after in pairs:
             self._report(before, after)
 

@@ -8,7 +8,8 @@ or with a text of another digest, somebody else has written the text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from stackd.clock import from_nanoseconds, to_nanoseconds
@@ -20,6 +21,13 @@ from stackd.model import CLUSTER, Principal, StoredTemplate, struct
 KEY: Final = "template.yaml"
 LONGEST_TEXT: Final = 512 << 10
 """In bytes. Kubernetes allows 1 MiB of a ConfigMap; of a longer text stackd keeps nothing."""
+
+MOST_BY_OTHERS: Final = 1000
+MOST_BYTES_BY_OTHERS: Final = 16 << 20
+TOO_MANY: Final = (
+    f"stackd reads at most {MOST_BY_OTHERS} templates, of {MOST_BYTES_BY_OTHERS >> 20} MiB in all, that others write into the "
+    "cluster: delete some"
+)
 
 DIGEST, OWNER, WRITTEN_BY, WRITTEN_AT, SCOPE = (
     f"stackd.io/{name}" for name in ("template-digest", "owner", "written-by", "written-at", "scope")
@@ -102,6 +110,42 @@ def template_map(raw: Mapping[str, Any]) -> TemplateMap:
 
 
 TEMPLATES: ObjectKind[TemplateMap] = ObjectKind(resource=CONFIG_MAPS, read=template_map)
+
+
+class Others:
+    """Which texts by others the copy of the cluster keeps: so many, and so long in all. Those that it has come first."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+        self._without: set[str] = set()
+
+    def limited(self, seen: TemplateMap) -> TemplateMap:
+        """The ConfigMap as the copy has it from now on: without its text, if that is one too many."""
+        self.forget(seen.name)
+        if seen.is_ours or seen.stored is None:
+            return seen
+        size = len(seen.stored.text)
+        if len(self._sizes) >= MOST_BY_OTHERS or sum(self._sizes.values()) + size > MOST_BYTES_BY_OTHERS:
+            self._without.add(seen.name)
+            return replace(seen, stored=None, mistake=TOO_MANY)
+        self._sizes[seen.name] = size
+        return seen
+
+    def listed(self, names: Container[str]) -> None:
+        """A list was read, which has these ConfigMaps."""
+        for name in [name for name in (*self._sizes, *self._without) if name not in names]:
+            self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """This ConfigMap is gone, or another one by now."""
+        self._sizes.pop(name, None)
+        self._without.discard(name)
+
+    @property
+    def have_room(self) -> bool:
+        """Whether others that have no text now may have one: half of what there may be is free again."""
+        full = max(len(self._sizes) / MOST_BY_OTHERS, sum(self._sizes.values()) / MOST_BYTES_BY_OTHERS)
+        return bool(self._without) and full < 1 / 2
 
 
 def _written(name: str, text: str, notes: Mapping[str, str]) -> StoredTemplate | None:

@@ -67,6 +67,7 @@ class WatchHealth:
     ``version``             all that happened up to this resourceVersion was reported, and the watch continues from it;
                             empty: list first
     ``expired``             the version that was too old for the server, so that the last list was needed; empty: none was
+    ``outdated``            a list is needed, although the watch could go on
     ``failed`` is called each time that the connection is lost or cannot be made, ``restored`` when it is back.
     """
 
@@ -83,7 +84,7 @@ class WatchHealth:
         self._restored = restored
         self._last_good = self._now()
         self.disconnected_since: float | None = self._last_good
-        self.last_error, self.served = "", True
+        self.last_error, self.served, self.outdated = "", True, False
         self.open_seconds = 0.0
         self.version = self.expired = ""
         self._missed: tuple[float, int] | None = None
@@ -146,6 +147,11 @@ class WatchHealth:
             standing.cancel()
             self._content, self.open_seconds = None, self._now() - opened
 
+    def list_again(self) -> None:
+        """Read the list again: parts of it were not kept."""
+        self.outdated = True
+        self.reconnect()
+
     def reconnect(self) -> None:
         """Interrupt the connection, which may be dead: the watch restarts over another one from the same version."""
         if self._content is not None:
@@ -197,6 +203,8 @@ async def _once(
     Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may fix.
     """
     kind, before = listing.resource, health.events + health.bookmarks
+    if health.outdated:
+        health.version, health.expired, health.outdated = "", health.version or health.expired, False
     if not health.version:
         items, version = await cluster.everything(listing, parse)
         health.beat()

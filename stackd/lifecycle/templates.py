@@ -110,8 +110,9 @@ async def read_again(context: Context, files: TemplateSet, config: Config) -> Te
 
 def report(templates: TemplateSet, before: TemplateSet = NO_TEMPLATES) -> None:
     """Log why texts are not in force, unless that was so ``before``."""
+    said = {problem.message for problem in before.problems}
     for problem in templates.problems:
-        if problem not in before.problems:
+        if problem.message not in said:
             log.log(logging.WARNING if problem.problem == "missing" else logging.ERROR, "%s", problem.message)
 
 

@@ -25,6 +25,8 @@ BYTES_PER_KEY: Final = 1 << 20
 TEXT_PER_POD_SPEC: Final = 2
 """How many times as long as a pod spec (``limits.pod_spec``) the text of a template may be."""
 
+MOST_PROBLEMS: Final = 100
+
 NO_TEXTS: Final[Mapping[str, StoredTemplate | str]] = {}
 
 
@@ -74,8 +76,10 @@ def in_force(
     how = reader.config.templates.from_cluster
     last_good = {text.name: right for text in kept if (right := _with_rights(text, how)) is not None}
     accepted: list[Template] = []
+    tried: list[StoredTemplate] = []
     problems = []
-    for name in sorted({*last_good, *(last_good if seen is None else seen)}):
+    names = {*last_good, *(last_good if seen is None else seen)}
+    for name in sorted(names, key=lambda name: (name not in last_good, name)):  # what was in force before counts first
         good, text = last_good.get(name), (last_good if seen is None else seen).get(name)
         if isinstance(text, StoredTemplate) and (text := _with_rights(given := text, how)) is None:
             if good is None:
@@ -87,9 +91,9 @@ def in_force(
         elif text is None:
             problems.append(_problem(name, "missing", _MISSING.format(name=name)))
         else:
-            template, why = _read(text, reader, accepted)
+            template, why = _read(text, reader, tried)
             if template is None and good is not None and good != text:
-                template, _ = _read(good, reader, accepted)
+                template, _ = _read(good, reader, tried)
             if why:
                 kind: TemplateTrouble = "faulty" if template is None else "stale"
                 by = "" if isinstance(text, str) else f" (by {text.by.name})"
@@ -98,6 +102,9 @@ def in_force(
     reader.forget_but(
         [*last_good.values(), *(text for text in (seen or NO_TEXTS).values() if not isinstance(text, str))]
     )
+    problems.sort(key=lambda problem: problem.name)
+    if len(problems) > MOST_PROBLEMS:
+        problems[MOST_PROBLEMS:] = [replace(problems[MOST_PROBLEMS], message=_MORE)]
     return TemplateSet([*files.values(), *accepted], problems)
 
 
@@ -111,10 +118,10 @@ def _with_rights(stored: StoredTemplate, how: str) -> StoredTemplate | None:
 def why_over_budget(stored: StoredTemplate, others: Iterable[StoredTemplate], limits: LimitsSection) -> str | None:
     """Why the tenant's template cannot be there beside the ``others``, of which those of its owner count."""
     own = [text for text in others if text.tenant and text.by.id == stored.by.id and text.name != stored.name]
-    size = sum(len(text.text.encode()) for text in (*own, stored))
-    pool = sum(text.pool for text in (*own, stored))
     if not stored.tenant:
         return None
+    size = sum(len(text.text.encode()) for text in (*own, stored))
+    pool = sum(text.pool for text in (*own, stored))
     if len(own) >= limits.templates_per_key:
         return f"the key has {len(own)} templates already (limits.templates_per_key)"
     if size > BYTES_PER_KEY:
@@ -133,26 +140,36 @@ _MISSING: Final = (
     "its pool and shared stack stay; write it again, or delete it (DELETE /templates/{name})"
 )
 _IGNORED: Final = "somebody else than stackd has written it ({by}), and templates.from_cluster ignores that"
+_MORE: Final = f"more than {MOST_PROBLEMS} texts are not in force; the first of them are listed"
 _WRONG: Final = {
     "faulty": "the template {name}{by} is not in force: {why}",
     "stale": "the newest text of the template {name}{by} is not in force, the last good one stays: {why}",
 }
 
 
-def _read(text: StoredTemplate | str, reader: Reader, accepted: list[Template]) -> tuple[Template | None, str]:
-    """The template in the text, or why there is none. What others have put into the cluster has one tenant's budget."""
+def _read(text: StoredTemplate | str, reader: Reader, tried: list[StoredTemplate]) -> tuple[Template | None, str]:
+    """The template in the text, or why there is none. All that others have put into the cluster, right or wrong, has one
+    tenant's budget; ``tried`` are those before."""
     if isinstance(text, str):
         return None, text
+    if text.source != "cluster":
+        return _parsed(text, reader)
+    limits, unread = reader.config.limits, replace(text, pool=0)
+    if why := why_over_budget(unread, tried, limits):
+        return None, why
+    template, why = _parsed(text, reader)
+    stored = template.stored if template is not None else None
+    if stored is not None and (too_much := why_over_budget(stored, tried, limits)):
+        template, why, stored = None, too_much, None
+    tried.append(stored or unread)
+    return template, why
+
+
+def _parsed(text: StoredTemplate, reader: Reader) -> tuple[Template | None, str]:
     try:
-        template = reader.read(text)
+        return reader.read(text), ""
     except InvalidTemplate as error:
         return None, str(error)
-    assert template.stored is not None
-    if text.source == "cluster":
-        others = [text.stored for text in accepted if text.stored is not None]
-        if why := why_over_budget(template.stored, others, reader.config.limits):
-            return None, why
-    return template, ""
 
 
 def _problem(name: str, problem: TemplateTrouble, message: str) -> TemplateProblem:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster, Rule, User
+from stackd.kube.template_maps import MOST_BYTES_BY_OTHERS
 from stackd.lifecycle import templates as templating
 from stackd.store import backup_file
+from stackd.templates.sources import MOST_PROBLEMS
 from tests.api.scenes import CI, POOLED, config, put
 from tests.harness import Client, Harness, Machine, Machines, Reply, eventually, fast_cluster, lose_file, until
 from tests.players import LAB, SECRET, browser, make_link
@@ -20,6 +22,7 @@ from tests.templates import BODY, PLAIN, WEB, folder_with, shown
 
 NAME = "stackd-default-{}"
 IN_FORCE_SECONDS = 2.0
+MORE = f"more than {MOST_PROBLEMS} texts are not in force; the first of them are listed"
 
 
 @pytest.fixture
@@ -80,6 +83,31 @@ async def test_what_others_write_has_a_tenants_rights_at_most(at: Harness, more:
     assert (kind, why in message) == ("faulty", True), message
     assert "web-1" not in await shown(at)
     await at.refused(400, 'there is no "web-1"', "/stacks", BODY)
+
+
+async def test_what_others_write_in_masses_neither_grows_nor_hides_what_is_there(
+    at: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put(at, "mine", PLAIN)
+    await applied(at, "web-1", PLAIN)
+    await until(lambda: shown(at), lambda seen: "web-1" in seen)
+    large = "# " + "x" * 480_000
+    names = [f"a{number}" for number in range(140)]
+    for name in names:
+        await applied(at, name, large)
+    await applied(at, "z-last", PLAIN)
+    kept = at.daemon.context.mirror.templates
+    await eventually(lambda: len(kept) == len(names) + 3)
+    assert sum(len(there.stored.text) for there in kept.values() if there.stored is not None) <= MOST_BYTES_BY_OTHERS
+    seen = await until(lambda: at.get("/templates"), lambda seen: seen.get("problems", [{}])[-1].get("message") == MORE)
+    assert {"mine", "web-1", "filed"} <= {one["name"] for one in seen["templates"]}
+    assert len(seen["problems"]) == MOST_PROBLEMS + 1
+    assert sum("delete some" in one["message"] for one in seen["problems"]) > 50
+    assert caplog.text.count(MORE) == 1
+    for name in names:
+        await at.delete_object("configmaps", NAME.format(name))
+    await until(lambda: shown(at), lambda seen: "z-last" in seen)
+    assert not await problems(at)
 
 
 async def test_a_faulty_text_leaves_the_last_good_one_in_force(
