@@ -100,6 +100,7 @@ class Daemon:
     schedule: Schedule
     prepulls: PrePulls
     refill: Refill
+    certificate: Certificate | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
 
@@ -162,7 +163,8 @@ async def running(
 async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, clock: Clock) -> Daemon:
     wall_clock = WallClock(clock)
     store = await _store(stack, config, wall_clock)
-    metrics = Metrics()
+    certificate = Certificate.of(config)
+    metrics = Metrics(certificate_ends=(lambda: certificate.ends) if certificate else lambda: 0.0)
     cluster = await Cluster.connect(
         ClusterTarget.of(config),
         on_request=metrics.kubernetes_request,
@@ -191,7 +193,7 @@ async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, 
     )
     now = clock.now()
     metrics.add_starts(await store.timeline.starts(now - round(HOUR * NANOSECONDS)), now)
-    return _wire(stack, context)
+    return _wire(stack, context, certificate)
 
 
 async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
@@ -213,11 +215,16 @@ async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
     return store
 
 
-def _wire(stack: AsyncExitStack, context: Context) -> Daemon:
+def _wire(stack: AsyncExitStack, context: Context, certificate: Certificate | None) -> Daemon:
     reconciler, events = Reconciler(context), ClusterEvents(context)
     prepulls = PrePulls(context)
     refill, feed, links = Refill(context, prepulls), ChangeFeed(context), context.store.links
-    keys = Keys(context.clock, replaced=feed.wake, revoked=lambda link_id: link_id in links.revoked)
+    keys = Keys(
+        context.clock,
+        replaced=feed.wake,
+        revoked=lambda link_id: link_id in links.revoked,
+        link=lambda text: players.helper(text),  # noqa: PLW0108 - who are made from the keys
+    )
     players = Players(context, keys)
     stack.push_async_callback(_last_visits, players)
     api = Api(
@@ -258,13 +265,15 @@ def _wire(stack: AsyncExitStack, context: Context) -> Daemon:
         "rights": (RIGHTS_SECONDS, lambda: refresh_rights(context)),
     }
     schedule = Schedule(table, context.tasks)
-    return Daemon(context=context, api=api, schedule=schedule, prepulls=prepulls, refill=refill)
+    return Daemon(
+        context=context, api=api, schedule=schedule, prepulls=prepulls, refill=refill, certificate=certificate
+    )
 
 
 async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext) -> None:
     context, config = daemon.context, daemon.context.config
     began = context.clock.monotonic()
-    certificate = Certificate.of(config)
+    certificate = daemon.certificate
     listener = await prepare(daemon.api, process.sockets(config), lasting=process.can_keep)
     daemon.port = listener.port
     stack.push_async_callback(_drain, daemon, listener, process)
@@ -278,12 +287,12 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     stack.callback(daemon.schedule.stop)
     patience = max(0.0, START_SECONDS - (context.clock.monotonic() - began))
     context.tasks.supervise("report", health.report(context, daemon.ready, process.notifier, patience, process.build))
-    _look_after(daemon, process, certificate)
+    _look_after(daemon, process)
 
 
-def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificate | None) -> None:
+def _look_after(daemon: Daemon, process: ProcessContext) -> None:
     """Start the services for the watchdog, the loop lag, credentials, certificate, key file and reloads."""
-    context, notifier = daemon.context, process.notifier
+    context, certificate, notifier = daemon.context, daemon.certificate, process.notifier
     if notifier.watchdog:
         context.tasks.supervise("watchdog", health.feed(context, notifier))
     context.tasks.supervise("audit", _audit(context))
@@ -292,7 +301,6 @@ def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificat
         "credentials", Renewal(context.cluster.connection.access, context.cluster.answer, context.clock).run()
     )
     if certificate is not None:
-        context.metrics.certificate_ends = lambda: certificate.ends
         context.tasks.supervise("certificate", certificate.follow())
     if process.again is not None:
         reloader = Reloader(

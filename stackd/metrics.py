@@ -127,8 +127,8 @@ class Metrics:
     loop_lag: Histogram = field(default_factory=Histogram)
     reloads: Reloads = field(default_factory=Reloads)
     older_build: bool = False
-    _adopted: set[str] = field(default_factory=set)
     certificate_ends: Callable[[], float] = lambda: 0.0
+    _adopted: set[str] = field(default_factory=set)
 
     def route(self, method: str, path: str) -> RouteMeter:
         """The meter of a route."""

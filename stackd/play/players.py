@@ -71,7 +71,6 @@ class Players:
         for stack in context.store.assigned:
             self.row_changed(None, stack)
         self._signer: tuple[str, Signer] = ("", Signer(()))
-        keys.link = self.helper
 
     @property
     def signer(self) -> Signer:

@@ -54,6 +54,7 @@ class Keys:
         *,
         replaced: Callable[[], None] = lambda: None,
         revoked: Callable[[str], bool] = lambda link_id: False,
+        link: Callable[[str], ApiKey | None] = lambda text: None,
     ) -> None:
         self._keys: tuple[ApiKey, ...] = ()
         self._enabled = True
@@ -61,8 +62,7 @@ class Keys:
         self._trusted: tuple[Network, ...] = ()
         self._names: set[str] = set()
         self.sign_in = SignIn(OidcSection())
-        self.link: Callable[[str], ApiKey | None] = lambda text: None
-        self._replaced, self._revoked = replaced, revoked
+        self._replaced, self._revoked, self._link = replaced, revoked, link
 
     def replace(self, config: Config) -> None:
         """Put the configured keys in force."""
@@ -102,7 +102,7 @@ class Keys:
             return ANONYMOUS
         text = request.headers.get(HEADER) or bearer(request) or request.query.get(PARAMETER)
         key = self._find(text) if text and len(text) <= LONGEST_KEY else None
-        key = key or (self.link(text) if text else self.sign_in.find(request))
+        key = key or (self._link(text) if text else self.sign_in.find(request))
         if key is not None:
             return key
         wait = self._failures.wait(self.caller(request), attempt=bool(text))
