@@ -176,6 +176,7 @@ async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, 
     templating.report(templates)
     stack.push_async_callback(tasks.stop)
     gate = Gate(store, cluster, mirror, wall_clock, lease_duration=config.cluster.lease_duration)
+    loop = Loop(tasks, store.stacks)
     context = Context(
         store=store,
         cluster=cluster,
@@ -186,9 +187,9 @@ async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, 
         mirror=mirror,
         gate=gate,
         audit=Audit(store, gate.ownership, clock, lambda: settings.current.log.audit),
-        loop=Loop(tasks, store.stacks),
+        loop=loop,
         diagnostics=Diagnostics(queue=WorkQueue("diagnostics", tasks, DIAGNOSTICS_RETRIES)),
-        template_pods=TemplatePods(tasks, gate),
+        template_pods=TemplatePods(cluster, mirror, loop),
         template_loop=WorkQueue("template", tasks, TEMPLATE_RETRIES),
     )
     now = clock.now()
@@ -355,7 +356,6 @@ async def _follow_cluster(daemon: Daemon) -> None:
             gate.contact_tried.set()
         context.loop.start(partial(reconcile, context))
         diagnostics.start(context)
-        context.template_pods.start()
         context.loop.wake_all()
         await daemon.schedule.now("reconcile")
         while context.store.incomplete and not gate.wrong_cluster:

@@ -15,7 +15,7 @@ pools, assign           pooled stacks: which may be assigned; assigning them
 owned, refill           what is to be done about what a template owns: its pool, its shared stack (pure); the loop that does it
 checks, health          runs the checks of templates; what they have said
 prepull                 pulls images before stacks need them
-template_pods           makes and deletes the pods of checks and pulls
+template_pods           the pods that checks and pulls want, and the waiting for them
 spares, keep_spares     Services that wait for a stack, and which is taken; has as many as are configured
 nodes, capacity         which nodes take stacks; how many more would fit
 diagnostics, audit      keeps the reasons of failures, and logs; who was refused, reloads, changes of keys, takeovers

@@ -35,12 +35,12 @@ from stackd.kube import labels
 from stackd.kube.connection import RETRIES, Deadline
 from stackd.kube.manifests import pod_labels, pod_manifest, service_manifest
 from stackd.kube.objects import PODS as POD_KIND
-from stackd.kube.objects import SERVICES, ServiceState
+from stackd.kube.objects import SERVICES, TEMPLATE_PODS, ServiceState, TemplatePod
 from stackd.kube.records import expiry_annotations
 from stackd.kube.routes import ROUTES, WantedRoute
 from stackd.lifecycle.bring_up import learn_node_ports
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.decide import Change, Verb
+from stackd.lifecycle.decide import Change, Verb, WantedTemplatePod
 from stackd.lifecycle.desired import (
     PODS,
     ObjectName,
@@ -73,21 +73,29 @@ async def gather_all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-async def apply(context: Context, stack: Stack, changes: Sequence[Change]) -> bool:
-    """Send the requests at the same time; returns whether anything was changed or learnt. All outcomes are known when this
-    returns, or raises the first error: what the API server refuses (``ClusterError``), ClusterUnavailable without its answer;
+async def apply(context: Context, stack: Stack | None, changes: Sequence[Change]) -> bool:
+    """Send the requests at the same time, for objects of the ``stack``, or of no row; returns whether anything was changed or
+    learnt. All outcomes are known when this returns, or raises the first error: what the API server refuses (``ClusterError``), ClusterUnavailable without its answer;
     StillThere if something holds up a removal."""
     if len(changes) == 1:
         return await _send(context, stack, changes[0])
     return any(await gather_all(_send(context, stack, change) for change in changes))
 
 
-async def _send(context: Context, stack: Stack, change: Change) -> bool:
-    if change.verb is Verb.ASK:
-        return await _ask(context, stack, change)
+async def _send(context: Context, stack: Stack | None, change: Change) -> bool:
     if change.verb is Verb.REMOVE:
         await _remove(context, stack, change)
-    elif isinstance(change.wanted, WantedPod):
+    elif isinstance(change.wanted, WantedTemplatePod):
+        await _create_template_pod(context, change.wanted)
+    elif stack is not None:
+        return await _send_for(context, stack, change)
+    return True
+
+
+async def _send_for(context: Context, stack: Stack, change: Change) -> bool:
+    if change.verb is Verb.ASK:
+        return await _ask(context, stack, change)
+    if isinstance(change.wanted, WantedPod):
         await (_create_pod if change.verb is Verb.CREATE else _label_pod)(context, stack, change)
     elif isinstance(change.wanted, WantedService):
         await _write_service(context, stack, change)
@@ -122,6 +130,17 @@ async def _create_pod(context: Context, stack: Stack, change: Change) -> None:
         creation.pod_uid = pod.uid
         creation.timer.lap("pod")
     crash_point("pod.created")
+    context.mirror.saw(pod)
+
+
+async def _create_template_pod(context: Context, wanted: WantedTemplatePod) -> None:
+    try:
+        pod: TemplatePod | None = await context.cluster.create(TEMPLATE_PODS, wanted.manifest)
+    except ObjectExists:  # perhaps made by an earlier try, whose answer was lost
+        pod = await context.cluster.get(TEMPLATE_PODS, wanted.name)
+    if pod is None or pod.instance != context.cluster.instance:
+        raise ClusterUnavailable(f"the pod {wanted.name} is not stackd's: delete it, or have it renamed")
+    crash_point("template_pod.created")
     context.mirror.saw(pod)
 
 
@@ -322,12 +341,14 @@ async def _write_route(context: Context, stack: Stack, change: Change, wanted: W
 # ---- removals
 
 
-async def _remove(context: Context, stack: Stack, change: Change) -> None:
+async def _remove(context: Context, stack: Stack | None, change: Change) -> None:
     name: ObjectName = change.resource, change.name
-    known = (stack.pod_uid if change.resource == PODS else stack.service_uid,)
+    known = () if stack is None else (stack.pod_uid if change.resource == PODS else stack.service_uid,)
     try:
         gone = await context.cluster.delete(change.resource, change.name, change.uid, known=known)
     except StillThere as error:
+        if stack is None:
+            raise
         context.memory.note_held(stack.stack_id, name)
         if change.foreign:
             raise NameTaken(f"{NOT_OURS}: {error}") from error
@@ -338,7 +359,8 @@ async def _remove(context: Context, stack: Stack, change: Change) -> None:
     if not gone:
         _is_gone(context, change)
         return
-    context.memory.note_gone(stack.stack_id, name, change.uid)
+    if stack is not None:
+        context.memory.note_gone(stack.stack_id, name, change.uid)
     if (seen := context.mirror.find(*name)) is not None and seen.uid == change.uid:
         context.mirror.removed(seen)
     else:

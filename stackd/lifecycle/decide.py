@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterUnavailable, NoRoom, StackdError
-from stackd.kube.objects import NodeState, PodState, ServiceState
+from stackd.kube.objects import NodeState, PodState, ServiceState, TemplatePod
 from stackd.kube.routes import BACKEND_PREFIX, RouteState, WantedRoute, names_of
+from stackd.kube.wire import JsonObject
 from stackd.lifecycle.desired import (
     PODS,
     SERVICES,
@@ -73,7 +74,18 @@ class Verb(enum.StrEnum):
 
 
 OBJECTS = ("pod", "service", "route")
-Wanted = WantedService | WantedPod | WantedRoute
+
+
+@struct
+class WantedTemplatePod:
+    """A pod that a template owns, and no stack."""
+
+    name: str
+    manifest: JsonObject
+
+
+Wanted = WantedService | WantedPod | WantedRoute | WantedTemplatePod
+State = PodState | ServiceState | RouteState | TemplatePod
 
 
 @struct
@@ -272,9 +284,12 @@ def _pod_removals(stack: Stack, seen: Seen) -> Iterator[Change]:
         yield _removal(pod, seen)
 
 
-def _removal(one: PodState | ServiceState | RouteState, seen: Seen) -> Change:
-    retried = (one.resource, one.name) in seen.held
-    return Change(verb=Verb.REMOVE, resource=one.resource, name=one.name, uid=one.uid, retried=retried)
+def _removal(state: State, seen: Seen) -> Change:
+    return replace(_removal_of(state), retried=(state.resource, state.name) in seen.held)
+
+
+def _removal_of(state: State) -> Change:
+    return Change(verb=Verb.REMOVE, resource=state.resource, name=state.name, uid=state.uid)
 
 
 def _name_removals(stack: Stack, seen: Seen) -> Iterator[Change]:
@@ -562,5 +577,16 @@ def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> 
 
 
 def _remove(orphan: Orphan, why: str, *, brake: bool) -> Action:
-    change = Change(verb=Verb.REMOVE, resource=orphan.resource, name=orphan.seen.name, uid=orphan.seen.uid)
-    return Action(decision=replace(_apply(why, change), brake=brake), name=orphan.seen.name, orphan=orphan)
+    decision = replace(_apply(why, _removal_of(orphan.seen)), brake=brake)
+    return Action(decision=decision, name=orphan.seen.name, orphan=orphan)
+
+
+def without_row(
+    missing: WantedTemplatePod | None, unwanted: Iterable[State], removable: Container[str] | None
+) -> Decision:
+    """What is to be done about a key of the loop that has no row: create the ``missing`` pod of a template, remove the
+    ``unwanted`` objects whose uids are ``removable``; None: all of them."""
+    if missing is not None:
+        return _apply("a template wants it", Change(verb=Verb.CREATE, resource=PODS, name=missing.name, wanted=missing))
+    removals = [_removal_of(state) for state in unwanted if removable is None or state.uid in removable]
+    return _apply("no row has it, and nobody wants it", *removals) if removals else NOTHING

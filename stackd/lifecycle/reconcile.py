@@ -9,8 +9,8 @@ stack again (``loop``).
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
-from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
     ClusterRefused,
@@ -24,12 +24,11 @@ from stackd.errors import (
     public_text,
 )
 from stackd.kube.mirror import Changed, Relisted
-from stackd.kube.objects import NodeState, PodState, ServiceState, TemplatePod
-from stackd.kube.routes import RouteState
+from stackd.kube.objects import NodeState, PodState, TemplatePod
 from stackd.kube.template_maps import TemplateMap
 from stackd.lifecycle.apply import apply
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.decide import Decision, Kind, Verb
+from stackd.lifecycle.decide import Decision, Kind, State, Verb, without_row
 from stackd.lifecycle.desired import PODS, stack_of
 from stackd.lifecycle.observe import observe
 from stackd.lifecycle.transitions import TRANSITIONS
@@ -52,7 +51,7 @@ async def reconcile(context: Context, stack_id: str) -> bool:
     done now."""
     stack = context.store.stacks.get(stack_id)
     if stack is None:
-        return await _remove_without_row(context, stack_id)
+        return await _without_row(context, stack_id)
     stack = await observe(context, stack)
     epoch = context.gate.identity.epoch
     context.memory.enter(epoch)
@@ -139,29 +138,38 @@ def _start_waits(stack: Stack, error: StackdError) -> Observation:
     )
 
 
-async def _remove_without_row(context: Context, stack_id: str) -> bool:
-    """Delete what is left of a stack that the file has removed, as a create that took effect late; and what a pass or the
-    operator wants removed."""
-    mirror, removable = context.mirror, context.loop.removable
+async def _without_row(context: Context, key: str) -> bool:
+    """Make and delete what has no row: the pods of templates; what is left of a stack that the file has removed, as a create
+    that took effect late; and what a pass or the operator wants removed."""
+    pods, removable = context.template_pods, context.loop.removable
+    unwanted = pods.unwanted(key)
+    decision = without_row(pods.missing(key), [unwanted] if unwanted is not None else [], None)
+    left = () if decision.changes else _left_of(context, key)
+    if left and not context.gate.why_no_pass():
+        was_removed = bool(await context.store.stacks.removed_among({key}))
+        decision = without_row(None, left, None if was_removed else removable)
+    if not decision.changes:
+        return False
+    try:
+        await context.gate.right_cluster()
+        if key in context.store.stacks:
+            return True  # it was adopted meanwhile
+        await apply(context, None, decision.changes)
+    except StackdError as error:
+        if pods.cancel(key, error):
+            return False
+        raise
+    removable.difference_update(change.uid for change in decision.changes if change.uid is not None)
+    stack_log(log, key).info("%s: %s", decision.action, decision.why)
+    return False
+
+
+def _left_of(context: Context, stack_id: str) -> Sequence[State]:
+    mirror, names = context.mirror, (SERVICE_PREFIX + stack_id, stack_id)
     pods = [pod for name, pod in mirror.pods.items() if name.startswith(stack_id) and stack_of(PODS, name) == stack_id]
     routes = [route for route in mirror.all_routes() if route.stack_id == stack_id]
-    names = (SERVICE_PREFIX + stack_id, stack_id)
     services = [service for name in names if (service := mirror.services.get(name)) is not None]
-    found: tuple[PodState | ServiceState | RouteState, ...] = (*pods, *routes, *services)
-    if not found or context.gate.why_no_pass():
-        return False
-    was_removed = bool(await context.store.stacks.removed_among({stack_id}))
-    await context.gate.right_cluster()
-    if stack_id in context.store.stacks:
-        return True  # it was adopted meanwhile
-    for state in found:
-        if was_removed or state.uid in removable:
-            await context.cluster.delete(state.resource, state.name, state.uid)
-            mirror.gone(state)
-            crash_point("orphan.removed")
-            removable.discard(state.uid)
-            stack_log(log, stack_id).info("%s removed, which no row knows", state.name)
-    return False
+    return [*pods, *routes, *services]
 
 
 class ClusterEvents:
@@ -186,7 +194,9 @@ class ClusterEvents:
             self._listed.add(change.kind)  # the first list follows directly on the check of the cluster's identity
         elif isinstance(state := change.state, NodeState):
             loop.wake(stack.stack_id for stack in rows.ordered() if stack.node_id == state.name)
-        elif not isinstance(state, TemplateMap | TemplatePod):
+        elif isinstance(state, TemplatePod):
+            loop.queue.add(state.name, reset=change.after is None)
+        elif not isinstance(state, TemplateMap):
             row = rows.get(stack_of(PODS, state.name) if isinstance(state, PodState) else state.stack_id)
             if row is None:
                 if change.before is None:  # a request of an earlier create may have taken effect now

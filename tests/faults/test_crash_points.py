@@ -458,7 +458,7 @@ SCENES = {
     "share no more": Scene(act=share_no_more, deaths=("pool.delete_marked:1",) * 2, shared=True),
     "check": Scene(
         act=check,
-        deaths=("template_pod.created:1", "template_pod.removed:1", "template_pod.removed:2"),
+        deaths=("template_pod.created:1", *removals(1, 2)),
         shared=True,
     ),
     "write a template": Scene(
@@ -466,7 +466,7 @@ SCENES = {
         deaths=twice("template.written", "template.kept", "template.removed", "template.deleted"),
     ),
     "lose labels": Scene(act=lose_labels, deaths=twice("pod.labelled")),
-    "leave behind": Scene(act=leave_behind, deaths=twice("orphan.removed")),
+    "leave behind": Scene(act=leave_behind, deaths=removals(1, 1)),
     "leave beside an ended one": Scene(act=leave_beside_an_ended_stack, deaths=removals(1, 1)),
     "start": Scene(act=start, deaths=("bring_up.identified:1",)),
 }

@@ -9,30 +9,28 @@ import pytest
 from stackd.errors import ClusterUnavailable
 from stackd.kube.objects import ContainerState, PodState, TemplatePod
 from stackd.lifecycle import checks
-from stackd.lifecycle.decide import Verb
+from stackd.lifecycle.decide import State, Verb, WantedTemplatePod, without_row
 from stackd.lifecycle.prepull import AT_ONCE, ImageOnNode, Pull, begin
-from stackd.lifecycle.template_pods import Wanted, difference
 from tests.unit.lifecycle.situations import pod
 
 SEEN = TemplatePod(role="check", instance="default", pod=pod())
-NEW, MADE = Wanted(manifest={}), Wanted(manifest={}, uid="pod")
-REFUSED = Wanted(manifest={}, error=ClusterUnavailable("no"))
+NEW = WantedTemplatePod(name="check-1", manifest={})
 
 
 @pytest.mark.parametrize(
-    ("wanted", "seen", "what"),
+    ("missing", "unwanted", "removable", "expected"),
     [
-        (None, None, None),
-        (None, SEEN, Verb.REMOVE),  # somebody has had it, or an earlier process has left it
-        (NEW, None, Verb.CREATE),
-        (NEW, SEEN, None),  # an earlier process has made it
-        (MADE, SEEN, None),
-        (MADE, None, None),  # it is created once: whoever waits for it learns that it is gone
-        (REFUSED, None, None),
+        (None, [], None, []),
+        (NEW, [], None, [Verb.CREATE]),
+        (None, [SEEN], None, [Verb.REMOVE]),  # somebody has had it, or an earlier process has left it
+        (None, [SEEN], {SEEN.uid}, [Verb.REMOVE]),
+        (None, [SEEN], {"another"}, []),
     ],
 )
-def test_there_are_the_pods_that_are_wanted(wanted: Wanted | None, seen: TemplatePod | None, what: Verb | None) -> None:
-    assert difference(wanted, seen) is what
+def test_what_has_no_row(
+    missing: WantedTemplatePod | None, unwanted: list[State], removable: set[str] | None, expected: list[Verb]
+) -> None:
+    assert [change.verb for change in without_row(missing, unwanted, removable).changes] == expected
 
 
 def of(state: str, phase: str = "Pending", *, why: str = "", message: str = "", reason: str = "") -> PodState:
