@@ -75,8 +75,8 @@ async def gather_all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 async def apply(context: Context, stack: Stack | None, changes: Sequence[Change]) -> bool:
     """Send the requests at the same time, for objects of the ``stack``, or of no row; returns whether anything was changed or
-    learnt. All outcomes are known when this returns, or raises the first error: what the API server refuses (``ClusterError``), ClusterUnavailable without its answer;
-    StillThere if something holds up a removal."""
+    learnt. All outcomes are known when this returns, or raises the first error: what the API server refuses (``ClusterError``),
+    ClusterUnavailable without its answer; StillThere if something holds up a removal."""
     if len(changes) == 1:
         return await _send(context, stack, changes[0])
     return any(await gather_all(_send(context, stack, change) for change in changes))

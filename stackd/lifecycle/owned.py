@@ -15,7 +15,7 @@ from stackd.clock import NANOSECONDS
 from stackd.lifecycle.pools import Pool, has_failed, has_lost_readiness, is_ready
 from stackd.model import CHECK_FAILED, Desired, Stack, StackStatus
 from stackd.templates import Template
-from stackd.timing import PROVEN_SECONDS, UNREADY_SECONDS
+from stackd.timing import CROWDED_SECONDS, PROVEN_SECONDS, UNREADY_SECONDS
 
 TEMPLATE_CHANGED = "TemplateChanged"
 # How many creates for an empty pool run at a time, of ``loop.CREATES_AT_ONCE``: what it cannot give, the cluster has to make for
@@ -27,25 +27,30 @@ AT_ONCE = 24
 class Seen:
     """What else the decision rests on. ``cordoned``: the nodes that take no new stacks; ``unhealthy``: the stacks that fail their
     check; ``longest_life``: of a stack, in nanoseconds; ``paused``: for how many seconds nothing is tried after failures.
-    ``missing``: the template is not there, although nobody has removed it."""
+    ``missing``: the template is not there, although nobody has removed it. ``making``: how many creates run for all templates;
+    ``crowded``: clients wait for theirs."""
 
     cordoned: Collection[str] = ()
     unhealthy: Collection[str] = ()
     longest_life: int = 0
     paused: float = 0.0
     missing: bool = False
+    making: int = 0
+    crowded: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class Work:
-    """What is to be done: how many more stacks to make, and which to delete: ``failing`` at once, ``unwanted`` as fast as others
-    are made. ``failed`` says why the first of the current template failed by itself; empty if none has.
+    """What is to be done: of the stacks that are ``missing``, how many to ``begin`` now; which to delete: ``failing`` at once,
+    ``unwanted`` as fast as others are made. ``failed`` says why the first of the current template failed by itself; empty if
+    none has.
 
     Of shared stacks, ``kept`` are those whose end is put off, and until when (nanoseconds), ``restarts`` those that get a new
     pod, and why. ``again``: in how many seconds to look again if nothing changes.
     """
 
     missing: int = 0
+    begin: int = 0
     failing: list[Stack] = field(default_factory=list)
     unwanted: list[Stack] = field(default_factory=list)
     failed: str = ""
@@ -80,7 +85,24 @@ def decide_template(pool: Pool, template: Template | None, now: int, seen: Seen 
     if template is not None:
         changes = (at - now for at in (template.hours.opens, template.hours.closes) if at > now)
         work.again = min(work.again, *(left / NANOSECONDS for left in changes), math.inf)
+        _begin(work, pool, template, seen)
     return work
+
+
+def _begin(work: Work, pool: Pool, template: Template, seen: Seen) -> None:
+    """Of the missing stacks, few are begun at a time, and after a failure one."""
+    if not work.missing or work.failed or seen.paused > 0:
+        return
+    if seen.crowded:
+        work.again = min(work.again, CROWDED_SECONDS)
+        return
+    fill = min(1.0, sum(map(is_ready, pool.waits.values())) / template.pool) if template.pool else 1.0
+    work.begin = min(work.missing, may_begin(fill, seen.making))
+    if pool.failures:
+        starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())
+        work.begin = 0 if starting or pool.since_crash() else min(1, work.begin)
+    elif work.begin < work.missing and seen.making > pool.making:  # others are made
+        work.again = min(work.again, CROWDED_SECONDS)
 
 
 # ---- the pool

@@ -18,15 +18,15 @@ from stackd.lifecycle import checks
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create_for_template
 from stackd.lifecycle.nodes import cordoned
-from stackd.lifecycle.owned import TEMPLATE_CHANGED, Seen, Work, decide_template, may_begin
-from stackd.lifecycle.pools import Pool, is_ready
+from stackd.lifecycle.owned import TEMPLATE_CHANGED, Seen, decide_template
+from stackd.lifecycle.pools import Pool
 from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.transitions import intend_deletes
 from stackd.lifecycle.verbs import start_of
 from stackd.logs import stack_log
-from stackd.model import NO_LABELS, STACKD, DeleteReason, EventKind, Stack, StackStatus
+from stackd.model import NO_LABELS, STACKD, DeleteReason, EventKind, Stack
 from stackd.templates import Template
-from stackd.timing import CROWDED_SECONDS, FIRST_PAUSE, LONGEST_PAUSE, NO_ROOM_PAUSE
+from stackd.timing import FIRST_PAUSE, LONGEST_PAUSE, NO_ROOM_PAUSE
 from stackd.workqueue import A_SECOND, TokenBucket
 
 log = logging.getLogger(__name__)
@@ -93,12 +93,17 @@ class Refill:
         pool.forget_failures(now, template.digest if template is not None else pool.digest)
         if not missing:
             await self._close(pool, name, template.hours.closes if template is not None else 0)
-        work = decide_template(pool, template, now, self._seen(pool, template, missing=missing))
+        seen = self._seen(pool, template, missing=missing)
+        work = decide_template(pool, template, now, seen)
         if work.failed:
             pool.crashed_at = now
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
-        allowed = self._allowed(len(work.unwanted))
-        await self._delete([*work.failing, *work.unwanted[:allowed]])
+        elif template is not None and not pool.failures and seen.paused <= 0 and (work.begin or not work.missing):
+            pool.reason = ""
+        deletes, begins = self._allowed(len(work.unwanted)), self._allowed(work.begin)
+        if template is not None:
+            self._make(pool, template, begins)
+        await self._delete([*work.failing, *work.unwanted[:deletes]])
         for row, until in work.kept:
             await context.store.stacks.keep(row.stack_id, until)
             crash_point("shared.kept")
@@ -107,10 +112,12 @@ class Refill:
                 text = f"{reason}: {row.status_message}" if row.status_message else reason
                 pool.failed(text, context.clock.monotonic())
             await self._restart(row, template, reason)
-        again = work.again if allowed == len(work.unwanted) else self._until_allowed()
-        if template is None:
-            return again
-        return min(again, self._make(pool, template, work), checks.begin_due(context, template))
+        again = work.again
+        if (paused := pool.not_before - context.clock.monotonic()) > 0:  # by a failure that was just noted
+            again = min(again, paused)
+        if deletes < len(work.unwanted) or begins < work.begin:
+            again = min(again, self._until_allowed())
+        return again if template is None else min(again, checks.begin_due(context, template))
 
     def _seen(self, pool: Pool, template: Template | None, *, missing: bool) -> Seen:
         context, most = self._context, template.check.failures if template and template.check else math.inf
@@ -121,6 +128,8 @@ class Refill:
             longest_life=context.longest_life,
             paused=pool.not_before - context.clock.monotonic(),
             missing=missing,
+            making=sum(other.making for other in context.pools.by_name.values()),
+            crowded=context.loop.creates_wait,
         )
 
     async def _close(self, pool: Pool, name: str, closes: int) -> None:
@@ -154,32 +163,10 @@ class Refill:
         stack_log(log, row.stack_id).info("the shared stack of %s gets a new pod: %s", row.template, reason)
         context.loop.wake([row.stack_id])
 
-    def _make(self, pool: Pool, template: Template, work: Work) -> float:
-        """Begin making missing stacks; after a failure one at a time. Returns in how many seconds to look again."""
-        now = self._context.clock.monotonic()
-        if now < pool.not_before:
-            return pool.not_before - now if work.missing or pool.reason else math.inf
-        if not work.missing:
-            pool.reason = pool.reason if pool.failures else ""
-            return math.inf
-        if self._context.loop.creates_wait:  # clients wait for a slot
-            return CROWDED_SECONDS
-        making = sum(other.making for other in self._context.pools.by_name.values())
-        others = making - pool.making
-        fill = min(1.0, sum(map(is_ready, pool.waits.values())) / template.pool) if template.pool else 1.0
-        most = min(work.missing, may_begin(fill, making))
-        if pool.failures:
-            starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())
-            most = 0 if starting or pool.since_crash() else min(1, most)
-        count = self._allowed(most)
-        if count and not pool.failures:
-            pool.reason = ""
+    def _make(self, pool: Pool, template: Template, count: int) -> None:
         for _ in range(count):
             pool.making += 1
             self._context.tasks.background(f"pool {template.name}", self._make_stack(pool, template))
-        if count < most:
-            return self._until_allowed()
-        return CROWDED_SECONDS if others and most < work.missing and not pool.failures else math.inf
 
     async def _make_stack(self, pool: Pool, template: Template) -> None:
         try:

@@ -98,6 +98,28 @@ def test_there_is_one() -> None:
     assert words(decide_template(Pool(), template(hours=Hours(opens=NOW, closes=NOW + 1)), NOW)) == ["make"]
 
 
+FILLS = template(shared=False, pool=100, node_ports={})
+ONES = {f"stack-{number:016x}": stack(digest="now", unassigned=True) for number in range(50)}
+
+
+@pytest.mark.parametrize(
+    ("pool", "seen", "begin"),
+    [
+        (Pool(), {}, 24),  # an empty pool takes what is left of the slots for creates
+        (Pool(making=20), {"making": 20}, 4),
+        (Pool(), {"making": 23}, 1),  # others are filled
+        (Pool(waits=ONES), {}, 6),  # the fuller, the fewer
+        (Pool(), {"crowded": True}, 0),  # clients wait
+        (Pool(), {"paused": 4.0}, 0),
+        (Pool(failures=1), {}, 1),  # after a failure one at a time
+        (Pool(failures=1, making=1), {"making": 1}, 0),
+    ],
+)
+def test_how_many_are_begun(pool: Pool, seen: dict[str, Any], begin: int) -> None:
+    pool.digest = "now"
+    assert decide_template(pool, FILLS, NOW, Seen(longest_life=LIFE, **seen)).begin == begin
+
+
 @pytest.mark.parametrize(
     ("work", "again"),
     [

@@ -162,7 +162,7 @@ def test_a_node_that_goes_is_not_the_templates_fault() -> None:
     failed = numbered(1, status=StackStatus.FAILED, status_reason="ErrImagePull", status_message="no such image")
     assert decide_template(pool_of(*failed), web(), NOW).failed == "ErrImagePull: no such image"
     before = numbered(1, status=StackStatus.FAILED, digest="before")
-    assert decide_template(pool_of(*before), web(), NOW) == Work(missing=3, failing=before), (
+    assert decide_template(pool_of(*before), web(), NOW) == Work(missing=3, begin=3, failing=before), (
         "the template has changed since"
     )
 
