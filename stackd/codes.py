@@ -61,6 +61,10 @@ class ErrorCode(enum.StrEnum):
     LINK_INVALID = "link_invalid", 401, "The link of a player is not complete, or not one of this stackd.", NO, NEW_LINK
     LINK_EXPIRED = "link_expired", 401, "The link of a player has expired.", NO, NEW_LINK
     LINK_REVOKED = "link_revoked", 401, "The link of a player was revoked.", NO, NEW_LINK
+    CODE_INVALID = (
+        *("code_invalid", 401, "No link has the short code, or not any more."),
+        *(NO, "This code does not work. Read it again, or ask for a new one."),
+    )
     LINK_REPLACED = (
         *("link_replaced", 401, "Of `/play`: the browser has opened another link than the one that `X-Play` names."),
         *(NO, "Another link was opened in this browser. To go on with this one, open it again."),
@@ -152,6 +156,10 @@ class ErrorCode(enum.StrEnum):
     TOO_MANY_VISITORS = (
         *("too_many_visitors", 429, "This address has opened too many open links as somebody new."),
         *(WAIT, "Many people have opened this link from here. Try again in {retry_after} s."),
+    )
+    TOO_MANY_WRONG_CODES = (
+        *("too_many_wrong_codes", 429, "Too many wrong short codes were typed, at this address or everywhere."),
+        *(WAIT, "Too many wrong codes were typed here. Try again in {retry_after} s, or open the link itself."),
     )
     TOO_MANY_WRONG_KEYS = "too_many_wrong_keys", 429, "This address has sent too many wrong API keys.", WAIT, BUSY
     TOO_MANY_CONNECTIONS = "too_many_connections", 429, "The key has too many open connections.", WAIT, BUSY

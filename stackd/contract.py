@@ -26,7 +26,7 @@ Scope = Literal["admin", "read", "metrics", "tenant"]
 SCOPES = get_args(Scope)
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete", "create", "renew"]
-AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template", "link", "values"]
+AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template", "link", "values", "message"]
 TemplateSource = Literal["file", "api", "cluster"]
 TemplateTrouble = Literal["shadowed", "missing", "faulty", "stale"]
 ProblemKey = Literal[
@@ -1113,8 +1113,9 @@ class NewLink(Body, frozen=True, kw_only=True):
     url: Annotated[str, doc("The link itself, which nobody is shown again. Whoever has it is the player.")]
     name: Annotated[str, doc("Its name.")]
     expires_at: Annotated[datetime, doc("Until when it works.")]
+    code: Annotated[str, doc("What can be typed on `/play` instead of opening it; a helper's link has none.")] = ""
 
-    unshown = ("url",)
+    unshown = ("url", "code")
 
 
 class KeptLink(Body, frozen=True, kw_only=True):
@@ -1134,6 +1135,37 @@ class KeptLink(Body, frozen=True, kw_only=True):
     revoked: Annotated[bool, doc("Whether it was revoked.")]
     opened_at: Annotated[datetime | None, doc("When it was opened first, if it was.")] = None
     seen_at: Annotated[datetime | None, doc("When its page last asked for its stacks, if it was opened.")] = None
+
+
+class CreateMessage(Request, frozen=True, kw_only=True):
+    """What to say to players."""
+
+    text: Annotated[
+        Annotated[str, expects("a text of 1 to 500 characters", pattern=r"\S", max_length=500)], doc("A few sentences.")
+    ]
+    labels: Annotated[Labels | None, doc("To whose stacks have these.")] = None
+    template: Annotated[TemplateName | None, doc("To who may start stacks of it.")] = None
+    until: Annotated[
+        Annotated[str, expects("a text", extra_json_schema={"format": "stackd-until"})] | None,
+        doc("Until when it is shown: a time with its zone, or for how long, such as `30m`; `1h` if not given."),
+    ] = None
+
+
+class Message(Body, frozen=True, kw_only=True):
+    """A message to players."""
+
+    message_id: Annotated[str, doc("By which it is deleted.")]
+    text: Annotated[str, doc("What players read.")]
+    labels: Annotated[Mapping[str, str], doc("Whose stacks it is about, besides the labels of the key that asks.")]
+    template: Annotated[str, doc("Whose players read it; empty: of all.")]
+    until: Annotated[datetime, doc("Until when it is shown.")]
+    by: Annotated[str, doc("The name of the key that has sent it.")]
+
+
+class MessageList(Body, frozen=True, kw_only=True):
+    """The messages that are shown now."""
+
+    messages: Annotated[tuple[Message, ...], doc("The oldest first.")]
 
 
 class LinkList(Body, frozen=True, kw_only=True):

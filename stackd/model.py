@@ -411,6 +411,7 @@ class AuditKind(enum.StrEnum):
     TEMPLATE = "template"
     LINK = "link"
     VALUES = "values"
+    MESSAGE = "message"
 
 
 @struct

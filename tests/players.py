@@ -66,6 +66,10 @@ class Browser:
         """Open the link, as the page does."""
         return await self.call("POST", "/play/session", {"token": token_of(link)} | more)
 
+    async def type(self, code: str) -> Reply:
+        """Type a short code on the page."""
+        return await self.call("POST", "/play/session", {"code": code})
+
     async def enter(self, link: dict[str, Any]) -> None:
         """Open the link; it has to work."""
         reply = await self.open(link)
@@ -92,14 +96,14 @@ class Browser:
 
 
 @asynccontextmanager
-async def browser(at: Harness, **options: Any) -> AsyncIterator[Browser]:
+async def browser(at: Client, **options: Any) -> AsyncIterator[Browser]:
     """A browser in which nobody has opened a link yet."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
         yield Browser(session=session, url=at.url, **options)
 
 
 @asynccontextmanager
-async def player(at: Harness, **link: Any) -> AsyncIterator[Browser]:
+async def player(at: Client, **link: Any) -> AsyncIterator[Browser]:
     """A player who has opened a new link."""
     async with browser(at) as opened:
         await opened.enter(await make_link(at, **link))

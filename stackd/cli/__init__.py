@@ -8,7 +8,7 @@ process, setup, doctor    what these load when they run
 manifests  manifests; provision, admission: the objects that a cluster needs before stackd runs, and how setup applies them
 stacks     stacks …: the group, and what reads and creates; change, watch: the others
 jobs       jobs …: batch jobs
-links      links …: for players; players: the files of players that they and stacks create read
+links      links …: for players; players: the files of players that they and stacks create read; message
 system     templates, stats, capacity, events, activity, reconcile, owner, takeover, rehearse: the daemon, over its API
 push       a folder of templates, over the API; override: values of an environment in their texts
 rehearsal  what rehearse loads when it runs
@@ -55,6 +55,7 @@ COMMANDS = {
     "jobs": ("stackd.cli.jobs:jobs", "Show batch jobs, or wait for them."),
     "links": ("stackd.cli.links:links", "Make and revoke links for players."),
     "players": ("stackd.cli.roster:players", "Show who has a link, and what has become of it."),
+    "message": ("stackd.cli.message:message", "Say something to players."),
     "flags": ("stackd.cli.flags:flags", "Find whose a generated value is, or print them all."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),

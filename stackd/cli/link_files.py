@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stackd.client import Client
     from stackd.contract import NewLink
 
-MADE = ("link_id", "url", "expires_at")
+MADE = ("link_id", "url", "expires_at", "code")
 LONGEST_NAME = 40
 SHOWN = 4
 
@@ -42,12 +42,14 @@ class Made:
     link_id: str
     url: str
     expires_at: str
+    code: str
 
     @classmethod
     def of(cls, columns: Mapping[str, str], link: NewLink) -> Made:
         """A link that was made just now."""
         expires_at = str(link.raw["expires_at"])
-        return cls(columns=columns, name=link.name, link_id=link.link_id, url=link.url, expires_at=expires_at)
+        made = {"link_id": link.link_id, "url": link.url, "expires_at": expires_at, "code": link.code}
+        return cls(columns=columns, name=link.name, **made)
 
     @property
     def cells(self) -> dict[str, str]:
@@ -176,7 +178,7 @@ def _name(cell: str) -> str:
 
 
 def _of_row(one: Player, row: Mapping[str, str]) -> Made:
-    return Made(columns=one.columns, name=_called(one), **{name: row[name] for name in MADE})
+    return Made(columns=one.columns, name=_called(one), **{name: row.get(name, "") for name in MADE})
 
 
 def _rows(into: Path) -> list[dict[str, str]]:

@@ -49,6 +49,7 @@ section {{ break-inside: avoid; border: 1px dashed #999; padding: .4cm; text-ali
 h2 {{ font-size: 1.1em; margin: 0 0 .2cm; overflow-wrap: anywhere }}
 svg {{ width: 5cm; height: 5cm }}
 p {{ margin: .1cm 0 0; font-size: .8em; overflow-wrap: anywhere }}
+b {{ font: 1.4em monospace; white-space: nowrap }}
 </style>
 <main>
 {cards}</main>
@@ -56,7 +57,7 @@ p {{ margin: .1cm 0 0; font-size: .8em; overflow-wrap: anywhere }}
 """
 CARD = """<section><h2>{name}</h2>
 {code}
-<p><a href="{url}">{site}</a></p><p>until {until}</p></section>
+<p><a href="{url}">{site}</a></p><p>{typed}</p><p>until {until}</p></section>
 """
 
 
@@ -116,6 +117,7 @@ def create(client: Client, players: str | None, output: str | None, as_html: boo
             _print([Made.of({"name": link.name}, link)], output, as_html=as_html)
         else:
             click.echo(link.url)
+            click.echo(f"or, at {link.url.partition('#')[0]}, the code {link.code}", err=True)
         return
     people, form = read_players(players, options["player_column"])
     group = Group(client=client, people=people, form=form, body=body, labels=labels, into=into, new=options["new"])
@@ -152,7 +154,7 @@ def _print(wanted: list[Made], output: str | None, *, as_html: bool) -> None:
 
 
 def sheet_of(made: list[Made]) -> str:
-    """A page to print: for each link its name and a QR code. It loads nothing."""
+    """A page to print: for each link its name, a QR code, and the short code to type. It loads nothing."""
     import segno
 
     cards = [
@@ -161,6 +163,7 @@ def sheet_of(made: list[Made]) -> str:
             code=segno.make(link.url, error="m").svg_inline(border=2, omitsize=True),
             url=html.escape(link.url),
             site=html.escape(link.url.partition("#")[0]),
+            typed=link.code and f"and there the code <b>{html.escape(link.code)}</b>",
             until=render.local(link.expires_at)[:16].replace("T", " "),
         )
         for link in made

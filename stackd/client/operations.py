@@ -38,6 +38,7 @@ from stackd.contract import (
     JobAction,
     KeptLink,
     Key,
+    Message,
     NewLink,
     Owner,
     Plan,
@@ -510,6 +511,21 @@ def create_link(body: Mapping[str, Any]) -> Steps[NewLink]:
 def links() -> Steps[list[KeptLink]]:
     """The links that have not expired."""
     return [decode(KeptLink, one) for one in (yield from call("GET", "/links"))["links"]]
+
+
+def send_message(body: Mapping[str, Any]) -> Steps[Message]:
+    """Say something to players, from a request body in the API's form."""
+    return decode(Message, (yield from call("POST", "/messages", dict(body))))
+
+
+def messages() -> Steps[list[Message]]:
+    """The messages to players that are shown now."""
+    return [decode(Message, one) for one in (yield from call("GET", "/messages"))["messages"]]
+
+
+def delete_message(message_id: str) -> Steps[None]:
+    """Show a message no more. Raises NotFound."""
+    yield from call("DELETE", f"/messages/{_part(message_id)}", repeatable=True)
 
 
 def revoke_link(link_id: str) -> Steps[None]:

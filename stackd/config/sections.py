@@ -325,6 +325,9 @@ class PlaySection(Section):
     """Links by which players start stacks on stackd's own page, /play; off without a secret."""
 
     url: PlayUrl = key("", 'Where browsers reach stackd, such as "https://stackd.example"; links begin with it.')
+    host_name: Text = key(
+        "", 'Whom players ask, as in "ask your teacher"; empty: the organisers, in the language of the page.'
+    )
     secret: Secret = key(
         SecretStr(""), 'Signs the links; better in the credential "play-secret". Of several, the first signs.'
     )

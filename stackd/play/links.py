@@ -22,9 +22,9 @@ from stackd.errors import ClusterUnavailable, Conflict, NotFound, PermissionDeni
 from stackd.keys import READ, ApiKey
 from stackd.model import NO_LABELS, AuditKind
 from stackd.names import matches_any
-from stackd.play.players import players_of
+from stackd.play.players import link_of, players_of
 from stackd.play.state import Shown
-from stackd.play.tokens import LINK, LONGEST_TOKEN, PLAYER, Link
+from stackd.play.tokens import LINK, LONGEST_TOKEN, PLAYER, Link, new_code
 from stackd.podspec.decoding import decode
 from stackd.store.links import KeptLink
 from stackd.web import requests
@@ -66,9 +66,10 @@ LINK_ID: Final = re.compile(r"link-[0-9a-f]{16}")
 async def create_link(call: ApiCall) -> web.Response:
     """Make a link for a player, or for a helper.
 
-    Whoever has the link starts stacks of these templates on the page /play, without a key. It is shown once. With `each`, it is
-    an open link: everybody who opens it is a player of their own. With `"scope": "read"`, which only an admin's key may send, it
-    opens the dashboard, and what follows `#key=` is an API key of scope `read`.
+    Whoever has the link starts stacks of these templates on the page /play, without a key. It is shown once, with a short code
+    that can be typed on the page instead. With `each`, it is an open link: everybody who opens it is a player of their own. With
+    `"scope": "read"`, which only an admin's key may send, it opens the dashboard, and what follows `#key=` is an API key of scope
+    `read`.
     """
     given = requests.parse(await read_body(call), contract.CreateLink)
     play, signer = call.api.context.config.play, players_of(call).signer
@@ -77,7 +78,7 @@ async def create_link(call: ApiCall) -> web.Response:
         missing = "play.url is not set, the address by which browsers reach stackd" if signer else no_secret
         raise Conflict(f"there are no links here: {missing}", code=ErrorCode.PLAY_NOT_CONFIGURED)
     link = _link_of(call, given)
-    token = signer.token(link)
+    token, code = signer.token(link), new_code() if link.stacks else ""
     if (over := len(token) - LONGEST_TOKEN) > 0:
         raise wrong("labels", f"name, labels and templates are too long for a link, by {over} bytes")
     kept = KeptLink(
@@ -89,6 +90,8 @@ async def create_link(call: ApiCall) -> web.Response:
         total=link.total,
         expires_at=link.expires_at * NANOSECONDS,
         by=call.key.principal,
+        code=next(iter(signer.code_digests(code))) if code else "",
+        among=link.among,
     )
     await call.api.context.store.links.add(kept)
     url = play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}")
@@ -96,7 +99,8 @@ async def create_link(call: ApiCall) -> web.Response:
     reads = "" if link.stacks else ", who reads the dashboard"
     what = f"{link.link_id} made: {link.name}{reads}, until {expires_at}"
     call.api.context.audit.note(AuditKind.LINK, what, by=call.key.principal)
-    return json_response(contract.NewLink(link_id=link.link_id, url=url, name=link.name, expires_at=expires_at), 201)
+    made = contract.NewLink(link_id=link.link_id, url=url, name=link.name, expires_at=expires_at, code=code)
+    return json_response(made, 201)
 
 
 @route("GET", "/links", LINKS, Answer("The links.", contract.LinkList), query=(SCOPE, LIMIT, CURSOR))
@@ -171,18 +175,9 @@ async def show_player_page(call: ApiCall) -> web.Response:
     kept = await call.api.context.store.links.find(link_id)
     if kept is None or kept.scope or not call.key.may_see(kept.labels):
         raise NotFound(f"link not found: {link_id}", code=ErrorCode.LINK_NOT_FOUND)
-    link = Link(
-        link_id=link_id,
-        name=kept.name,
-        labels=kept.labels,
-        templates=kept.templates,
-        stacks=kept.stacks,
-        expires_at=kept.expires_at // NANOSECONDS,
-        total=kept.total,
-        visitor=visitor,
-    )
     players = players_of(call)
-    return json_response(Shown(call.api.context, players, players.key_of(link), watched=True).everything())
+    key = players.key_of(link_of(kept).visited(visitor))
+    return json_response(Shown(call.api.context, players, key, watched=True).everything())
 
 
 def _link_of(call: ApiCall, given: contract.CreateLink) -> Link:

@@ -6,6 +6,7 @@ session survives a restart and a takeover. It opens no other route, and no API k
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import OrderedDict
 from dataclasses import replace
@@ -20,17 +21,21 @@ from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.model import DeleteReason, Stack, list_key
+from stackd.play.messages import Messages
 from stackd.play.tokens import Link, LinkKey, Signer
 from stackd.store.links import KeptLink, Visit
 from stackd.templates import Template
 from stackd.web.api import ApiCall
-from stackd.web.auth import SAFE_METHODS, Failures, Keys
+from stackd.web.auth import SAFE_METHODS, Failures, Keys, client_network
 from stackd.web.connection import HttpConnection
 
 COOKIE: Final = "stackd-play"
 HOST_COOKIE: Final = "__Host-stackd-play"
 """The name with https: a browser takes this name only from stackd's own host, and no stack at another name below its domain
 can set it. Such a cookie has the path ``/``."""
+
+KEPT: Final = ("link_id", "name", "labels", "templates", "stacks", "among", "total")
+"""What the state file has of a link as its token says it."""
 
 OWN_PAGE: Final = "X-Play"
 """A header that no page of another site can send without being asked first: the link that the page shows, or ``ANY_LINK``."""
@@ -55,15 +60,29 @@ REQUESTS_A_MINUTE: Final = 600
 VISITORS_A_MINUTE: Final = 60
 """New visitors of open links, of each address: a class behind one router opens the link at once."""
 
+WRONG_CODES_A_MINUTE: Final = 20
+"""Of each address: pupils mistype."""
+
+ALL_WRONG_CODES_A_MINUTE: Final = 200
+"""Of all addresses: two million in a week, of the 2^40 codes that there can be."""
+
+MOST_KNOWN: Final = 10_000
+
 
 class Players:
-    """The players of one daemon. ``stopped``: the stacks whose players have asked for that, until they are gone. ``visits``:
-    when links were used, by id, until the file has it: a crash loses the last minute of it."""
+    """The players of one daemon. ``stopped``: the stacks whose players have asked for that, until they are gone; ``acting``:
+    those that their players restart or extend right now. ``visits``: when links were used, by id, until the file has it: a
+    crash loses the last minute of it."""
 
     def __init__(self, context: Context, keys: Keys) -> None:
         self._context, self._keys = context, keys
         self._requests, self._visitors = Failures(context.clock), Failures(context.clock)
         self._requests.per_minute, self._visitors.per_minute = REQUESTS_A_MINUTE, VISITORS_A_MINUTE
+        self._guesses, self._all_guesses = Failures(context.clock), Failures(context.clock)
+        self._guesses.per_minute, self._all_guesses.per_minute = WRONG_CODES_A_MINUTE, ALL_WRONG_CODES_A_MINUTE
+        self._guessing, self._known = asyncio.Lock(), OrderedDict[str, None]()
+        self.messages = Messages(context)
+        self._acts, self.acting = OrderedDict[str, tuple[str, int]](), set[str]()
         self._ends: OrderedDict[tuple[str | None, frozenset[tuple[str, str]]], tuple[str, int]] = OrderedDict()
         self.stopped: set[str] = set()
         self.visits: dict[str, Visit] = {}
@@ -90,6 +109,8 @@ class Players:
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Find a stack by the labels that it has now, a deleted one no more (a subscriber of the store)."""
+        if before is not None and after is not None:
+            self._note_act(before, after)
         if before is not None and after is not None and before.labels == after.labels:
             return
         if before is not None:
@@ -103,6 +124,22 @@ class Players:
         if after is not None:
             for label in after.labels.items():
                 self._by_label.setdefault(label, set()).add(after.stack_id)
+
+    def _note_act(self, before: Stack, after: Stack) -> None:
+        started, longer = after.generation > before.generation, after.ttl_expires_at > before.ttl_expires_at
+        if not (before.accepted and (started or longer)):
+            return
+        self._acts.pop(after.stack_id, None)
+        if after.stack_id not in self.acting:
+            act = "extend" if not started else "restart" if after.digest == before.digest else "renew"
+            self._acts[after.stack_id] = act, self._seconds
+            if len(self._acts) > MOST_ENDS:
+                self._acts.popitem(last=False)
+
+    def act_of_organiser(self, stack: Stack) -> str | None:
+        """What an organiser has done lately with the stack that runs on: ``restart``, ``renew`` or ``extend``."""
+        act, at = self._acts.get(stack.stack_id, (None, 0))
+        return act if at + END_SECONDS > self._seconds else None
 
     def _note_end(self, stack: Stack) -> None:
         ended, own = (stack.template, frozenset(stack.labels.items())), stack.stack_id in self.stopped
@@ -227,6 +264,37 @@ class Players:
         if not own or (changes and OWN_PAGE not in headers):
             raise PermissionDenied("only stackd's own page may send this", code=ErrorCode.CROSS_SITE)
 
+    # ---- short codes
+
+    async def of_code(self, request: web.Request, text: str) -> tuple[Link, str]:
+        """The link of a short code, and the id of its secret. Raises Unauthenticated; TooManyRequests after too many wrong ones.
+
+        A right code waits as well, or else a guess would be as good as it. What many addresses guess keeps nobody waiting at one
+        where a link was opened before.
+        """
+        address = client_network(self._keys.caller(request))
+        budgets = (self._guesses, address), (self._all_guesses, "known" if address in self._known else "new")
+        async with self._guessing:  # each wrong code counts before the next one is looked up
+            for failures, who in budgets:
+                if wait := failures.wait(who, attempt=False):
+                    sentence = "too many wrong short codes, at this address or everywhere"
+                    raise TooManyRequests(sentence, wait, code=ErrorCode.TOO_MANY_WRONG_CODES)
+            digests = self.signer.code_digests(text)
+            kept = await self._context.store.links.by_code([*digests])
+            if kept is None:
+                for failures, who in budgets:
+                    failures.wait(who, attempt=True)
+                raise Unauthenticated("no link has this short code", code=ErrorCode.CODE_INVALID)
+        return link_of(kept), digests[kept.code]
+
+    def opened(self, request: web.Request) -> None:
+        """Note that a link was opened at the address of the request."""
+        address = client_network(self._keys.caller(request))
+        self._known[address] = None
+        self._known.move_to_end(address)
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+
     # ---- new visitors of open links
 
     def new_visitor(self, request: web.Request, link: Link) -> Link:
@@ -235,6 +303,11 @@ class Players:
             sentence = f"more than {VISITORS_A_MINUTE} new visitors a minute from one address"
             raise TooManyRequests(sentence, wait, code=ErrorCode.TOO_MANY_VISITORS)
         return link.visited(secrets.token_hex(5))
+
+
+def link_of(kept: KeptLink) -> Link:
+    """The link of which this is kept."""
+    return Link(**{name: getattr(kept, name) for name in KEPT}, expires_at=kept.expires_at // NANOSECONDS)
 
 
 def players_of(call: ApiCall) -> Players:

@@ -6,7 +6,9 @@ An error has its code and what a player may read, nothing else. Times are second
 
 from __future__ import annotations
 
-from contextlib import suppress
+import string
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Annotated, cast
 
@@ -28,12 +30,15 @@ from stackd.web.idempotency import StoredResponse
 from stackd.web.responses import json_response
 
 _of_player = partial(route, players=True)
+ROUND_A_LINK = string.whitespace + ".,;:!?)>]}'\"…"
+"""What comes along when somebody copies a link from a sentence."""
 
 
 class OpenLink(Request, frozen=True, kw_only=True):
     """A player's browser opens a link."""
 
-    token: Annotated[str, doc("What follows the `#` of the link.")]
+    token: Annotated[str | None, doc("What follows the `#` of the link.")] = None
+    code: Annotated[str | None, doc("Its short code, as somebody has typed it.")] = None
 
 
 class StartOfPlayer(Request, frozen=True, kw_only=True):
@@ -45,17 +50,23 @@ class StartOfPlayer(Request, frozen=True, kw_only=True):
 
 @route("POST", "/play/session", public=True, asks=True)
 async def open_session(call: ApiCall) -> web.Response:
-    """Exchange a link's token for a cookie; of an open link, each browser gets one of its own."""
+    """Exchange a link's token or code for a cookie; of an open link, each browser gets one of its own."""
     players = players_of(call)
     players.require_own_page(call.request)
-    token = requests.parse(await stacks.read_body(call), OpenLink).token
-    link = players.valid(players.signer.read_token(token))
+    given = requests.parse(await stacks.read_body(call), OpenLink)
+    token = (given.token or "").strip(ROUND_A_LINK)
+    if given.code:
+        link, token = await players.of_code(call.request, given.code)
+    else:
+        link = players.signer.read_token(token)
+    link = players.valid(link)
     call.request[CALLER] = link.key().principal
     if link.total:
         link = _same_link(call, link) or players.new_visitor(call.request, link)
     players.note_visit(link)
     response = web.Response(status=204)
     players.remember(call.request, response, players.signer.session(link, token), players.remaining(link))
+    players.opened(call.request)
     return response
 
 
@@ -115,7 +126,8 @@ async def extend_player_stack(call: ApiCall) -> web.Response:
     more = offer_of(call.api.context, stack)
     if not more.times:
         raise TooLongALife(f"the template of {stack.stack_id} allows no extensions", "")
-    stack = await extend(call.api.context, stack.stack_id, more.by, by=call.key.principal, times=more.times)
+    with _acting(call, stack):
+        stack = await extend(call.api.context, stack.stack_id, more.by, by=call.key.principal, times=more.times)
     return json_response(_shown(call).stack(stack))
 
 
@@ -123,7 +135,8 @@ async def extend_player_stack(call: ApiCall) -> web.Response:
 async def restart_player_stack(call: ApiCall) -> web.Response:
     """Give a stack a fresh pod."""
     await stacks.require_no_body(call)
-    stack = await stacks.fresh(call, restart)
+    with _acting(call, call.stack):
+        stack = await stacks.fresh(call, restart)
     return json_response(_shown(call).stack(stack))
 
 
@@ -136,6 +149,17 @@ async def stop_player_stack(call: ApiCall) -> web.Response:
     remaining = call.view.get(stack.stack_id)
     shown = _shown(call)
     return json_response(shown.nothing(stack.template or "") if remaining is None else shown.stack(remaining))
+
+
+@contextmanager
+def _acting(call: ApiCall, stack: Stack) -> Iterator[None]:
+    """What is done meanwhile is the player's own."""
+    acting = players_of(call).acting
+    acting.add(stack.stack_id)
+    try:
+        yield
+    finally:
+        acting.discard(stack.stack_id)
 
 
 async def _stop(call: ApiCall, stack: Stack) -> None:

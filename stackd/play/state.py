@@ -66,7 +66,9 @@ class Shown:
             "stacks": link.stacks,
             "used": len(_living(own)),
         }
-        return json.encode({"link": about, "stacks": entries})
+        said = [each for each in self.players.messages.now() if each.reaches(self.key)]
+        messages = [{"message_id": each.message_id, "text": each.text} for each in said]
+        return json.encode({"link": about, "stacks": entries, "messages": messages})
 
     def stack(self, stack: Stack) -> bytes:
         """The entry of one stack."""
@@ -104,9 +106,9 @@ class Shown:
         return self._about(stack.template) | ({"title": title} if title else {})
 
     def _nothing(self, name: str, own: list[Stack]) -> Entry:
-        template, closed = self._template(name), None
+        template, closed, now = self._template(name), None, self.context.wall_clock.now()
         if template is not None:
-            closed = template.hours.why_closed(name, self.context.wall_clock.now())
+            closed = template.hours.why_closed(name, now)
         if template is not None and template.shared and not closed:
             queued = {"name": "", "status": "starting", "pending": True, "doing": {"key": "queue", "seconds": 0}}
             return self._about(name) | queued
@@ -114,12 +116,14 @@ class Shown:
         others = [{"name": stack.stack_id, "title": self._about_stack(stack)["title"]} for stack in living]
         why = None if template is None else self.players.why_ended(template, self.key)
         problem: Entry | None = {"key": why} if why else None
-        if closed:
+        times: Entry = {}
+        if closed and template is not None:
             problem = {"key": closed.code, "player_message": closed.player_message}
+            times = {"opens_in": max(0, template.hours.opens - now) // NANOSECONDS}
         limit = self.key.link.stacks
         full = len(living) >= limit
         counts = {"used": len(living), "limit": limit, "others": others if full else []}
-        return {**self._about(name), "name": "", "status": "none", "problem": problem, **counts}
+        return {**self._about(name), "name": "", "status": "none", "problem": problem, **counts, **times}
 
     def _stack(self, stack: Stack) -> Entry:
         status, offer, now = _status_of(stack), offer_of(self.context, stack), self.context.clock.now()
@@ -136,6 +140,7 @@ class Shown:
             "addresses": [*map(_address, addresses_of(stack))] if serves else [],
             "seconds_left": max(0, stack.ttl_expires_at - now) // NANOSECONDS if begun else None,
             "values": _values(stack, offer) if serves and not self.watched else [],
+            "organiser": self.players.act_of_organiser(stack),
         }
         if stack.shared:
             return {**entry, "seconds_left": None, "since": max(0, now - stack.updated_at) // NANOSECONDS}

@@ -4,13 +4,16 @@ Owns: the form of a token, and that of a session, which is what a browser gets f
 know of the link, so that a lost state file ends no link; the state file and the Lease know which links were revoked. Each is
 signed with HMAC-SHA256 (the standard library's: one algorithm that no token chooses, so nothing of JWT is needed) under a
 key of its own purpose: a token is no session, a session no token, and neither is an API key. A helper's token is one, of scope
-``read``, and nothing else.
+``read``, and nothing else. A short code holds nothing: it leads to the state file's row of its link, by a digest that nobody
+computes without the secret.
 """
 
 from __future__ import annotations
 
 import base64
 import hmac
+import secrets
+import unicodedata
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,9 +34,27 @@ LONGEST_TOKEN: Final = 3000
 PLAYER, LINK = "player", LINK_LABEL
 """The labels of the stacks of an open link: whose visitor they are, and of which link."""
 
+CODE_SYMBOLS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+"""Those of Crockford's Base32: five bits each, and no two that look alike."""
+
+CODE_LENGTH: Final = 8
+READ_AS: Final = str.maketrans("OIL", "011")
+
 _VERSION: Final = 1
 _UNUSED: Final = 9  # a place in the signed list: links of earlier versions have a number there
-_TOKEN, _SESSION, _HELPER = b"token", b"session", b"helper"
+_TOKEN, _SESSION, _HELPER, _CODE = b"token", b"session", b"helper", b"code"
+
+
+def new_code() -> str:
+    """A short code for a link, such as ``K7QM-4R2X``."""
+    code = "".join(secrets.choice(CODE_SYMBOLS) for _ in range(CODE_LENGTH))
+    return f"{code[:4]}-{code[4:]}"
+
+
+def read_code(text: str) -> str:
+    """The symbols of a code that somebody has typed: in any letter case, with whatever between them, and O for 0."""
+    typed = unicodedata.normalize("NFKC", text).upper().translate(READ_AS)
+    return "".join(symbol for symbol in typed if symbol in CODE_SYMBOLS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +167,8 @@ class LinkKey(ApiKey):
 class Signer:
     """Signs with the first secret, and accepts what any of them has signed."""
 
-    def __init__(self, secrets: Sequence[str]) -> None:
-        self._keys = {_mac(secret.encode(), b"id").hex()[:8]: secret.encode() for secret in secrets}
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._keys = {_mac(text.encode(), b"id").hex()[:8]: text.encode() for text in texts}
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -160,8 +181,13 @@ class Signer:
         return self._sign(_TOKEN if link.stacks else _HELPER, link, next(iter(self._keys)))
 
     def session(self, link: Link, token: str) -> str:
-        """What the browser keeps as a cookie for this token: without the secret of the token, both end."""
+        """What the browser keeps as a cookie for this token, or the id of a code's secret: without the secret, both end."""
         return self._sign(_SESSION, link, token.partition(".")[0])
+
+    def code_digests(self, code: str) -> dict[str, str]:
+        """The digests of a short code, one of each secret, whose ids are the values; new codes get the first."""
+        symbols = read_code(code).encode()
+        return {_mac(_mac(key, _CODE), symbols).hex(): key_id for key_id, key in self._keys.items()}
 
     def read_token(self, text: str) -> Link:
         """The link of a token. Raises Unauthenticated, as all of these."""

@@ -7,16 +7,27 @@ in the Lease, too (``revocations``), so that the next owner with another file kn
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from msgspec import json
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import Conflict
 from stackd.keys import READ
-from stackd.model import Principal
-from stackd.store.transaction import Columns, Searched, Submit, Transaction, json_text, labels_from, operation, search
+from stackd.model import NO_LABELS, Principal
+from stackd.store.transaction import (
+    Columns,
+    Searched,
+    Submit,
+    Transaction,
+    id_array,
+    json_text,
+    labels_from,
+    labels_text,
+    operation,
+    search,
+)
 
 MOST_OF_A_KEY = 10_000
 MOST_REVOKED = 2_000
@@ -34,7 +45,7 @@ Visit = tuple[int, int]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptLink:
     """What is kept of a link; times in nanoseconds, ``by`` who has made it, ``opened_at`` and ``seen_at`` the first and the
-    last request of its player that is known."""
+    last request of its player that is known; ``code``: the digest of its short code."""
 
     link_id: str
     name: str
@@ -48,6 +59,8 @@ class KeptLink:
     revoked: bool = False
     opened_at: int | None = None
     seen_at: int | None = None
+    code: str = ""
+    among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
 
     @property
     def scope(self) -> str:
@@ -67,15 +80,18 @@ LINKS = Columns(
         "templates": lambda text: tuple(json.decode(text)),
         "by": Principal.parse,
         "revoked": bool,
+        "among": labels_from,
     },
     write={
-        "labels": lambda labels: json_text(dict(labels)),
+        "labels": labels_text,
+        "among": labels_text,
         "templates": lambda names: json_text(list(names)),
         "by": str,
     },
 )
 INSERT = f"INSERT INTO links ({LINKS.sql}) VALUES ({LINKS.parameters})"
 FIND = f"SELECT {LINKS.sql} FROM links WHERE link_id = ? AND by <> '' AND expires_at > ?"
+BY_CODE = f"SELECT {LINKS.sql} FROM links WHERE code <> '' AND code IN (SELECT value FROM json_each(?))"
 PAGE = (
     f"SELECT {LINKS.sql} FROM links WHERE by <> '' AND expires_at > ? AND (created_at, link_id) > (?, ?)"
     " ORDER BY created_at, link_id LIMIT ?"
@@ -101,6 +117,12 @@ def add(tx: Transaction, kept: KeptLink) -> None:
 def find(tx: Transaction, link_id: str) -> KeptLink | None:
     """The link, unless it has expired or only its revocation is known."""
     row = tx.row(FIND, (link_id, tx.now))
+    return None if row is None else LINKS.record(row)
+
+
+def by_code(tx: Transaction, digests: Iterable[str]) -> KeptLink | None:
+    """The link whose short code has one of these digests, expired or not."""
+    row = tx.row(BY_CODE, (id_array(digests),))
     return None if row is None else LINKS.record(row)
 
 
@@ -157,6 +179,7 @@ class Links(Searched):
 
     add = operation(add, grows=True)
     find = operation(find, writes=False)
+    by_code = operation(by_code, writes=False)
     page = search(page)
     visited = operation(visited)
     revoke = operation(revoke)

@@ -31,6 +31,11 @@ PRINCIPAL = "principal TEXT AS (substr(by, 1, instr(by || ' ', ' ') - 1)) VIRTUA
 
 TEMPLATE_SOURCE = "source TEXT NOT NULL DEFAULT 'api' CHECK (source IN ('api', 'cluster'))"
 
+# The digest of a link's short code, and what only the link's token has otherwise.
+LINK_CODE = "code TEXT NOT NULL DEFAULT ''"
+LINK_AMONG = "among TEXT NOT NULL DEFAULT '{}'"
+LINKS_CODE = "CREATE UNIQUE INDEX links_code ON links (code) WHERE code <> '';"
+
 BY_PRINCIPAL = f"""
 CREATE INDEX timeline_requested ON timeline (at) WHERE {REQUESTED};
 CREATE INDEX timeline_accepted ON timeline (principal, at) WHERE kind = 'accepted';
@@ -144,8 +149,9 @@ CREATE TABLE links (
     link_id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, labels TEXT NOT NULL, templates TEXT NOT NULL,
     stacks INTEGER NOT NULL, total INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
     by TEXT NOT NULL, revoked INTEGER NOT NULL CHECK (revoked IN (0, 1)), {PRINCIPAL},
-    opened_at INTEGER, seen_at INTEGER
+    opened_at INTEGER, seen_at INTEGER, {LINK_CODE}, {LINK_AMONG}
 ) STRICT, WITHOUT ROWID;
+{LINKS_CODE}
 
 CREATE TABLE kept_logs (
     stack_id TEXT NOT NULL, container TEXT NOT NULL, at INTEGER NOT NULL, text TEXT NOT NULL,
@@ -170,7 +176,9 @@ TO_12 = (
     + BY_PRINCIPAL
     + f"ALTER TABLE templates ADD COLUMN {TEMPLATE_SOURCE}; ALTER TABLE stacks ADD COLUMN offer TEXT;"
     "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;"
-    "ALTER TABLE links ADD COLUMN opened_at INTEGER; ALTER TABLE links ADD COLUMN seen_at INTEGER;" + REMOVED_VALUES
+    "ALTER TABLE links ADD COLUMN opened_at INTEGER; ALTER TABLE links ADD COLUMN seen_at INTEGER;"
+    f"ALTER TABLE links ADD COLUMN {LINK_CODE}; ALTER TABLE links ADD COLUMN {LINK_AMONG}; {LINKS_CODE}"
+    + REMOVED_VALUES
 )
 
 # The formats that the steps lead to, each from the one before; 1.0.0 wrote format 11.

@@ -112,6 +112,7 @@ class LoadedState:
     jobs: list[Job]
     templates: list[StoredTemplate]
     revoked: dict[str, int]
+    messages: str
 
 
 def load(path: Path, now: int, keys: Sequence[Principal] = ()) -> LoadedState:
@@ -147,6 +148,7 @@ def _read(path: Path, lock: FileLock, ballast: Ballast, connection: sqlite3.Conn
             jobs=jobs.load(connection),
             templates=templates.load(connection),
             revoked=links.load_revoked(connection),
+            messages=dict(connection.execute(ALL_META)).get("messages", "[]"),
         )
     except sqlite3.Error as exc:
         if is_damage(exc) or _UNREADABLE in str(exc):
@@ -176,6 +178,7 @@ class Store(Table):
         self.stacks.subscribe(self.ports.follow)
         self.jobs = jobs.Jobs(loaded.jobs, self._hand_over)
         self.templates = templates.Templates(loaded.templates, self._hand_over)
+        self.messages = loaded.messages  # as they were when the file was opened
         self._reader = Reader(loaded.path, self.ports, clock)
         self.timeline = history.Timeline(self._hand_over, self._reader.submit)
         self.audit = audit.Audit(self._hand_over, self._reader.submit)
@@ -243,6 +246,7 @@ class Store(Table):
         """Whether the file may lack stacks that the cluster has (``FileIdentity.incomplete``)."""
         return self._identity.incomplete
 
+    set_meta = operation(set_meta, grows=True)
     begin = operation(begin)
     set_cluster = operation(set_cluster)
     begin_adoption = operation(begin_adoption)

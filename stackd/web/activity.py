@@ -50,11 +50,11 @@ Place = tuple[int, str]
 """When, and the id of the job or the number of the line. Of one time, jobs come before lines."""
 
 
-def _time(text: str) -> Callable[[int], int]:
-    """Return what gives the time in nanoseconds, from the present one."""
+def moment(text: str, sign: int = -1) -> Callable[[int], int]:
+    """Return what gives the time in nanoseconds, from the present one; a length is that long ago, or ahead."""
     with suppress(ValueError, OverflowError):
         length = round(parse_duration(text) * NANOSECONDS)
-        return lambda now: max(0, now - length)
+        return lambda now: max(0, now + sign * length)
     with suppress(ValueError, OverflowError):
         time = min(max(0, to_nanoseconds(text)), LARGEST)
         return lambda _: time
@@ -86,7 +86,7 @@ FIND = Parameter(
 SINCE = Parameter(
     "since",
     "Since this time (RFC 3339, in UTC), or in the last time of this length.",
-    _time,
+    moment,
     {"format": "stackd-since"},
     example="1h",
 )

@@ -60,7 +60,9 @@ NOT_SEEN = "unknown:"
 
 
 class Players(Protocol):
-    """Who players are, as ``stackd.play`` knows it."""
+    """Who players are, as ``stackd.play`` knows it; and the ``messages`` to them."""
+
+    messages: Any
 
     def admit(self, request: web.Request) -> ApiKey:
         """The player of the request. Raises Unauthenticated, PermissionDenied or TooManyRequests."""

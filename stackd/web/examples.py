@@ -11,6 +11,7 @@ from stackd.podspec import Policy, sanitize
 
 STACK_ID = A_STACK
 LINK_ID = "link-5d1e0a7c93b24f68"
+MESSAGE_ID = "message-3f1c09aa27d53fbb"
 JOB_ID = "job-0f3a9c1e5b7d2846"
 CREATED = "2026-02-10T02:02:26.535664Z"
 EXPIRES = "2026-02-10T04:02:26.535664Z"
@@ -143,8 +144,10 @@ OTHERS: dict[str, dict[str, Any]] = {
             "url": "https://stackd.example/play#4f0c…",
             "name": "Seat 12",
             "expires_at": EXPIRES,
+            "code": "K7QM-4R2X",
         }
     },
+    "CreateMessage": {"to a lab": {"text": "Ten minutes left. Save your work.", "template": "web-1", "until": "10m"}},
     "FindValue": {"flag": {"value": "flag{6804aa27d53fbbaf}"}},
     "FoundValues": {
         "one": {

@@ -101,6 +101,7 @@ PATH_PARTS: Final = {
     "job_id": ("A job's id.", examples.JOB_ID),
     "template": ("A template's name.", "web-2"),
     "link_id": ("A link's id.", examples.LINK_ID),
+    "message_id": ("A message's id.", examples.MESSAGE_ID),
 }
 NAMED: Final[Mapping[str, Schema]] = {
     "StackId": {"type": "string", "description": "A stack's id.", "examples": [examples.STACK_ID]},

@@ -49,10 +49,11 @@ PROTECTION = {
 ZIP = "gzip"
 MOST_ZIPPED = 256
 DASHBOARD = "dashboard/index.html"
+PLAY = "play/index.html"
 ENTRIES = {
     "/docs": "docs/index.html",
     "/dashboard": DASHBOARD,
-    "/play": "play/index.html",
+    "/play": PLAY,
     "/favicon.ico": "shared/icon.svg",
 }
 MENU = FOLDER / "docs" / "menu.html"
@@ -111,7 +112,11 @@ async def static(call: ApiCall) -> web.Response:
     name = ENTRIES.get(path) or "{folder}/{file}".format_map(call.request.match_info)
     if name not in files():
         raise NotFound(f"no such file: {path}")
-    return send(call, dashboard(call.api.context.config.auth) if name == DASHBOARD else files()[name])
+    config = call.api.context.config
+    if name == PLAY:
+        page = files()[PLAY].body.decode().replace("{{host}}", escape(config.play.host_name))
+        return send(call, file_of(page.encode(), "text/html"))
+    return send(call, dashboard(config.auth) if name == DASHBOARD else files()[name])
 
 
 def dashboard(auth: AuthSection) -> File:

@@ -15,12 +15,18 @@ from yarl import URL
 
 from stackd.keys import ApiKey, digest
 from stackd.play import ROUTES, Players
-from stackd.play.players import REQUESTS_A_MINUTE, VISITORS_A_MINUTE
+from stackd.play.players import (
+    ALL_WRONG_CODES_A_MINUTE,
+    REQUESTS_A_MINUTE,
+    VISITORS_A_MINUTE,
+    WRONG_CODES_A_MINUTE,
+)
 from stackd.play.tokens import Link, Signer
 from tests.harness import KEY, Client, Harness, Machine, harness, seed
 from tests.players import (
     OTHER_SECRET,
     SECRET,
+    Browser,
     browser,
     make_link,
     pass_time,
@@ -371,7 +377,9 @@ async def test_neither_token_nor_session_is_in_the_log_the_audit_or_the_file(
             await seat.call("GET", f"/play/{text}")
             await at.call("GET", "/stacks", key=text)
         activity = (await at.call("GET", "/activity")).text
+        await seat.type(link["code"])
         folder = tmp_path
+    assert not [place for place in (activity, caplog.text) if link["code"] in place]
     secrets = [part for text in (token, session) for part in text.split(".")[1:]]
     texts = {"log": caplog.text, "activity": activity} | {
         file.name: file.read_bytes().decode(errors="replace") for file in folder.iterdir() if file.is_file()
@@ -489,6 +497,104 @@ async def test_one_address_brings_so_many_new_visitors_a_minute(at: Harness) -> 
             opened += 1
     assert VISITORS_A_MINUTE - 1 <= opened < 3 * VISITORS_A_MINUTE
     assert reply.code == "too_many_visitors"
+
+
+# ---- short codes
+
+PROXIED = {"STACKD_SERVER__TRUSTED_PROXIES": '["127.0.0.1"]'}
+
+
+def coming_from(address: str) -> dict[str, str]:
+    """The headers of a page whose requests a proxy forwards from this address."""
+    return {"X-Play": "1", "X-Forwarded-For": address}
+
+
+async def exhaust(seat: Browser) -> int:
+    """Type wrong codes until they are refused; returns how many were not."""
+    for tries in range(ALL_WRONG_CODES_A_MINUTE):
+        if (await seat.type(f"0000-{tries:04}")).code == "too_many_wrong_codes":
+            return tries
+    raise AssertionError("nobody is refused")
+
+
+async def test_a_short_code_opens_the_link_however_it_is_typed(at: Harness) -> None:
+    link = await make_link(at)
+    assert re.fullmatch(r"[0-9A-HJKMNP-TV-Z]{4}-[0-9A-HJKMNP-TV-Z]{4}", link["code"])
+    as_read = link["code"].lower().replace("-", "").replace("0", "o").replace("1", "l")
+    for code in (link["code"], f" {as_read[:2]} {as_read[2:]}. ", as_read.replace("l", "I")):
+        async with browser(at) as seat:
+            assert (await seat.type(code)).status == 204
+            assert (await seat.call("GET", "/play/stacks")).json["link"]["id"] == link["link_id"]
+            assert (await seat.start(status=200 if await at.listed() else 201))["template"] == "lab-1"
+    assert len(await at.listed()) == 1, "who types the code is the player of the link"
+
+
+async def test_a_code_has_what_its_link_has_after_a_restart_and_with_another_secret_nothing(vm: Machine) -> None:
+    vm.options |= {"settings": settings(vm.folder)}
+    at = await vm.start()
+    link, public = await make_link(at, expires="1h"), await make_link(at, **OPEN)
+    helper = await at.post("/links", {"labels": {}, "scope": "read", "name": "Alice"}, 201)
+    assert "code" not in helper
+    await vm.stop()
+    kept = settings(vm.folder, secret=f"{OTHER_SECRET} {SECRET}")
+    at = await vm.start(settings=kept)
+    async with browser(at) as seat, browser(at) as one, browser(at) as other:
+        assert (await seat.type(link["code"])).status == 204
+        for visitor in (one, other):
+            assert (await visitor.type(public["code"])).status == 204
+            await visitor.start()
+        assert len(await at.listed()) == 2, "each who types the code of an open link is a player"
+        await at.call("DELETE", f"/links/{public['link_id']}")
+        assert (await other.type(public["code"])).code == "link_revoked"
+        pass_time(at, 3601)
+        assert (await seat.type(link["code"])).code in ("link_expired", "code_invalid")
+    await vm.stop()
+    at = await vm.start(settings=settings(vm.folder, secret=OTHER_SECRET))
+    async with browser(at) as seat:
+        assert (await seat.type(public["code"])).code == "code_invalid"
+
+
+async def test_wrong_codes_are_few_at_each_address_and_keep_nobody_else_waiting(tmp_path: Path) -> None:
+    async with harness(tmp_path, settings(tmp_path) | PROXIED) as at:
+        link = await make_link(at)
+        async with browser(at, headers=coming_from("192.0.2.1")) as guesser:
+            assert await exhaust(guesser) >= WRONG_CODES_A_MINUTE
+            refused = await guesser.type(link["code"])
+            assert (refused.status, refused.code) == (429, "too_many_wrong_codes"), "a right guess is not told apart"
+            assert int(refused.headers["Retry-After"]) > 0
+            assert (await guesser.open(link)).status == 204, "the link itself needs no guess"
+        async with browser(at, headers=coming_from("192.0.2.2")) as seat:
+            assert (await seat.type(link["code"])).status == 204
+
+
+async def test_wrong_codes_of_many_addresses_are_bounded_and_a_classroom_is_not_kept_waiting(tmp_path: Path) -> None:
+    async with harness(tmp_path, settings(tmp_path) | PROXIED) as at:
+        link = await make_link(at)
+        async with browser(at, headers=coming_from("2001:db8::1")) as first:
+            await first.enter(link)
+        async with browser(at) as guesser:
+            refused = 0
+            for host in range(2 * ALL_WRONG_CODES_A_MINUTE):
+                guesser.headers = coming_from(f"198.51.{host // 250}.{host % 250}")
+                refused += (await guesser.type("0000-0000")).code == "too_many_wrong_codes"
+            assert refused >= ALL_WRONG_CODES_A_MINUTE // 2
+        async with browser(at, headers=coming_from("192.0.2.9")) as stranger:
+            assert (await stranger.type(link["code"])).code == "too_many_wrong_codes"
+        async with browser(at, headers=coming_from("2001:db8::2")) as classmate:
+            assert (await classmate.type(link["code"])).status == 204
+
+
+async def test_codes_that_are_guessed_at_the_same_time_count_each(at: Harness) -> None:
+    async with browser(at) as seat:
+        replies = await asyncio.gather(*(seat.type(f"0000-{n:04}") for n in range(3 * WRONG_CODES_A_MINUTE)))
+    assert [reply.code for reply in replies].count("code_invalid") <= WRONG_CODES_A_MINUTE + 2
+
+
+async def test_a_link_that_was_copied_from_a_sentence_opens(at: Harness) -> None:
+    token = token_of(await make_link(at))
+    async with browser(at) as seat:
+        for text in (f"{token}.", f" {token}\n", f"{token}),"):
+            assert (await seat.call("POST", "/play/session", {"token": text})).status == 204, text
 
 
 def test_a_secret_is_never_in_a_signature_twice_for_two_purposes() -> None:

@@ -187,8 +187,10 @@ async def _stack_and_job(at: Client) -> dict[str, str]:
             kept = stack["stack_id"]
             await at.until_status(kept, "running")
     link = await at.post("/links", next(iter(examples.OTHERS["CreateLink"].values())), 201)
+    said = (await at.get("/messages"))["messages"] or [await at.post("/messages", {"text": "Ten minutes left."}, 201)]
     stack_id = kept or await at.running(labels={"player": "7"})
-    return {examples.STACK_ID: stack_id, examples.JOB_ID: job_id, examples.LINK_ID: link["link_id"]}
+    ids = {examples.STACK_ID: stack_id, examples.JOB_ID: job_id, examples.LINK_ID: link["link_id"]}
+    return ids | {examples.MESSAGE_ID: said[0]["message_id"]}
 
 
 async def _answer(at: Client, method: str, target: str, body: bytes | None) -> str:

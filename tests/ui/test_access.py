@@ -57,10 +57,10 @@ async def test_the_keyboard_does_all_without_losing_the_focus(board: Board) -> N
     await keys.type("j/k?nx")
     await expect(board.find()).to_have_value("j/k?nx")
     await keys.press("Escape")
-    await board.button("Switch to dark colours").click()
+    await board.button("Dark", exact=True).click()
     await board.page.reload()
     await expect(board.page.locator("html")).to_have_attribute("data-theme", "dark")
-    await expect(board.button("Switch to light colours")).to_be_visible()
+    await expect(board.button("Light", exact=True)).to_be_visible()
 
 
 async def test_a_phone_shows_what_is_wrong_first(boards: Boards) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.async_api import Locator, Route, expect
@@ -117,6 +119,10 @@ async def test_two_tabs_agree_and_the_limit_names_what_can_make_room(boards: Boa
         await expect(button(second, "Start")).to_be_visible()
         await button(card(board, "Lab one"), "Start").evaluate("button => { button.click(); button.click(); }")
         await expect(card(board, "Lab one").get_by_role("status")).to_have_text("Your instance is running.")
+        await button(card(board, "Lab one"), "Reveal").click()
+        await button(card(board, "Lab one"), "Hide").click()
+        await expect(card(board, "Lab one").get_by_text("flag{")).to_be_hidden()
+        await expect(board.page.locator("#used")).to_have_text("Instances: 1 of 1")
         await expect(second.get_by_text("You may have 1 at a time: Lab one.")).to_be_visible()
         await confirm(second, "Stop Lab one and start this one")
         await expect(second.get_by_role("status")).to_have_text("Your instance is running.")
@@ -140,13 +146,93 @@ async def test_each_stack_that_counts_has_a_box(boards: Boards, tmp_path: Path) 
         await expect(labs.get_by_role("link", name=ports[1])).to_be_visible()
 
 
+async def test_a_code_is_enough_on_a_computer_that_another_student_has_used(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path), refused={"401"}) as board:
+        page, field = board.page, board.page.get_by_label("Code", exact=True)
+        ada = await make_link(board.at, labels={"player": "ada"}, name="Ada")
+        mia = await make_link(board.at, labels={"player": "mia"}, name="Mia")
+        await page.goto(f"{board.url}/play")
+        await expect(page.locator("#notice")).to_have_text("Open your link, or type its code here.")
+        await board.audit("no link")
+        await field.fill("0000-0000")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("alert")).to_contain_text("This code does not work.")
+        await board.audit("a wrong code")
+        await field.fill(ada["code"].lower().replace("-", " "))
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Ada")).to_be_visible()
+        await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
+        await page.get_by_text("Open another link by its code").click()
+        await field.fill(mia["code"])
+        await button(page.locator("form"), "Open").click()
+        await expect(page.get_by_role("heading", name="Mia")).to_be_visible()
+
+
+async def test_a_link_with_a_full_stop_behind_it_opens(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path)) as board:
+        link = await make_link(board.at)
+        await board.page.goto(f"{board.url}/play#{token_of(link)}.%20")
+        await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
+
+
+async def test_a_word_to_all_is_read_once_and_what_an_organiser_does_is_said(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path) | {"STACKD_PLAY__HOST_NAME": "your <teacher>"}) as board:
+        await enter(board)
+        lab, said = card(board, "Lab one"), board.page.locator("#messages")
+        await button(lab, "Start").click()
+        await expect(lab.get_by_role("status")).to_have_text("Your instance is running.")
+        await expect(said).to_have_attribute("aria-live", "polite")
+        await said.evaluate(
+            "region => { region.read = 0; new MutationObserver(() => region.read++).observe(region, { childList: true }) }"
+        )
+        message = await board.at.post("/messages", {"text": "Ten <b>minutes</b> left."}, 201)
+        await expect(said).to_have_text("Ten <b>minutes</b> left.", timeout=5000)
+        name = (await board.at.listed())[0]
+        await board.at.post(f"/stacks/{name}/extend", {"ttl": "5m"})
+        status = lab.get_by_role("status")
+        await expect(status).to_contain_text("Its time was extended by your <teacher>.", timeout=3000)
+        await board.at.post(f"/stacks/{name}/restart")
+        await expect(status).to_contain_text("It was restarted by your <teacher>.", timeout=3000)
+        await expect(status).to_contain_text("Your instance is running.")
+        assert await said.evaluate("region => region.read") == 1, (
+            "each message is added once, however often the page asks"
+        )
+        await board.audit("a message")
+        await board.at.call("DELETE", f"/messages/{message['message_id']}")
+        await expect(said).to_be_empty()
+
+
+async def test_a_lab_opens_by_itself_and_says_when_in_the_readers_zone_and_language(
+    boards: Boards, tmp_path: Path
+) -> None:
+    async def open_at(opens: datetime) -> None:
+        text = f"{PLAIN}title: Lab nine\nopens: {opens.isoformat()!r}\n"
+        assert (await board.at.call("PUT", "/templates/lab-9", text.encode())).status in (200, 201)
+
+    async with boards(settings(tmp_path), locale="de-AT", timezone_id="Asia/Tokyo") as board:
+        opens = (datetime.now(UTC) + timedelta(days=1)).replace(second=0, microsecond=0)
+        await open_at(opens)
+        await enter(board, templates=["lab-9"])
+        lab, there = card(board, "Lab nine"), opens.astimezone(ZoneInfo("Asia/Tokyo"))
+        await expect(lab.get_by_role("alert")).to_have_text(re.compile(rf"^Öffnet am {there:%d}.*{there:%H:%M}\.$"))
+        await expect(lab.get_by_role("button")).to_have_count(0)
+        await expect(board.page.get_by_role("button", name="Dunkel", exact=True)).to_be_visible()
+        await expect(board.page.locator("#until")).to_contain_text(
+            re.compile(r"gilt bis \d\d\.\d\d\.\d{4}, \d\d:\d\d\.")
+        )
+        await board.audit("a lab that is not open")
+        await open_at(datetime.now(UTC) + timedelta(seconds=2))
+        await expect(button(lab, "Starten")).to_be_visible()
+        await expect(lab.get_by_role("alert")).to_be_hidden()
+
+
 async def test_a_link_that_ends_says_so(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path), refused={"401"}, faster=True) as board:
         link = await enter(board)
         await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
         await board.at.call("DELETE", f"/links/{link['link_id']}")
         notice = board.page.locator("#notice")
-        await expect(notice).to_have_text("This link was withdrawn. Ask for a new one.")
+        await expect(notice).to_have_text("This link was withdrawn. Ask the organisers for a new one.")
         await expect(board.page.get_by_role("region")).to_have_count(0)
         await expect(board.page.locator("#until")).to_have_text("")
         await board.page.evaluate(
@@ -196,9 +282,13 @@ async def test_a_link_that_expires_while_its_page_is_open_says_so(boards: Boards
         await enter(board, expires="1h")
         await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
         pass_time(board.at, 3601)
-        await expect(board.page.locator("#notice")).to_have_text("This link has expired. Ask for a new one.")
+        await expect(board.page.locator("#notice")).to_have_text(
+            "This link has expired. Ask the organisers for a new one."
+        )
         await board.page.reload()
-        await expect(board.page.locator("#notice")).to_have_text("This link has expired. Ask for a new one.")
+        await expect(board.page.locator("#notice")).to_have_text(
+            "This link has expired. Ask the organisers for a new one."
+        )
 
 
 async def test_another_students_link_in_a_second_tab_leaves_the_first_tab_alone(boards: Boards, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ async def test_a_link_that_is_shown_once_lets_a_helper_read_the_page_or_a_player
         assert board.page.context.browser is not None
         helper = await board.page.context.browser.new_context()
         page = await helper.new_page()
-        await page.goto(link.replace("https://stackd.example", board.url))
+        await page.goto(link.replace("https://stackd.example", board.url) + ".")
         await expect(page.locator(f'tr[data-id="{stack_id}"]')).to_be_visible()
         await expect(page.get_by_text("read only")).to_be_visible()
         await expect(page.get_by_role("button", name="Access")).to_be_hidden()

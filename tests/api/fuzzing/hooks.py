@@ -21,6 +21,7 @@ schemathesis.openapi.format("stackd-duration", strategies.sampled_from(("1s", "5
 schemathesis.openapi.format("stackd-template", strategies.just(examples.CREATE_FROM_TEMPLATE["template"]))
 schemathesis.openapi.format("stackd-quantity", strategies.sampled_from(("100m", "1", "128Mi", "0.5", "2e3")))
 schemathesis.openapi.format("stackd-since", strategies.sampled_from(("1h", "90s", "2026-02-10T02:02:26Z")))
+schemathesis.openapi.format("stackd-until", strategies.sampled_from(("1h", "90s")))
 schemathesis.openapi.format("stackd-cursor", strategies.just("MSBzdGFjay0w"))
 
 

@@ -43,7 +43,7 @@ async def failing(shell: Shell, *words: str, stdin: str | None = None) -> str:
 async def test_each_player_of_a_file_gets_a_link_that_opens_the_page(shell: Shell) -> None:
     words = ("create", "--template", "lab-*", "--expires", "7d", "--label", "room=b12", "--players", "-")
     rows = list(csv.DictReader((await good(shell, *words, stdin=PLAYERS)).splitlines()))
-    assert [[*row] for row in rows] == [["Player", "Name", "Mail", "link_id", "url", "expires_at"]] * 2
+    assert [[*row] for row in rows] == [["Player", "Name", "Mail", "link_id", "url", "expires_at", "code"]] * 2
     assert [(row["Player"], row["Name"], row["Mail"]) for row in rows] == [
         ("seat-1", "Mia Meier", "mia@school.example"),
         ("seat-2", "'=1+1", ""),
@@ -181,7 +181,7 @@ async def test_the_file_opens_in_the_program_that_wrote_the_list(shell: Shell, t
     await good(shell, "create", "--players", str(source), "--csv", str(file))
     assert file.read_bytes()[:4] == source.read_bytes()[:4]
     lines = file.read_bytes().decode(encoding).splitlines()
-    assert lines[:2] == ["sep=;", "player;Name;link_id;url;expires_at"]
+    assert lines[:2] == ["sep=;", "player;Name;link_id;url;expires_at;code"]
     assert lines[2].startswith("seat-1;Jürgen;link-")
 
 

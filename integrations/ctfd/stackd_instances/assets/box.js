@@ -25,6 +25,7 @@ export function say(element, text) {
 
 /** The texts in the first of these languages that there is, as soon as they can be had. @param {string} folder @param {...string} wanted */
 export async function load(folder, ...wanted) {
+  const { host = "" } = document.documentElement.dataset; // whom to ask, if not the organisers
   const short = wanted.map((each) => each.toLowerCase().split(/[-_]/)[0] ?? "");
   const language = short.find((each) => LANGUAGES.includes(each)) ?? "en";
   const read = async () => (await fetch(`${folder}${language}.json`)).json();
@@ -35,9 +36,10 @@ export async function load(folder, ...wanted) {
     const [kind, names] = keys.split(".");
     for (const name of names?.split(" ") ?? [""]) found.set(name ? `${kind}.${name}` : kind, text);
   }
+  if (host) found.set("host", host);
   const text = (/** @type {string} */ key, /** @type {State} */ values = {}) =>
     String(found.get(key) ?? "").replace(/\{(\w+)\}(\.?)/g, (_, name, stop) => {
-      const value = String(values[name] ?? "");
+      const value = String((name === "host" ? found.get(name) : values[name]) ?? "");
       return value.endsWith(".") ? value : value + stop; // "15 min." at the end of a sentence
     });
   // The reason, and what is to be done: nothing if `again`, since then it is tried again without another press.
@@ -46,8 +48,27 @@ export async function load(folder, ...wanted) {
     const later = text(`later.${name}`);
     return `${text(`why.${name}`) || said} ${later && again ? text("again") : later}`.trim();
   };
-  return Object.assign(text, { language, why });
+  // The minute in which so many seconds are over, in the reader's zone.
+  const when = (/** @type {number} */ seconds) => {
+    const written = navigator.language.startsWith(language) ? navigator.language : language;
+    const minute = new Date(Math.round(Date.now() / 60000 + seconds / 60) * 60000);
+    return minute.toLocaleString(written, { dateStyle: "medium", timeStyle: "short" });
+  };
+  return Object.assign(text, { language, why, when });
 }
+
+/** Show these messages in a live region, which reads each once: when it is added. @param {Element} region @param {{ message_id: string, text: string }[]} [messages] */
+export function announce(region, messages = []) {
+  const ids = messages.map((each) => each.message_id);
+  for (const shown of [...region.children]) if (!ids.includes(shown.id)) shown.remove();
+  const there = [...region.children].map((shown) => shown.id);
+  for (const { message_id: id, text } of messages) {
+    if (!there.includes(id)) region.append(h("p", { id, className: "sunken" }, text));
+  }
+}
+
+/** Whether its template is not open, on a page that says when it opens. @param {State} state */
+const closed = ({ problem, opens_in }) => problem?.key === "template_closed" && opens_in !== undefined;
 
 const titleOf = (/** @type {State | undefined} */ state) => state?.title || state?.challenge || "";
 
@@ -64,6 +85,7 @@ export class Box {
   status = h("p", { id: "status", role: "status", tabIndex: -1 });
   doing = h("p", { id: "doing" });
   problem = h("p", { id: "problem", role: "alert" });
+  news = h("div", { id: "news", ariaLive: "polite" });
   body = h("div");
 
   /** @param {HTMLElement} host @param {Options} options */
@@ -71,7 +93,7 @@ export class Box {
     this.host = host;
     this.options = options;
     this.texts = options.texts;
-    const parts = [this.title, this.status, h("slot"), this.doing, this.problem, this.body];
+    const parts = [this.title, this.news, this.status, h("slot"), this.doing, this.problem, this.body];
     this.section = h("section", { lang: this.texts.language, hidden: true }, ...parts);
     const shown = () => this.section.removeAttribute("hidden");
     const href = new URL("box.css", import.meta.url).href;
@@ -113,13 +135,15 @@ export class Box {
 
   draw() {
     const { state, texts, refusal } = this;
-    const { problem, seconds_left, doing, ...lasting } = state;
+    const { problem, seconds_left, doing, opens_in, messages, ...lasting } = state;
     const ended = state.status === "none" && problem && texts(`ended.${problem.key}`);
     const help = state.status === "failed" && problem?.restart !== false ? texts("help.restart") : "";
     const again = state.pending || problem?.again;
-    const failed = problem && !ended && `${texts.why(problem, again)} ${help}`.trim();
+    let failed = problem && !ended && `${texts.why(problem, again)} ${help}`.trim();
+    if (closed(state)) failed = opens_in ? texts("opens", { time: texts.when(opens_in) }) : texts("over");
+    announce(this.news, messages);
     say(this.problem, refusal ? texts.why(refusal) : failed || "");
-    this.sentence = ended || texts(`status.${state.status}`);
+    this.sentence = `${ended || texts(`status.${state.status}`)} ${texts(`by.${state.organiser}`)}`.trim();
     this.section.dataset.status = state.status;
     this.section.ariaBusy = String(this.busy);
     const drawn = JSON.stringify([lasting, problem, seconds_left === null]);
@@ -150,7 +174,7 @@ export class Box {
     const shown = h(link ? "a" : "code", { hidden: secret, ...link }, text);
     const reveal = this.button(this.texts("reveal"), { id: `reveal ${label}`, ariaDescription: label }, () => {
       shown.hidden = !shown.hidden;
-      reveal.ariaExpanded = String(!shown.hidden);
+      reveal.textContent = this.texts(shown.hidden ? "reveal" : "hide");
     });
     const copied = h("span", { ariaLive: "polite" });
     const name = `${this.texts("copy")} ${secret ? label : text}`;
@@ -185,6 +209,7 @@ export class Box {
   /** The buttons, and what is in the way of a start. */
   choices() {
     const { status, problem, others = [], makes_room, limit } = this.state;
+    if (closed(this.state)) return [];
     if (status === "none" && "start" in this.options.actions) {
       const title = (makes_room ? others.slice(0, 1) : others).map(titleOf).join(", ");
       const hint = title && h("p", {}, this.texts(makes_room ? "makes_room" : "limit", { limit, title }));

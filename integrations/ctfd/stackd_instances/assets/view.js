@@ -21,8 +21,9 @@ if (CTFd._internal?.challenge) {
 
 globalThis.stackdInstances ??= (async () => {
   const ASSETS = `${CTFd.config.urlRoot}/plugins/stackd_instances/assets/`;
-  const { Box, arrange, load, say } = await import(`${ASSETS}box.js`);
+  const { Box, announce, arrange, load, say } = await import(`${ASSETS}box.js`);
   const { follow, request } = await import(`${ASSETS}feed.js`);
+  const LOOK = 4000; // milliseconds: a message is read within five seconds
   const call = (path, method, body) => request(CTFd.fetch, `/api/v1/stackd/${path}`, method, body);
   const actions = {
     extend: ({ name }) => call(`instances/${name}/extend`, "POST"),
@@ -52,13 +53,13 @@ globalThis.stackdInstances ??= (async () => {
         return [state];
       };
       const lose = (refusal) => this.box.lose(refusal);
-      return follow(() => call(path), show, lose);
+      return follow(() => call(path), show, lose, LOOK);
     }
   }
 
   class StackdInstances extends StackdElement {
     begin(texts) {
-      const [heading, count, notice, list] = this.children;
+      const [heading, count, news, notice, list] = this.children;
       const box = { texts, actions, look: () => this.feed?.tell() };
       const make = () => new Box(document.createElement("div"), box);
       this.arrange ??= arrange(list, make);
@@ -66,7 +67,8 @@ globalThis.stackdInstances ??= (async () => {
         const href = `${CTFd.config.urlRoot}/challenges#${encodeURIComponent(state.challenge)}-${state.challenge_id}`;
         return state.challenge_id ? { ...state, href } : state;
       };
-      const show = ({ instances, limit }) => {
+      const show = ({ instances, limit, messages }) => {
+        announce(news, messages);
         const used = instances.filter(({ status }) => status !== "none").length;
         say(heading, texts("mine"));
         say(count, texts("used", { used, limit }));
@@ -74,7 +76,7 @@ globalThis.stackdInstances ??= (async () => {
         return this.arrange(instances.map(linked));
       };
       const lose = (refusal) => say(notice, texts.why(refusal, true));
-      return follow(() => call("instances"), show, lose);
+      return follow(() => call("instances"), show, lose, LOOK);
     }
   }
   customElements.define("stackd-instance", StackdInstance);

@@ -24,7 +24,7 @@ import { setClock } from "./times.js";
 import { View } from "./view.js";
 
 /** The key of a link for a helper: it does not stay in the address. */
-const handed = new URLSearchParams(location.hash.slice(1)).get("key");
+const handed = new URLSearchParams(location.hash.slice(1)).get("key")?.replace(/[\s.,;)]+$/, "");
 if (handed) history.replaceState(null, "", location.pathname);
 const field = found("key", HTMLInputElement);
 const view = new View();

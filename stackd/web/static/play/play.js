@@ -5,17 +5,21 @@
  * @typedef {string | { tag: keyof HTMLElementTagNameMap, href?: string, children: Element[] }} Element
  */
 
-let token = location.hash.slice(1);
+let token = location.hash.slice(1).replaceAll(/%20|\s/g, "");
 const watched = token.startsWith("as=") ? token.slice(3) : ""; // whose page an organiser reads
 if (token && !watched) history.replaceState(null, "", location.pathname); // before anything else: the token is a key
 addEventListener("hashchange", () => location.reload()); // another link was opened in this tab
 
-const { Box, arrange, h, load, say } = await import("./box.js");
+const { Box, announce, arrange, h, load, say } = await import("./box.js");
 const { follow, request } = await import("./feed.js");
 const texts = await load("/static/play/", ...navigator.languages);
 document.documentElement.lang = texts.language;
 const part = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
 const notice = part("notice");
+for (const id of ["another", "label", "enter"]) part(id).textContent = texts(id === "label" ? "code" : id);
+part("codes").hidden = !!watched;
+part("theme").dataset.words = `${texts("light")}|${texts("dark")}`;
+dispatchEvent(new Event("languagechange")); // the button reads its words
 // The link that this tab shows, so that it does not become another student when a second tab opens another link.
 let shown = (!token && sessionStorage.getItem("link")) || "1";
 /** @param {string} path @param {string} [method] @param {object} [body] @param {Record<string, string>} [headers] */
@@ -42,6 +46,14 @@ async function watch() {
   await (key.get() || key.ask());
   return ask("GET", `/play/links/${watched}`).catch((error) => Promise.reject(error.body ?? { code: "unreachable" }));
 }
+part("codes").onsubmit = async (event) => {
+  event.preventDefault();
+  const { value } = /** @type {HTMLInputElement} */ (part("code"));
+  const refusal = await call("session", "POST", { code: value }).catch((refused) => refused);
+  if (refusal.code) return say(part("wrong"), texts.why(refusal));
+  sessionStorage.removeItem("link");
+  location.reload();
+};
 
 /** @param {State} state @param {string} [replace] */
 function start({ template }, replace) {
@@ -57,13 +69,17 @@ function made(element) {
   return h(element.tag, { ...link }, ...element.children.map(made));
 }
 
-const { tell, stop } = follow(read, show, (refusal) => {
+/** @param {any} refusal */
+function lose(refusal) {
   say(notice, texts.why(refusal, true));
   if (!/^link_|unauthenticated/.test(refusal.code)) return;
   stop(); // nothing changes until a link is opened
   for (const id of ["used", "until"]) say(part(id), "");
+  part("codes").setAttribute("open", "");
+  announce(part("messages"));
   arranged([]);
-});
+}
+const { tell, stop } = follow(read, show, lose, 2500);
 /** @type {Options["actions"]} */
 const actions = watched
   ? {}
@@ -78,16 +94,15 @@ const arranged = arrange(part("cards"), ({ category, about = [] }) => {
   return new Box(card, { texts, actions, look: tell });
 });
 
-/** @param {{ link: { id: string, name: string, seconds_left: number, stacks: number, used: number }, stacks: State[] }} data */
-function show({ link, stacks }) {
+/** @param {{ link: { id: string, name: string, seconds_left: number, stacks: number, used: number }, stacks: State[], messages: any }} data */
+function show({ link, stacks, messages }) {
   shown = link.id;
   if (!watched) sessionStorage.setItem("link", shown);
-  const until = new Date(Date.now() + link.seconds_left * 1000);
-  const time = until.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" });
   document.title = link.name || "stackd";
   say(part("name"), document.title);
   say(part("used"), texts("used", { used: link.used, limit: link.stacks }));
   say(notice, watched ? texts("watched") : stacks.length ? "" : texts("offers"));
-  say(part("until"), texts("until", { time }));
+  say(part("until"), texts("until", { time: texts.when(link.seconds_left) }));
+  announce(part("messages"), messages);
   return arranged(stacks);
 }

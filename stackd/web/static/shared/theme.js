@@ -9,14 +9,16 @@
   const apply = () => {
     const theme = chosen || (system.matches ? "dark" : "light");
     document.documentElement.dataset.theme = theme;
-    for (const button of document.querySelectorAll("[data-theme-toggle]")) {
-      button.textContent = theme === "dark" ? "Light" : "Dark";
-      button.setAttribute("aria-label", `Switch to ${theme === "dark" ? "light" : "dark"} colours`);
+    for (const each of document.querySelectorAll("[data-theme-toggle]")) {
+      const button = /** @type {HTMLElement} */ (each);
+      const [light = "Light", dark = "Dark"] = button.dataset.words?.split("|") ?? [];
+      button.textContent = theme === "dark" ? light : dark;
     }
   };
   apply();
   system.addEventListener("change", apply);
   document.addEventListener("DOMContentLoaded", apply);
+  addEventListener("languagechange", apply);
   document.addEventListener("click", ({ target }) => {
     if (!(target instanceof Element && target.closest("[data-theme-toggle]"))) return;
     chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark";

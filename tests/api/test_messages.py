@@ -1,0 +1,140 @@
+"""Messages to players, and what players read of what an organiser has done."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.keys import digest
+from stackd.play.messages import MOST_OF_A_KEY
+from tests.harness import Client, Harness, Machine, harness, until
+from tests.players import Browser, pass_time, player, settings
+
+TENANTS = {"a": "sk-tenant-a-0123456789abcdef", "b": "sk-tenant-b-0123456789abcdef"}
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with harness(tmp_path, settings(tmp_path)) as ready:
+        yield ready
+
+
+async def read(seat: Browser) -> list[str]:
+    """What the player's page says."""
+    answer = (await seat.call("GET", "/play/stacks")).json
+    return [each["text"] for each in answer["messages"]]
+
+
+async def say(client: Client, text: str, **more: Any) -> str:
+    return str((await client.post("/messages", {"text": text, **more}, 201))["message_id"])
+
+
+async def test_a_message_reaches_those_whom_it_is_for_until_it_ends_or_is_deleted(at: Harness) -> None:
+    other = {"labels": {"player": "seat-13", "room": "b12"}, "templates": ["web-1"]}
+    async with player(at) as seat, player(at, **other) as neighbour:
+        everybody = await say(at, "Welcome,\n  all of you")
+        await say(at, "Room B12, ten minutes left", labels={"room": "b12"}, until="10m")
+        await say(at, "Lab one has a mistake", template="lab-1")
+        assert await read(seat) == ["Welcome, all of you", "Lab one has a mistake"]
+        assert await read(neighbour) == ["Welcome, all of you", "Room B12, ten minutes left"]
+        listed = (await at.get("/messages"))["messages"]
+        assert [(each["labels"], each["template"]) for each in listed] == [
+            ({}, ""),
+            ({"room": "b12"}, ""),
+            ({}, "lab-1"),
+        ]
+        assert (await at.call("DELETE", f"/messages/{everybody}")).status == 200
+        assert (await at.call("DELETE", f"/messages/{everybody}")).status == 404
+        pass_time(at, 601)
+        assert await read(neighbour) == []
+        assert await read(seat) == ["Lab one has a mistake"]
+
+    def is_audited(read: dict[str, Any]) -> bool:
+        return any(one["message"].endswith("to room=b12: Room B12, ten minutes left") for one in read["activity"])
+
+    await until(lambda: at.get("/activity"), is_audited)
+
+
+async def test_a_message_survives_a_restart(vm: Machine) -> None:
+    vm.options |= {"settings": settings(vm.folder)}
+    at = await vm.start()
+    await say(at, "Back at ten")
+    await vm.stop()
+    at = await vm.start()
+    async with player(at) as seat:
+        assert await read(seat) == ["Back at ten"]
+
+
+async def test_a_tenant_reaches_its_own_players_and_nobody_elses(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    entry = '[[auth.keys]]\nname = "{0}"\nsha256 = "{1}"\nscope = "tenant"\nlabels = {{ event = "{0}" }}\n'
+    config.write_text("".join(entry.format(name, digest(key).hex()) for name, key in TENANTS.items()))
+    async with harness(tmp_path, settings(tmp_path), config=config) as at:
+        a, b = (Client(session=at.session, url=at.url, key=key) for key in TENANTS.values())
+        async with player(a) as mine, player(b) as theirs, player(at) as operators:
+            own, general = await say(a, "To A"), await say(at, "To all")
+            await say(at, "To B", labels={"event": "b"})
+            assert await read(mine) == ["To A", "To all"]
+            assert await read(theirs) == ["To all", "To B"]
+            assert await read(operators) == ["To all"]
+            seen = [(each["text"], each["labels"]) for each in (await b.get("/messages"))["messages"]]
+            assert seen == [("To all", {}), ("To B", {})], "what its players may read, without what goes without saying"
+            assert (await b.call("DELETE", f"/messages/{own}")).status == 404
+            assert (await b.call("DELETE", f"/messages/{general}")).status == 403
+            reply = await a.call("POST", "/messages", {"text": "x", "labels": {"event": "b"}})
+            assert (reply.status, reply.code) == (400, "invalid_request")
+            assert (await at.call("DELETE", f"/messages/{own}")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"text": " "}, "text of 1 to 500 characters"),
+        ({"text": "x" * 501}, "text of 1 to 500 characters"),
+        ({"text": "x", "template": "nothing"}, 'there is no "nothing"'),
+        ({"text": "x", "until": "2026-03-01T17:00:00"}, "until must be a duration"),
+        ({"text": "x", "until": "2020-03-01T17:00:00Z"}, "until must be a time within the next 31 days"),
+        ({"text": "x", "until": "soon"}, "until must be"),
+        ({"text": "x", "labels": {"stackd.io/x": "y"}}, "labels"),
+    ],
+)
+async def test_a_wrong_message_is_refused_with_what_would_be_right(
+    body: dict[str, Any], words: str, at: Harness
+) -> None:
+    reply = await at.call("POST", "/messages", body)
+    assert reply.status == 400
+    assert all(word in reply.error for word in words.split()), reply.error
+    assert (await at.get("/messages"))["messages"] == []
+
+
+async def test_there_are_few_messages_at_a_time(at: Harness) -> None:
+    for number in range(MOST_OF_A_KEY):
+        await say(at, str(number), until="1m")
+    reply = await at.call("POST", "/messages", {"text": "one more"})
+    assert (reply.status, reply.code) == (409, "conflict")
+    pass_time(at, 61)
+    await say(at, "one more")
+    async with player(at) as seat:
+        assert await read(seat) == ["one more"]
+
+
+async def test_a_player_reads_what_an_organiser_has_done_with_the_stack_and_not_what_is_their_own(at: Harness) -> None:
+    async with player(at) as seat:
+        name = (await seat.start())["name"]
+        assert (await seat.until("running"))["organiser"] is None
+        await seat.call("POST", f"/play/stacks/{name}/restart")
+        await seat.call("POST", f"/play/stacks/{name}/extend")
+        assert (await seat.until("running"))["organiser"] is None
+        await at.post(f"/stacks/{name}/extend", {"ttl": "5m"}, 200)
+        assert (await seat.look())["lab-1"]["organiser"] == "extend"
+        await at.post(f"/stacks/{name}/restart", None, 200)
+        assert (await seat.until("running"))["organiser"] == "restart"
+        await seat.call("POST", f"/play/stacks/{name}/extend")
+        assert (await seat.look())["lab-1"]["organiser"] is None, "the player has seen it"
+        await at.post(f"/stacks/{name}/restart", None, 200)
+        await seat.until("running")
+        pass_time(at, 601)
+        assert (await seat.look())["lab-1"]["organiser"] is None
