@@ -3,7 +3,7 @@
 /** @import { Actions } from "./bulk.js" */
 /** @import { Stacks } from "./stacks.js" */
 
-import { at, found, h, memo, numbers, observeHeight, say, show } from "../shared/dom.js";
+import { at, button, found, h, memo, numbers, observeHeight, say, show } from "../shared/dom.js";
 import { LABEL } from "./arrange.js";
 import { headOf, plural } from "./table.js";
 import { noFilter } from "./view.js";
@@ -78,8 +78,7 @@ export class Filters {
     const words = [fresh && `${numbers.format(fresh)} new`, gone && `${numbers.format(gone)} gone`].filter(Boolean);
     const waits = words.join(", ") || (order ? "Order changed" : "");
     const look = { class: "badge", "data-key": "show", title: "The rows stay where they are until you press this" };
-    const shown = [waits, h("span", { class: "wide" }, ": show")];
-    show(at("fresh"), order && h("button", { type: "button", ...look, click: () => this.stacks.flush(true) }, shown));
+    show(at("fresh"), order && button(`${waits}: show`, () => this.stacks.flush(true), look));
     this.#count(waits);
   }
 
