@@ -104,6 +104,14 @@ class ErrorCode(enum.StrEnum):
         *("label_limit_reached", 409, "`limits.stacks_per_label` is reached; `stack_id` is an existing stack."),
         *("after a delete", "You have as many instances as you may have. Stop one before you start another."),
     )
+    LABEL_COST_REACHED = (
+        *(
+            "label_cost_reached",
+            409,
+            "The stack costs more than `limits.cost_per_label` leaves; `stack_id` makes room.",
+        ),
+        *("after a delete", "{budget}"),
+    )
     TEMPLATE_OF_A_FILE = "template_of_a_file", 409, "A file has the template of this name; change the file.", NO
     TEMPLATE_LIMIT_REACHED = (
         *("template_limit_reached", 409, "The key has as many templates as it may have, or as large ones or pools."),

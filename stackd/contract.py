@@ -919,6 +919,7 @@ class Template(Body, frozen=True, kw_only=True):
     description: Annotated[str, doc("Markdown for players. A tenant may have written it.")] = ""
     show: Annotated[tuple[str, ...], doc("The names of generated variables that a player may see.")] = ()
     extend: Annotated[Extensions | None, doc("How a player may extend its stacks; null where they may not.")] = None
+    cost: Annotated[int, doc("What a stack of it counts for `limits.cost_per_label`.")] = 1
     opens: Annotated[
         datetime | None, doc("Before that, no stack of it can be created; null: there is no such time.")
     ] = None

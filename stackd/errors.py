@@ -211,6 +211,18 @@ class LabelLimitReached(Conflict):
         self.same = same
 
 
+class LabelCostReached(LabelLimitReached):
+    """The stacks with this value of the label cost ``used`` of ``limit`` (``limits.cost_per_label``), and this one would cost
+    ``cost``. ``stack_id`` is the oldest of those whose end alone would make room; empty if there is none."""
+
+    code = ErrorCode.LABEL_COST_REACHED
+
+    def __init__(self, label: str, *, used: int, limit: int, cost: int, stack_id: str = "", same: str = "") -> None:
+        sentence = f"label {label} uses {used} of {limit} (limits.cost_per_label), and this stack costs {cost}"
+        super().__init__(f"{sentence}; without {stack_id}, it fits" if stack_id else sentence, stack_id, same=same)
+        self.budget = f"You use {used} of {limit}; this one costs {cost}."
+
+
 class TooLongALife(Conflict):
     """An extension beyond ``stacks.max_ttl``; ``most`` is the longest possible one in words, empty if there is none."""
 

@@ -249,13 +249,14 @@ class SanitizedSpec:
 
 @struct
 class Offer:
-    """What a template offers players of its stacks: a ``title``, the names of the values that they may see (``show``), and that
-    they may extend a stack so many ``times`` ``by`` so many seconds."""
+    """What a template offers players of its stacks: a ``title``, the names of the values that they may see (``show``), that they
+    may extend a stack so many ``times`` ``by`` so many seconds, and what a stack costs (``limits.cost_per_label``)."""
 
     title: str = ""
     show: tuple[str, ...] = ()
     by: float = 0.0
     times: int = 0
+    cost: int = 1
 
 
 NO_OFFER = Offer()
@@ -322,6 +323,11 @@ class Stack:
     def shared(self) -> bool:
         """Whether it is its template's one stack for everybody: stackd makes it, and keeps it without an end."""
         return self.serving is not None
+
+    @property
+    def cost(self) -> int:
+        """What it counts for ``limits.cost_per_label``."""
+        return (self.offer or NO_OFFER).cost
 
     @property
     def of_clients(self) -> bool:

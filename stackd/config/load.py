@@ -213,7 +213,7 @@ def _cautions(config: Config) -> Iterator[str]:
             f"policy.add_pull_secrets is on every pod, so {', '.join(free)} can run any image of your registry; "
             "put it into the policy of templates, or set pod_specs = false for these keys"
         )
-    for key in ("stacks_per_label", "creates_per_label"):
+    for key in ("stacks_per_label", "cost_per_label", "creates_per_label"):
         if uncounted := [label for label in getattr(limits, key) if label not in limits.required_labels]:
             yield (
                 f"limits.{key} counts {', '.join(uncounted)}, and a create without that label is not counted; "

@@ -277,6 +277,9 @@ class LimitsSection(Section):
     stacks_per_label: LabelLimits = key(
         _EMPTY, "Stacks per value of a label in any letter case, such as { player = 1 }."
     )
+    cost_per_label: LabelLimits = key(
+        _EMPTY, "What the stacks per value of a label may cost in all, by `cost` of their templates, else 1 each."
+    )
     pod_spec: TextSize = key(64 << 10, "Longest pod spec, as sent and with its YAML aliases expanded.")
     templates_per_key: Count = key(200, "Templates that one tenant's key may have over the API before a 409.")
     pool_per_key: Count = key(20, "Stacks that the pools of a tenant's templates may have in all before a 409.")

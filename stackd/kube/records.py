@@ -215,7 +215,8 @@ def _port(recorded: Sequence[Any], node_ports: Mapping[tuple[int, str], int]) ->
 
 def _offer(kept: Mapping[str, Any]) -> Offer:
     show = tuple(map(str, kept["show"]))
-    return Offer(title=str(kept["title"]), show=show, by=float(kept["by"]), times=int(kept["times"]))
+    by, times, cost = float(kept["by"]), int(kept["times"]), int(kept.get("cost", 1))
+    return Offer(title=str(kept["title"]), show=show, by=by, times=times, cost=cost)
 
 
 def _optional_text(value: object) -> str | None:

@@ -115,11 +115,21 @@ class CreateRequest:
             offer=template.offer if template is not None else None,
         )
 
+    @property
+    def cost(self) -> int:
+        """What the stack counts for ``limits.cost_per_label``."""
+        return self.template.cost if self.template is not None else 1
+
     def limits(self, config: LimitsSection) -> CreateLimits:
         """What the reservation of the stack checks; the limit of all is for those that clients ask for."""
         most = None if self.for_template else config.max_stacks or None
         return CreateLimits(
-            max_stacks=most, labels=config.stacks_per_label, among=self.among, others=self.others, quotas=self.quotas
+            max_stacks=most,
+            labels=config.stacks_per_label,
+            costs=config.cost_per_label,
+            among=self.among,
+            others=self.others,
+            quotas=self.quotas,
         )
 
 

@@ -281,7 +281,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
     """
     await context.gate.admitted()
     limits = request.limits(context.config.limits)
-    await context.store.stacks.check(request.labels, ports=request.node_ports, limits=limits)
+    await context.store.stacks.check(request.labels, ports=request.node_ports, cost=request.cost, limits=limits)
     stack = request.stack(context, new_id("stack"), named(context, request))
     try:
         await context.cluster.create(PODS, pod_request(context, stack, request.spec), dry_run=True)

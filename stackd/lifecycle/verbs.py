@@ -141,7 +141,7 @@ async def _start(
     await context.gate.admitted()
     template = newest_of(context, stack) if renew else None
     wanted = await start_of(context, stack, kind, by, template=template)
-    limits = replace(limits, labels=wanted.limits.labels)
+    limits = replace(limits, labels=wanted.limits.labels, costs=wanted.limits.costs)
     await context.store.stacks.start(stack_id, replace(wanted, limits=limits))
     crash_point("restart.intended")
     await until_done(context, stack_id, "started", is_started)
@@ -181,7 +181,8 @@ async def start_of(
             requested_cpu_milli=spec.requested_cpu_milli,
             requested_memory_bytes=spec.requested_memory_bytes,
         )
-    limits = CreateLimits(labels=context.config.limits.stacks_per_label)
+    config = context.config.limits
+    limits = CreateLimits(labels=config.stacks_per_label, costs=config.cost_per_label)
     return Start(pod_spec=spec.text, kind=kind, by=by, limits=limits, reason=reason, message=message, renewed=renewed)
 
 

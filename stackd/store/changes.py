@@ -268,7 +268,7 @@ def relabel(tx: Transaction, stack_id: str, change: Relabelling) -> Stack:
         return before
     if not before.ended:
         new = dict(labels.items() - before.labels.items())
-        reservations.check_labels(tx, new, change.limits, apart_from=stack_id)
+        reservations.check_labels(tx, new, change.limits, cost=before.cost, apart_from=stack_id)
     after = rows.touched(tx, before, labels=MappingProxyType(labels))
     rows.replace_labels(tx, after)
     gone = (f"{name}-" for name in before.labels if name not in labels)
@@ -308,7 +308,8 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     """
     before = _in_use(tx, stack_id)
     if before.ended:
-        reservations.check_labels(tx, before.labels, wanted.limits, apart_from=stack_id)
+        cost = before.cost if wanted.renewed is None else wanted.renewed.offer.cost
+        reservations.check_labels(tx, before.labels, wanted.limits, cost=cost, apart_from=stack_id)
         reservations.check_quotas(tx, wanted.limits.quotas, before.template)
     after = rows.touched(
         tx,

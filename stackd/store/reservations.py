@@ -9,12 +9,12 @@ facts in memory. The caller must know whether a pod can be relied on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from msgspec import json
 
-from stackd.errors import LabelLimitReached, MaxStacksReached, NoNodePort
+from stackd.errors import LabelCostReached, LabelLimitReached, MaxStacksReached, NoNodePort
 from stackd.model import (
     NO_LABELS,
     NO_LIMITS,
@@ -32,13 +32,14 @@ from stackd.store.node_ports import NodePorts
 from stackd.store.rows import Claim
 from stackd.store.transaction import Submit, Table, Transaction, operation
 
+_Living = tuple[str, str, str | None, int, bool]
 FROM_POOL = "FromPool"
 PORT_REPLACED = "NodePortReplaced"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateLimits:
-    """The most stacks in all (None: any number), and the most living ones with the same value of a label.
+    """The most stacks in all (None: any number), the most living ones with the same value of a label, and what those may cost.
 
     Only stacks that have all labels of ``among``, and not all of one of ``others``, count for a label, and are named: those
     that the caller may see. ``quotas`` count, too.
@@ -46,6 +47,7 @@ class CreateLimits:
 
     max_stacks: int | None = None
     labels: Mapping[str, int] = field(default_factory=lambda: NO_LIMITS)
+    costs: Mapping[str, int] = field(default_factory=lambda: NO_LIMITS)
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     others: tuple[Mapping[str, str], ...] = ()
     quotas: tuple[LabelQuota, ...] = ()
@@ -100,7 +102,7 @@ def take_spare(
 
 def _check_limits(tx: Transaction, new: Stack, limits: CreateLimits) -> None:
     check_quotas(tx, limits.quotas, new.template)
-    check_labels(tx, new.labels, limits)
+    check_labels(tx, new.labels, limits, cost=new.cost)
     _check_max_stacks(tx, limits)
 
 
@@ -132,7 +134,7 @@ def assign(
     stack = rows.STACKS.record(row)
     # In the pool, the stack had no labels: of the counts below, that of all stacks includes the stack itself by now.
     check_quotas(tx, wanted.limits.quotas, stack.template)
-    check_labels(tx, stack.labels, wanted.limits, apart_from=stack.stack_id)
+    check_labels(tx, stack.labels, wanted.limits, cost=stack.cost, apart_from=stack.stack_id)
     _check_max_stacks(tx, wanted.limits, itself=1)
     rows.insert_labels(tx, stack)
     if claim is not None:
@@ -145,12 +147,14 @@ def assign(
     return rows.stage(tx, stack)
 
 
-def check(tx: Transaction, labels: Mapping[str, str], *, ports: int, limits: CreateLimits = NO_CREATE_LIMITS) -> None:
-    """Raise what ``reserve`` would raise for a stack with these labels and so many ports; write nothing.
+def check(
+    tx: Transaction, labels: Mapping[str, str], *, ports: int, cost: int = 1, limits: CreateLimits = NO_CREATE_LIMITS
+) -> None:
+    """Raise what ``reserve`` would raise for a stack with these labels, so many ports and this cost; write nothing.
 
     Ports of stacks that wait in a pool count as free: a create takes such a stack, or has one deleted.
     """
-    check_labels(tx, labels, limits)
+    check_labels(tx, labels, limits, cost=cost)
     _check_max_stacks(tx, limits)
     try:
         _find_free(tx, ports)
@@ -159,24 +163,44 @@ def check(tx: Transaction, labels: Mapping[str, str], *, ports: int, limits: Cre
             raise
 
 
-def check_labels(tx: Transaction, labels: Mapping[str, str], limits: CreateLimits, *, apart_from: str = "") -> None:
-    """Raise ``LabelLimitReached`` if as many living stacks as allowed already have one of these labels.
+def check_labels(
+    tx: Transaction, labels: Mapping[str, str], limits: CreateLimits, *, cost: int, apart_from: str = ""
+) -> None:
+    """Raise ``LabelLimitReached`` if as many living stacks as allowed already have one of these labels; ``LabelCostReached`` if
+    they cost so much that one of this cost is too much. One that failed before it ever ran costs nothing.
 
     Letter case does not count, as for ``limits.creates_per_label``: another spelling of a player is the same player.
     """
-    for key, limit in limits.labels.items() if labels else ():
+    for key in dict.fromkeys((*limits.labels, *limits.costs)) if labels else ():
         for name, value in labels.items():
-            if name.lower() != key.lower():
-                continue
-            holders = _living(tx, key, value, limits.among, limits.others, apart_from)
-            if len(holders) >= limit:
-                named = ", ".join(stack_id for stack_id, *_ in holders[:5])
-                same = (stack_id for stack_id, text, _ in holders if _folded(labels) <= _folded(json.decode(text)))
-                raise LabelLimitReached(
-                    f"label {key}={value} has {len(holders)} of {limit} stacks (limits.stacks_per_label): {named}",
-                    holders[0][0],
-                    same=next(same, ""),
-                )
+            if name.lower() == key.lower():
+                holders = _living(tx, key, value, limits.among, limits.others, apart_from)
+                same = (one for one, text, *_ in holders if _folded(labels) <= _folded(json.decode(text)))
+                _check_count(f"{key}={value}", holders, limits.labels.get(key), same)
+                _check_cost(tx, f"{key}={value}", holders, limits.costs.get(key), cost, same)
+
+
+def _check_count(label: str, holders: Sequence[_Living], most: int | None, same: Iterator[str]) -> None:
+    if most is not None and len(holders) >= most:
+        named = ", ".join(stack_id for stack_id, *_ in holders[:5])
+        sentence = f"label {label} has {len(holders)} of {most} stacks (limits.stacks_per_label): {named}"
+        raise LabelLimitReached(sentence, holders[0][0], same=next(same, ""))
+
+
+def _check_cost(
+    tx: Transaction, label: str, holders: Sequence[_Living], most: int | None, cost: int, same: Iterator[str]
+) -> None:
+    if most is None:
+        return
+    costs = {stack_id: each for stack_id, *_, each, failed in holders if not failed or _has_run(tx, stack_id)}
+    used = sum(costs.values())
+    if used + cost > most:
+        enough = next((stack_id for stack_id, each in costs.items() if used - each + cost <= most), "")
+        raise LabelCostReached(label, used=used, limit=most, cost=cost, stack_id=enough, same=next(same, ""))
+
+
+def _has_run(tx: Transaction, stack_id: str) -> bool:
+    return bool(tx.row("SELECT 1 FROM timeline WHERE stack_id = ? AND kind = 'ready' LIMIT 1", (stack_id,)))
 
 
 def _living(
@@ -186,11 +210,12 @@ def _living(
     among: Mapping[str, str],
     others: tuple[Mapping[str, str], ...],
     apart_from: str = "",
-) -> list[tuple[str, str, str | None]]:
-    """Id, labels and template of the living stacks with this label that have all labels of ``among``, and not all of one of
+) -> list[_Living]:
+    """Id, labels, template, cost and whether it has failed, of the living stacks with this label that have all labels of ``among``, and not all of one of
     ``others``; the oldest first."""
     holders = tx.rows(
-        "SELECT s.stack_id, s.labels, s.template FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
+        "SELECT s.stack_id, s.labels, s.template, coalesce(json_extract(s.offer, '$.cost'), 1), s.status = 'failed'"
+        " FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
         " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
         " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id",
         (key.lower(), value.lower(), apart_from, tx.now),
@@ -202,7 +227,7 @@ def _living(
             for holder, has in own
             if among.items() <= has and not any(theirs.items() <= has for theirs in others)
         ]
-    return [(stack_id, labels, template) for stack_id, labels, template in holders]
+    return [(stack_id, text, template, cost, bool(failed)) for stack_id, text, template, cost, failed in holders]
 
 
 def check_quotas(tx: Transaction, quotas: Iterable[LabelQuota], template: str | None) -> None:
@@ -216,7 +241,7 @@ def check_quotas(tx: Transaction, quotas: Iterable[LabelQuota], template: str | 
             continue
         if quota.shared:
             raise MaxStacksReached(f"all visitors of the link have {len(holders)} of {quota.most} stacks")
-        same = next((stack_id for stack_id, _, of in holders if of == template), "")
+        same = next((stack_id for stack_id, _, of, *_ in holders if of == template), "")
         sentence = f"the player has {len(holders)} of {quota.most} stacks"
         raise LabelLimitReached(sentence, holders[0][0], same=same)
 

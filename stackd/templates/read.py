@@ -60,7 +60,7 @@ COMPOSE: Final = (
 )
 REQUIRED: Final = ("target_port", "pod")
 FIELDS: Final = (
-    "title", "category", "description", "target_port", "route_prefix", "ttl", "opens", "closes", "notice", "extend", "labels",
+    "title", "category", "description", "target_port", "route_prefix", "ttl", "opens", "closes", "notice", "extend", "cost", "labels",
     "pool", "prepull",
     "shared", "check", "values", "show", "env", "names", "policy", "network", "pod",
 )  # fmt: skip
@@ -76,6 +76,7 @@ TENANT_FIELDS: Final = frozenset(
         "closes",
         "notice",
         "extend",
+        "cost",
         "labels",
         "pool",
         "values",
@@ -191,6 +192,7 @@ class _Draft:
             show=self._read(fields, "show", readers.shown_values(patterns), NO_NAMES),
             hours=self._hours(fields),
             extend=self._read(fields, "extend", readers.extend(longest), None),
+            cost=self._read(fields, "cost", readers.cost, 1),
             names=names,
             env=self._env(fields.get("env"), spec, patterns),
             source="file" if self.stored is None else self.stored.source,
@@ -275,6 +277,8 @@ class _Draft:
             self.mistake(name, "only the operator may write this, into a file or with an admin key")
         if egress.kind not in ("", NONE):
             self.mistake("network.egress", f'a tenant may write "{NONE}" only; the operator decides what stacks reach')
+        if fields.get("cost") == 0:
+            self.mistake("cost", "a tenant's stacks cost at least 1: the operator limits what players may have by it")
         given = {label.lower() for key in self.config.auth.keys for label in key.labels}
         for label in labels:
             if label.lower() in given:

@@ -37,6 +37,7 @@ LONGEST_CATEGORY: Final = 120
 LONGEST_DESCRIPTION: Final = 8 * 1024
 MOST_NAMES: Final = 32
 MOST_TIMES: Final = 1000
+MOST_COST: Final = 1000
 MOST_VARIABLES: Final = 32
 LONGEST_PATTERN: Final = 100
 LONGEST_VALUE: Final = 256
@@ -64,6 +65,13 @@ def pool(value: object) -> int:
     """How many stacks are kept."""
     if type(value) is not int or not 0 <= value <= LARGEST_POOL:
         raise ValueError(f"a whole number from 0 to {LARGEST_POOL} is expected")
+    return value
+
+
+def cost(value: object) -> int:
+    """What a stack counts for ``limits.cost_per_label``."""
+    if type(value) is not int or not 0 <= value <= MOST_COST:
+        raise ValueError(f"a whole number from 0 to {MOST_COST} is expected")
     return value
 
 

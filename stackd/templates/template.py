@@ -146,6 +146,7 @@ class Template:
     ``about``            the elements of ``description``, of which a page is made
     ``show``             the names of the ``values`` that a player may see
     ``extend``           how a player may extend its stacks
+    ``cost``             what a stack of it counts for ``limits.cost_per_label``
     ``names``            by which its containers find each other: names of their own machine
     ``env``              patterns by the names of the environment variables that a create may set
     ``source``           where its text is from
@@ -177,6 +178,7 @@ class Template:
     about: tuple[Element, ...] = ()
     show: tuple[str, ...] = ()
     extend: Extensions | None = None
+    cost: int = 1
     names: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
     source: TemplateSource = "file"
@@ -200,7 +202,7 @@ class Template:
     def offer(self) -> Offer:
         """What players see of its stacks, and may do with them."""
         by, times = (self.extend.by, self.extend.times) if self.extend is not None else (0.0, 0)
-        return Offer(title=self.title, show=self.show, by=by, times=times)
+        return Offer(title=self.title, show=self.show, by=by, times=times, cost=self.cost)
 
     def generate(self) -> Mapping[str, str]:
         """New values for one stack."""

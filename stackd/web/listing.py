@@ -272,7 +272,8 @@ async def _check_creates(call: ApiCall, request: JobRequest) -> None:
     for one in wanted:
         call.api.limits.per_label.check(one.labels, call.key.labels)
         ports = one.node_ports * len(wanted)
-        await context.store.stacks.check(one.labels, ports=ports, limits=one.limits(context.config.limits))
+        limits = one.limits(context.config.limits)
+        await context.store.stacks.check(one.labels, ports=ports, cost=one.cost, limits=limits)
     firsts = {one.template.name: one for one in reversed(wanted) if one.template is not None}
     for one in firsts.values():
         await dry_run(context, one)

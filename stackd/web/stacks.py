@@ -354,7 +354,7 @@ async def extend_stack(call: ApiCall) -> web.Response:
 async def change_stack(call: ApiCall) -> web.Response:
     """Change a stack's labels.
 
-    A label that is new to the stack counts for `limits.stacks_per_label`, and as a create for `limits.creates_per_label`. A
+    A label that is new to the stack counts for `limits.stacks_per_label` and `limits.cost_per_label`, and as a create for `limits.creates_per_label`. A
     label of `limits.required_labels` stays. Nobody changes a label by which a tenant's stacks are told from others' (a 400),
     or those of a shared stack (a 409). The same request again changes nothing.
     """
@@ -364,7 +364,8 @@ async def change_stack(call: ApiCall) -> web.Response:
         sentence = f"{stack.stack_id} is shared by everybody: its labels are its template's"
         raise Conflict(sentence, code=ErrorCode.SHARED_TEMPLATE)
     labels = partial(requests.relabelled, given=given, config=view.context.config)
-    limits = replace(view.limits(stack.template), labels=view.context.config.limits.stacks_per_label)
+    config = view.context.config.limits
+    limits = replace(view.limits(stack.template), labels=config.stacks_per_label, costs=config.cost_per_label)
     change = Relabelling(labels=labels, by=call.key.principal, limits=limits)
     new = dict(labels(stack.labels).items() - stack.labels.items())
     with call.api.limits.per_label.create(new, call.key.among):

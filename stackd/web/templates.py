@@ -200,6 +200,7 @@ def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
         description=template.description,
         show=template.show,
         extend=None if allowed is None else contract.Extensions(by=format_duration(allowed.by), times=allowed.times),
+        cost=template.cost,
         opens=time_of(template.hours.opens) if template.hours.opens else None,
         closes=time_of(template.hours.closes) if template.hours.closes else None,
         notice=format_duration(template.hours.notice) if template.hours.closes else None,

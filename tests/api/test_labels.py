@@ -14,8 +14,9 @@ from stackd.codes import ROOM
 from stackd.kube.labels import CLIENT_LABEL_PREFIX
 from stackd.web.bodies import encoder, renderer
 from tests.document import matches
-from tests.harness import Harness, Reply, eventually, request_for, seed
+from tests.harness import Harness, Machine, Reply, eventually, request_for, seed
 from tests.streams import follow
+from tests.templates import PLAIN, folder_with
 
 one_each = pytest.mark.stackd(limits__stacks_per_label="{ player = 1 }")
 twice = pytest.mark.stackd(limits__creates_per_label="{ player = '2/min' }")
@@ -400,3 +401,40 @@ async def test_somebody_elses_change_of_a_label_in_the_cluster_is_undone(at: Har
     for kind, name in (("pods", stack_id), ("services", f"svc-{stack_id}")):
         await at.patch(kind, name, {"metadata": {"labels": {"label.stackd.io/player": "8", "label.stackd.io/x": "y"}}})
         await eventually(partial(_carries, at, kind, name, {"player": "7"}))
+
+
+# ---- what the stacks of a player may cost
+
+
+async def test_the_stacks_of_a_player_cost_no_more_than_they_may_also_once_the_file_is_lost(vm: Machine) -> None:
+    costs = {name: f"cost: {cost}\n{PLAIN}" for name, cost in {"small": 2, "dear": 5, "huge": 9}.items()}
+    settings = folder_with(vm.folder, plain=PLAIN, **costs) | {"STACKD_LIMITS__COST_PER_LABEL": "player=10"}
+    at = await vm.start(settings=settings)
+
+    async def made(template: str, player: str = "7") -> str:
+        return str((await at.create({"template": template, "labels": {"player": player}}))["stack_id"])
+
+    async def refused(template: str, in_the_way: str) -> str:
+        body = {"template": template, "labels": {"Player": "7"}}
+        reply = await at.refused(409, "", "/stacks", body)
+        assert (reply.code, reply.json.get("stack_id", "")) == ("label_cost_reached", in_the_way)
+        assert (await at.refused(409, "", "/stacks?dry_run=true", body)).code == "label_cost_reached"
+        return reply.for_players
+
+    small, dear = await made("small"), await made("dear")
+    await made("plain"), await made("dear", player="8")
+    assert await refused("huge", "") == "You use 8 of 10; this one costs 9."
+    assert await refused("dear", dear) == "You use 8 of 10; this one costs 5."
+    await at.do("stop", small)
+    await refused("dear", dear)
+    await vm.lose_file()
+    at = await vm.start(settings=settings)
+    await refused("dear", dear)
+    broken = (await at.create(request_for("registry.example/badname") | {"labels": {"player": "7"}}))["stack_id"]
+    await at.until_status(broken, "failed")
+    await made("small")
+    assert await refused("plain", small) == "You use 10 of 10; this one costs 1."
+    reply = await at.call("PATCH", f"/stacks/{await made('plain', '9')}", {"labels": {"player": "7"}})
+    assert reply.code == "label_cost_reached"
+    await at.delete(dear)
+    await made("dear")

@@ -346,6 +346,7 @@ async def test_of_concurrent_writes_one_is_in_force_and_kept(at: Harness, vm: Ma
     assert (await shown(at))["web-1"]["ttl"] == last
 
 
+@pytest.mark.stackd(stacks__spare_services="0")  # so that what is pending is the template
 async def test_a_writer_that_leaves_has_written_all_or_nothing(at: Harness) -> None:
     with at.no_writing():
         leaving = asyncio.create_task(put(at, "web-1", PLAIN))
