@@ -211,8 +211,8 @@ def _living(
     others: tuple[Mapping[str, str], ...],
     apart_from: str = "",
 ) -> list[_Living]:
-    """Id, labels, template, cost and whether it has failed, of the living stacks with this label that have all labels of ``among``, and not all of one of
-    ``others``; the oldest first."""
+    """Id, labels, template, cost and whether it has failed, of the living stacks with this label that have all labels of
+    ``among``, and not all of one of ``others``; the oldest first."""
     holders = tx.rows(
         "SELECT s.stack_id, s.labels, s.template, coalesce(json_extract(s.offer, '$.cost'), 1), s.status = 'failed'"
         " FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"

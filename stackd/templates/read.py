@@ -60,8 +60,8 @@ COMPOSE: Final = (
 )
 REQUIRED: Final = ("target_port", "pod")
 FIELDS: Final = (
-    "title", "category", "description", "target_port", "route_prefix", "ttl", "opens", "closes", "notice", "extend", "cost", "labels",
-    "pool", "prepull",
+    "title", "category", "description", "target_port", "route_prefix", "ttl", "opens", "closes", "notice", "extend", "cost",
+    "labels", "pool", "prepull",
     "shared", "check", "values", "show", "env", "names", "policy", "network", "pod",
 )  # fmt: skip
 TENANT_FIELDS: Final = frozenset(
