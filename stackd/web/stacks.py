@@ -355,8 +355,8 @@ async def change_stack(call: ApiCall) -> web.Response:
     """Change a stack's labels.
 
     A label that is new to the stack counts for `limits.stacks_per_label` and `limits.cost_per_label`, and as a create for
-    `limits.creates_per_label`. A label of `limits.required_labels` stays. Nobody changes a label by which a tenant's stacks are told from others' (a 400),
-    or those of a shared stack (a 409). The same request again changes nothing.
+    `limits.creates_per_label`. A label of `limits.required_labels` stays. Nobody changes a label by which a tenant's stacks are
+    told from others' (a 400), or those of a shared stack (a 409). The same request again changes nothing.
     """
     given = requests.parse(await read_body(call), contract.StackChange).labels
     stack, view = call.changeable, call.view
