@@ -98,6 +98,22 @@ async def test_a_pod_without_labels_is_followed_by_its_uid(at: Harness) -> None:
     await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
 
 
+async def test_a_pod_without_labels_that_a_restart_has_left_is_replaced(at: Harness) -> None:
+    """A policy took the labels off its new pod, and stackd was not allowed to undo the create. Anybody may have made it."""
+    stack_id = await at.running()
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=3)
+    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status >= 400
+    admit(at, "create|patch", "pods", NO_LABELS)
+    at.faults.add_fault(action="status", verb="delete", resource="pods", code=403)
+    await eventually(lambda: at.counts.requests["delete", "pods", 403] >= 2)
+    left = (await at.objects("pods"))[stack_id]
+    assert not labelled(left)
+    at.faults.clear()
+    await at.until_status(stack_id, "running")
+    pod = (await at.objects("pods"))[stack_id]
+    assert (labelled(pod), pod["metadata"]["uid"] == left["metadata"]["uid"]) == (True, False)
+
+
 async def test_a_create_or_a_stop_that_a_policy_changes_is_refused(at: Harness) -> None:
     for resource, change, words in (
         ("pods", NO_LABELS, "removes stackd's labels from pods"),
@@ -410,3 +426,13 @@ async def test_a_delete_that_is_refused_again_and_again_says_so_whoever_refuses(
     at.faults.clear()
     await at.until_listed(0)
     await at.until_ready()
+
+
+async def test_a_stack_whose_pod_is_gone_says_so_although_its_service_is_refused(at: Harness) -> None:
+    stack_id = await at.running()
+    with at.worked_on(stack_id):
+        await at.patch("services", f"svc-{stack_id}", MOVED)
+        at.faults.add_fault(action="status", code=403, verb="patch|update", resource="services")
+        await at.delete_object("pods", stack_id)
+    stack = await at.until_status(stack_id, "stopped")
+    assert (stack["status_reason"], stack["ended"]) == ("PodDeleted", True)

@@ -170,6 +170,16 @@ async def test_a_create_from_a_pool_waits_as_long_as_kubernetes_may_take_to_answ
     assert {reply.json["stack_id"] for reply in replies} == before
 
 
+async def test_a_burst_of_creates_from_a_pool_waits_its_turn_on_a_slow_cluster(vm: Machine) -> None:
+    at = await start(vm, web_1=template(pool=32, cpu="10m"))
+    before = await filled(at, size=32)
+    at.give_kubernetes(timeout=3.0, attempt_timeout=3.0)
+    at.faults.add_fault(action="latency", verb="patch", resource="services", seconds=2.1)
+    replies = await asyncio.gather(*(at.call("POST", "/stacks", BODY) for _ in before))
+    assert [reply.status for reply in replies] == [201] * len(before)
+    assert {reply.json["stack_id"] for reply in replies} == before
+
+
 @pytest.mark.parametrize("key", [None, "press-1"])
 async def test_one_that_cannot_be_opened_is_undone(at: Harness, key: str | None) -> None:
     before, headers = ids(at), {"Idempotency-Key": key} if key else {}
@@ -283,6 +293,27 @@ async def test_a_pool_gives_way_where_no_node_has_room(vm: Machine) -> None:
     assert (len(nodes), made["node_id"] in nodes) == (2, False)
 
 
+async def test_capacity_shows_what_waits_apart_and_counts_it_as_free(vm: Machine) -> None:
+    """Two nodes with 2 CPUs each, six node ports, and a quota: with a full pool as many stacks fit as without one."""
+    body, seen = {"template": "other"}, []
+    for pool in (0, 5):
+        async with EmbeddedCluster(fast_cluster(nodes=TWO_NODES)) as vm.cluster:
+            other = template("other", pool=0, cpu="900m")
+            at = await at_ports(vm, 31001, 31006, web_1=template(pool=pool, cpu="400m"), other=other)
+            await limit_namespace(at, **{"pods": "6", "requests.cpu": "3", "services.nodeports": "6"})
+            await filled(at, size=pool)
+            seen.append(await at.post("/capacity", body))
+            for _ in range(seen[-1]["fits"]):
+                await at.create(body)
+            await at.refused(503, "", "/stacks", body)
+            await vm.lose_file()
+    without, full = seen
+    assert (without["unassigned"], full["unassigned"]) == (0, 5)
+    assert (without["free_node_ports"], full["free_node_ports"]) == (6, 1), "as many as /stats says are not used"
+    assert full | {"unassigned": 0, "free_node_ports": 6} == without | {"quota_seen_at": full["quota_seen_at"]}
+    assert (full["fits"], full["nodes"], full["ports"], full["quota"]) == (3, {"one": 2, "two": 2}, 6, 3)
+
+
 # ---- what becomes of a pool
 
 
@@ -340,6 +371,19 @@ async def test_what_is_in_a_pool_by_a_forged_record_is_given_to_nobody(vm: Machi
     assert (await at.create(BODY))["stack_id"] != forged
     await eventually(lambda: not at.rows(f"SELECT 1 FROM stacks WHERE stack_id = '{forged}'"))
     assert forged not in await at.listed()
+
+
+async def test_foreign_node_ports_on_a_slow_cluster_are_not_a_lack_of_room(at: Harness) -> None:
+    """Nothing is deleted for them, and no player reads that there is no room."""
+    before = {name: await entry(at, name) for name in ("web-1", "plain")}
+    held = {port for (port,) in at.rows("SELECT node_port FROM node_ports")}
+    for port in set(range(31001, 32768)) - held:
+        at.faults.take_port(port)
+    at.give_kubernetes(timeout=0.3)
+    at.faults.add_fault(action="latency", verb="create", resource="services", seconds=0.2)
+    reply = await at.refused(503, "no free node port was found in time", "/stacks", seed())
+    assert reply.for_players == LATER
+    assert {name: await entry(at, name) for name in before} == before
 
 
 async def test_a_scheduler_that_has_not_decided_has_not_said_that_there_is_no_room(vm: Machine) -> None:

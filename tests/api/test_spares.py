@@ -103,6 +103,17 @@ async def test_spares_give_way_when_a_quota_is_used_up(at: Harness, line: str) -
 
 
 @pytest.mark.stackd(stacks__spare_services=str(SPARES))
+async def test_nothing_is_asked_because_of_spares_at_rest(at: Harness) -> None:
+    await filled(at)
+    at.counts.clear()
+    for _ in range(3):
+        await at.daemon.schedule.now("spares")
+        await at.passes(1)
+    assert not (at.counts.total(resource="services") or at.counts.total(resource="pods"))
+    assert len(await filled(at)) == SPARES
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES))
 async def test_a_service_that_somebody_deletes_is_no_stacks_loss(at: Harness) -> None:
     there = await filled(at)
     for name in there:

@@ -10,6 +10,7 @@ import pytest
 
 from stackd.clock import to_nanoseconds
 from stackd.lifecycle import diagnostics
+from stackd.lifecycle.context import LOG_READS_AT_ONCE
 from stackd.timing import DIAGNOSTICS_RETRIES
 from tests.harness import Harness, Machine, Reply, eventually, request_for, until
 
@@ -194,6 +195,19 @@ async def test_logs_come_from_the_cluster_while_the_pod_is_there(at: Harness) ->
     await restarting
 
 
+async def test_logs_that_hang_keep_no_create_waiting(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "READ_WAITS_SECONDS", 0.2)
+    stack_id = await at.running()
+    at.faults.add_fault(action="hang", resource="pods/log")
+    reads = [asyncio.create_task(logs(at, stack_id)) for _ in range(LOG_READS_AT_ONCE)]
+    await eventually(lambda: at.counts.in_flight == LOG_READS_AT_ONCE)
+    words = "8 logs are being read from the cluster, as many as may be; retry"
+    await at.refused(503, words, f"/stacks/{stack_id}/logs", method="GET")
+    await at.create()
+    for read in reads:
+        read.cancel()
+
+
 async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: Harness) -> None:
     stack_id = (await at.create(request_for("registry.example/fail")))["stack_id"]
     await eventually(lambda: bool(at.rows("SELECT 1 FROM kept_logs")))
@@ -203,6 +217,21 @@ async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: H
     assert (await logs(at, stack_id, "?tail=1")).text == "boom\n"
     await at.delete(stack_id)
     assert (await logs(at, stack_id)).text == "starting\nboom\n"
+
+
+async def test_last_words_are_not_waited_for(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    expires = await at.running(ttl="1s")
+    await at.until_listed(0)
+    assert (await logs(at, expires)).text == "starting\nready\n"
+    monkeypatch.setattr(diagnostics, "CAPTURE_SECONDS", 0.5)
+    at.faults.add_fault(action="hang", resource="pods/log")
+    stack_id, expires = await at.running(), await at.running(ttl="1s")
+    await at.delete(stack_id)
+    assert at.counts.in_flight > 0, "it is still being asked for, and will be given up"
+    await at.until_listed(0)
+    await eventually(lambda: at.counts.in_flight == 0)
+    reply = await logs(at, stack_id)
+    assert (reply.status, "no log was kept" in reply.error) == (404, True)
 
 
 async def test_a_pod_that_fails_before_its_create_is_complete_is_told_of_and_leaves_its_last_words(

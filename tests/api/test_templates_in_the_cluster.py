@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster, Rule, User
-from stackd.kube.template_maps import MOST_BYTES_BY_OTHERS
+from stackd.kube.template_maps import MOST_BYTES_BY_OTHERS, TEMPLATES, template_manifest
 from stackd.lifecycle import templates as templating
+from stackd.model import Principal, StoredTemplate
 from stackd.store import backup_file
 from stackd.templates.sources import MOST_PROBLEMS
 from tests.api.scenes import CI, POOLED, config, put
@@ -279,6 +280,17 @@ async def test_a_list_that_fails_is_not_taken_for_nothing(at: Harness) -> None:
     await at.passes(2)
     assert (await shown(at))["web-1"]["ready"] == 2
     assert not await problems(at)
+
+
+async def test_two_instances_in_one_namespace_have_templates_of_their_own(at: Harness) -> None:
+    theirs = StoredTemplate(name="web-1", text=PLAIN, by=Principal(id="key:x", name="x"), tenant=False, at=1)
+    manifest = template_manifest(theirs, namespace="stacks", instance="blue")
+    await at.daemon.context.cluster.create(TEMPLATES, manifest)
+    assert (await put(at, "web-1", POOLED)).status == 201
+    await at.passes(1)
+    assert (await shown(at))["web-1"]["pool"] == 2
+    assert (await at.call("DELETE", "/templates/web-1")).status == 200
+    assert list(await at.objects("configmaps")) == ["stackd-blue-web-1"]
 
 
 PLAY = {"STACKD_PLAY__URL": "http://stackd.example", "STACKD_PLAY__SECRET": SECRET}

@@ -183,6 +183,12 @@ async def test_a_tenant_has_a_budget_and_the_operator_has_none(at: Harness, ci: 
     assert (await put(ci, "web-4", PLAIN)).status == 201
 
 
+async def test_the_text_of_a_tenants_templates_has_a_budget(at: Harness, ci: Client) -> None:
+    replies = [await put(ci, f"web-{number}", PLAIN + "# " + "x" * 120_000) for number in range(9)]
+    assert [reply.status for reply in replies] == [201] * 8 + [409]
+    assert "1048576 at most" in replies[-1].error
+
+
 async def test_a_name_belongs_to_a_file_or_to_the_api(
     at: Harness, vm: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -394,3 +400,21 @@ async def test_the_cluster_has_them_and_neither_a_lost_nor_an_older_file_changes
         assert (await at.stack(made["stack_id"]))["stack_id"] == made["stack_id"], "no stack is lost"
         await at.passes(2)
         assert await at.pods_and_services() == objects, "its pool is what it was"
+
+
+async def test_a_takeover_changes_no_template(vms: Machines) -> None:
+    async def taken_over(name: str, by: str) -> Harness:
+        at = await vms.start(by, wait=False)
+        await at.until_metric("stackd_standby", 1)
+        await vms.stop(name)
+        await until(at.role, lambda role: role == "owner")
+        return at
+
+    one = await vms.start("vm1")
+    assert (await put(one, "web-1", PLAIN)).status == 201
+    two = await taken_over("vm1", "vm2")
+    assert (await two.create(BODY))["template"] == "web-1", "the first request finds it"
+    assert (await put(two, "web-1", PLAIN.replace("ttl: 1h", "ttl: 2h"))).status == 200
+    one = await taken_over("vm2", "vm1")
+    assert (await one.create(BODY))["template"] == "web-1"
+    assert (await shown(one))["web-1"]["ttl"] == "2h", "its file has an older one"

@@ -148,6 +148,17 @@ async def test_no_object_without_a_row_is_old_by_a_clock_that_is_wrong(vm: Machi
     await vm.stop()
 
 
+async def test_on_another_cluster_nothing_expires(at: Harness) -> None:
+    """The time was confirmed by that one."""
+    stack_id, gate = (await at.create(ttl="1s"))["stack_id"], at.daemon.context.gate
+    gate.wrong_cluster = "the file belongs to another cluster"
+    await until(lambda: remains(at, stack_id), lambda left: left < timedelta())
+    await at.run_now("expire")
+    assert await at.metric("stackd_deletes_pending") == 0
+    gate.wrong_cluster = ""
+    await at.until_listed(0)
+
+
 # ---- creates that wait for a node
 
 
