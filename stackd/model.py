@@ -278,6 +278,7 @@ class Stack:
     ``template``        the name of its template; ``digest`` identifies the template's content at the time
     ``offer``           what players see of it and may do with it, as its template said then; None without a template
     ``extensions``      how many times players have extended it, each time by as much as the offer says
+    ``relabelled``      how many times its labels were changed: by this, the row and the record tell whose are newer
     ``values``          the values generated for it, by environment variable; secrets that only its creator is told
     ``env``             the variables that its create has set, which its template names; no secrets
     ``unassigned``      it waits in a pool until a client asks for a stack; until then it does not exist for any client
@@ -317,6 +318,7 @@ class Stack:
     serving: int | None = None
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
     extensions: int = 0
+    relabelled: int = 0
     offer: Offer | None = None
 
     @property

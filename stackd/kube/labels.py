@@ -32,6 +32,7 @@ SPARE = "stackd.io/spare"
 """Label on a Service that belongs to no stack yet, and selects no pod; removed when a create takes it."""
 EXPIRES = "stackd.io/expires-at"
 EXTENSIONS = "stackd.io/extensions"
+RELABELLED = "stackd.io/relabelled"
 GENERATION = "stackd.io/generation"
 """Annotation: which pod of its stack it is, or is for. The pods of shared stacks have it as a label, too, and their
 Services select one by it."""
@@ -124,9 +125,18 @@ def _generation(annotations: Mapping[str, str]) -> int:
     return serving_of(annotations) or 0
 
 
+def relabelled_of(annotations: Mapping[str, str]) -> int:
+    """How many times the labels of the Service's stack were changed."""
+    return _number(annotations, RELABELLED) or 0
+
+
 def serving_of(selector: Mapping[str, str]) -> int | None:
     """The generation that a selector names; None if it names none, or was edited into something unreadable."""
-    text = selector.get(GENERATION, "")
+    return _number(selector, GENERATION)
+
+
+def _number(names: Mapping[str, str], name: str) -> int | None:
+    text = names.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 

@@ -154,6 +154,7 @@ class ServiceState:
     pool: str = ""
     spare: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    relabelled: int = 0
     resource_version: str = ""
 
 
@@ -265,6 +266,7 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         pool=ours.pool,
         spare=labels.SPARE in ours.labels,
         labels=ours.clients,
+        relabelled=labels.relabelled_of(notes),
         resource_version=metadata.get("resourceVersion", ""),
     )
 

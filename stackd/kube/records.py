@@ -84,6 +84,7 @@ def service_annotations(stack: Stack) -> dict[str, str]:
     return {
         labels.RECORD: json.encode(record, order="sorted").decode(),
         **expiry_annotations(stack),
+        **({labels.RELABELLED: str(stack.relabelled)} if stack.relabelled else {}),
         labels.GENERATION: str(stack.generation),
         labels.DESIRED: wanted_pod(stack),
     }
@@ -170,6 +171,7 @@ def _as_recorded(service: JsonObject, record: Mapping[str, Any], generation: int
         digest=_optional_text(record.get("digest")),
         offer=_offer(record["offer"]) if record.get("offer") else None,
         extensions=int(metadata["annotations"].get(labels.EXTENSIONS, "0")[:4]),
+        relabelled=labels.relabelled_of(metadata["annotations"]),
     )
     # Without node ports, the type of the Service does not say whether it holds anything; names are released first.
     holds = spec.get("type") == "NodePort" or not (stack.node_ports or "ended" in record)

@@ -36,6 +36,7 @@ class WantedService:
     pod: str
     expires_at: int | None
     labels: Mapping[str, str]
+    relabelled: int = 0
     spare: bool = False
 
 
@@ -78,6 +79,7 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
         pod=wanted_pod(stack),
         expires_at=None if stack.unassigned else stack.ttl_expires_at,
         labels=stack.labels,
+        relabelled=stack.relabelled,
         spare=stack.spare,
     )
     pods: tuple[WantedPod, ...] = ()
@@ -129,7 +131,9 @@ def record_error(wanted: WantedService, seen: ServiceState) -> str | None:
         return "its Service does not say yet whether it was assigned"
     if (seen.generation, seen.desired) != (wanted.generation, wanted.pod):
         return "the record does not say yet that it was stopped or started"
-    return None if wanted.labels == seen.labels else "the labels in its record are outdated"
+    if (wanted.labels, wanted.relabelled) != (seen.labels, seen.relabelled):
+        return "the labels in its record are outdated"
+    return None
 
 
 def expiry_error(wanted: WantedService, seen: ServiceState) -> str | None:

@@ -337,8 +337,10 @@ def is_recorded(context: Context, row: Stack | None) -> bool | None:
     service = None if row is None else context.mirror.services.get(row.service_name)
     if row is None or row.deleting_since is not None:
         return True
-    seen = (service.expires_at, service.labels) if service is not None and service.recorded else None
-    return True if seen == (row.ttl_expires_at, row.labels) else None
+    if service is None or not service.recorded:
+        return None
+    seen = service.expires_at, service.labels, service.relabelled
+    return True if seen == (row.ttl_expires_at, row.labels, row.relabelled) else None
 
 
 async def until_status(context: Context, stack_id: str, wanted: Collection[StackStatus], timeout: float) -> Stack:

@@ -62,6 +62,8 @@ def updated(row: Stack, record: Stack) -> Stack:
             offer=record.offer,
         )
     latest = {name: max(getattr(row, name), getattr(record, name)) for name in ("ttl_expires_at", "extensions")}
+    if record.relabelled > row.relabelled:
+        row = replace(row, labels=record.labels, relabelled=record.relabelled)
     row = replace(row, **latest, serving=record.serving if row.shared else row.serving)  # as its Service selects
     if row.desired is Desired.STOPPED and record.generation == row.generation and record.pod_uid is not None:
         return row  # its stop is not done yet
@@ -112,6 +114,6 @@ def _renew_one(tx: Transaction, row: Stack, after: Stack) -> None:
         tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (after.pod_spec, row.stack_id))
     if not row.accepted:
         rows.drop_unanswered(tx, id_array([row.stack_id]))
-    if row.unassigned and not after.unassigned:
-        rows.insert_labels(tx, after)
+    if row.labels != after.labels:
+        rows.replace_labels(tx, after)
     rows.save_one(tx, after)

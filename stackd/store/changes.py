@@ -269,7 +269,7 @@ def relabel(tx: Transaction, stack_id: str, change: Relabelling) -> Stack:
     if not before.ended:
         new = dict(labels.items() - before.labels.items())
         reservations.check_labels(tx, new, change.limits, cost=before.cost, apart_from=stack_id)
-    after = rows.touched(tx, before, labels=MappingProxyType(labels))
+    after = rows.touched(tx, before, labels=MappingProxyType(labels), relabelled=before.relabelled + 1)
     rows.replace_labels(tx, after)
     gone = (f"{name}-" for name in before.labels if name not in labels)
     said = [*(f"{name}={value}" for name, value in labels.items() if before.labels.get(name) != value), *gone]

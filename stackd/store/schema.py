@@ -67,6 +67,7 @@ CREATE TABLE stacks (
     generation INTEGER NOT NULL DEFAULT 0, template TEXT, generated TEXT,
     unassigned INTEGER NOT NULL DEFAULT 0 CHECK (unassigned IN (0, 1)), digest TEXT, serving INTEGER, env TEXT,
     extensions INTEGER NOT NULL DEFAULT 0, offer TEXT, spare INTEGER NOT NULL DEFAULT 0,
+    relabelled INTEGER NOT NULL DEFAULT 0,
     CHECK ((deleting_since IS NULL) = (delete_reason IS NULL))
 ) STRICT;
 CREATE UNIQUE INDEX stacks_shared ON stacks (template) WHERE serving IS NOT NULL AND deleting_since IS NULL;
@@ -177,6 +178,7 @@ TO_12 = (
     + f"ALTER TABLE templates ADD COLUMN {TEMPLATE_SOURCE}; ALTER TABLE stacks ADD COLUMN offer TEXT;"
     "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE links ADD COLUMN opened_at INTEGER; ALTER TABLE links ADD COLUMN seen_at INTEGER;"
+    "ALTER TABLE stacks ADD COLUMN relabelled INTEGER NOT NULL DEFAULT 0;"
     f"ALTER TABLE links ADD COLUMN {LINK_CODE}; ALTER TABLE links ADD COLUMN {LINK_AMONG}; {LINKS_CODE}"
     + REMOVED_VALUES
 )

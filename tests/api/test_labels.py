@@ -403,6 +403,20 @@ async def test_somebody_elses_change_of_a_label_in_the_cluster_is_undone(at: Har
         await eventually(partial(_carries, at, kind, name, {"player": "7"}))
 
 
+async def test_a_change_back_is_written_although_the_answer_to_the_change_was_lost(at: Harness) -> None:
+    """What stackd knows of the Service is as it should be, and the Service is not."""
+    stack_id = await at.running(labelled(player="7"))
+    await eventually(partial(_carries, at, "services", f"svc-{stack_id}", {"player": "7"}))
+    at.give_kubernetes(timeout=0.5)
+    at.faults.freeze_watches()
+    at.faults.add_fault(action="lost_reply", verb="patch", resource="services")
+    await label_refused(at, 503, "has its new labels", stack_id, player="8")
+    assert await _carries(at, "services", f"svc-{stack_id}", {"player": "8"})
+    at.faults.end("lost_reply")
+    assert await relabelled(at, stack_id, player="7") == {"player": "7"}
+    assert await _carries(at, "services", f"svc-{stack_id}", {"player": "7"})
+
+
 # ---- what the stacks of a player may cost
 
 

@@ -67,9 +67,10 @@ async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(vm
     copy, at = tmp_path / "copy.db", await vm.start()
     restarted, stopped_since, deleted = await running(at, 3)
     started, at_rest, deleted_at_rest = [await stopped(at) for _ in range(3)]
-    extended = await at.running(ttl="10m")
+    extended, relabelled = await at.running(ttl="10m"), await at.running(labels={"player": "7", "seat": "3"})
     await asyncio.to_thread(backup_file, tmp_path / "stackd.db", copy)
     await at.do("extend", extended, ttl="2h")
+    await at.call("PATCH", f"/stacks/{relabelled}", {"labels": {"player": "8", "seat": None}})
     for stack_id, verb in ((restarted, "restart"), (started, "start"), (stopped_since, "stop")):
         await at.do(verb, stack_id)
         await at.until_status(stack_id, "stopped" if verb == "stop" else "running")
@@ -80,13 +81,14 @@ async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(vm
     theirs = {"metadata": {"name": deleted}, "spec": {"containers": [{"name": "theirs", "image": "theirs/runs"}]}}
     await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", theirs)
     before, objects = await at.answers(), await at.pods_and_services()
-    assert set(before) == {restarted, started, extended, created, stopped_since, at_rest}
+    assert set(before) == {restarted, started, extended, relabelled, created, stopped_since, at_rest}
     await vm.lose_file()
     shutil.copy(copy, tmp_path / "stackd.db")
     at = await vm.start(clock=Later())
     await at.passes(3)
     assert (await at.answers(), await at.pods_and_services()) == (before, objects)
-    assert ((await plan(at))["actions"], await at.used_ports()) == ([], 6)
+    assert ((await plan(at))["actions"], await at.used_ports()) == ([], 7)
+    assert [stack["stack_id"] for stack in (await at.get("/stacks?label=player=8"))["stacks"]] == [relabelled]
 
 
 NEEDS_MORE = PLAIN.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 1000}")

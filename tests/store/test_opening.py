@@ -216,7 +216,7 @@ DROP INDEX links_code; ALTER TABLE links DROP COLUMN code; ALTER TABLE links DRO
 ALTER TABLE templates DROP COLUMN principal;
 ALTER TABLE templates DROP COLUMN source;
 ALTER TABLE stacks DROP COLUMN offer;
-ALTER TABLE stacks DROP COLUMN spare;
+ALTER TABLE stacks DROP COLUMN spare; ALTER TABLE stacks DROP COLUMN relabelled;
 DROP TABLE removed_values;
 CREATE INDEX timeline_accepted ON timeline (by, at) WHERE kind = 'accepted';
 CREATE INDEX jobs_by ON jobs (by, created_at, items);
