@@ -146,7 +146,8 @@ def test_no_edit_of_the_annotation_can_make_the_rebuild_fall_over(key: str) -> N
         notes = service["metadata"]["annotations"]
         notes["stackd.io/record"] = json.dumps(json.loads(notes["stackd.io/record"]) | {key: value})
         assert isinstance(parse_record(service, pod_of(RUNS)), Stack | Unrecoverable)
-    notes["stackd.io/record"] = "[" * 5000 + "]" * 5000
+    service = service_of(RUNS)
+    service["metadata"]["annotations"]["stackd.io/record"] = "[" * 5000 + "]" * 5000
     assert isinstance(parse_record(service, pod_of(RUNS)), Unrecoverable)
 
 
