@@ -89,6 +89,7 @@ class ErrorCode(enum.StrEnum):
         *(NO, NOTHING_THERE),
     )
     LINK_NOT_FOUND = "link_not_found", 404, "There is no such link, or it has expired.", NO, NOTHING_THERE
+    MEMBER_NOT_FOUND = "member_not_found", 404, "The stack has no member of this name.", NO, NOTHING_THERE
     LOG_NOT_FOUND = "log_not_found", 404, "The pod is gone, and stackd kept no log of it.", NO, NOTHING_THERE
     NOT_FOUND = "not_found", 404, "There is no such route, page or file.", NO, NOTHING_THERE
     METHOD_NOT_ALLOWED = (

@@ -64,6 +64,9 @@ YAML = {"contentMediaType": "application/yaml"}
 A_DURATION = r"(?:0|(?:[0-9]+(?:\.[0-9]+)?(?:d|h|m|s|ms))+)"
 DURATION = {"pattern": f"^{A_DURATION}$", "format": "stackd-duration", "examples": ["30m"]}
 BARE_KEY = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+MOST_MEMBERS = 8
+MEMBER_NAME = r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?"
+MEMBER_NAME_FORM = "at most 32 lower-case letters, digits and inner hyphens, a letter first"
 BARE_KEY_FORM = "at most 63 letters, digits, and inner hyphens, dots and underscores"
 
 
@@ -278,9 +281,16 @@ class Problem(Body, frozen=True, kw_only=True):
     ]
     player_message: Annotated[str, doc("What a player may read about it.")] = ""
     restart: Annotated[bool, doc("Whether a restart by its player may help.")] = False
-    guide: Annotated[
-        str, doc("Where the guides say what to do about it, below `/docs/`: `troubleshooting#node--has-been-deleted`.")
-    ] = ""
+
+    optional = ()
+
+
+class Member(Body, frozen=True, kw_only=True):
+    """A pod of a stack beside its first one."""
+
+    name: Annotated[str, doc("Its name, under which the other pods of the stack reach it.")]
+    pod_id: Annotated[str, doc("The pod's name.")] = ""
+    node_id: Annotated[str | None, doc("The node that the pod is on; null while there is none.")] = None
 
     optional = ()
 
@@ -293,7 +303,14 @@ class Stack(Body, frozen=True, kw_only=True):
     namespace: Annotated[str, doc("The pod's namespace.")] = ""
     node_id: Annotated[str | None, doc("The node that the pod is on; null while there is none.")] = None
     node_public_ip: Annotated[str | None, doc("The node's public address; null where none is known.")] = None
-    pod_spec: Annotated[str, doc("What runs: the request's pod spec, sanitized, as YAML.", YAML)] = ""
+    pod_spec: Annotated[
+        str,
+        doc(
+            "What runs: the request's pod spec, sanitized, as YAML. Those of members follow, each behind a line "
+            "`--- # member NAME`.",
+            YAML,
+        ),
+    ] = ""
     ports: Annotated[tuple[Port, ...], doc("Where it is reached: `node_public_ip:node_port`, or a name.")] = ()
     service_name: Annotated[str, doc("The service's name.")] = ""
     status: Annotated[str, doc("StackStatus")] = ""
@@ -337,11 +354,12 @@ class Stack(Body, frozen=True, kw_only=True):
     env: Annotated[
         Mapping[str, str], doc("The variables that its create has set, by name; left out where it has set none.")
     ] = NOTHING
+    members: Annotated[tuple[Member, ...], doc("Its pods beside the first one; left out where there is none.")] = ()
     warnings: Annotated[
         tuple[str, ...], doc("Of a create: what it did otherwise than usual, in sentences; left out where nothing.")
     ] = ()
 
-    optional = ("template", "title", "shared", "values", "env", "warnings")
+    optional = ("template", "title", "shared", "values", "env", "members", "warnings")
 
     @property
     def address(self) -> str:
@@ -477,6 +495,30 @@ TargetPorts = Annotated[
 ]
 
 
+class NewMember(Request, frozen=True, kw_only=True):
+    """A pod beside the first one of a stack."""
+
+    pod_spec: Annotated[
+        str,
+        doc(
+            "A Pod as YAML (or JSON), as that of the stack. The other pods of the stack reach the ports that its containers "
+            "declare; nobody else does.",
+            {"format": "stackd-pod-spec", **YAML},
+        ),
+    ]
+
+
+Members = Annotated[
+    Mapping[
+        Annotated[str, expects(MEMBER_NAME_FORM, pattern=rf"\A{MEMBER_NAME}\Z")],
+        NewMember,
+    ],
+    expects(
+        f'an object of at most {MOST_MEMBERS} members, such as {{"db": {{"pod_spec": "…"}}}}', max_length=MOST_MEMBERS
+    ),
+]
+
+
 class Create(Request, frozen=True, kw_only=True):
     """A stack to create: a `pod_spec`, or a `template`."""
 
@@ -494,6 +536,13 @@ class Create(Request, frozen=True, kw_only=True):
             "with its path. The text may have as many bytes as `limits.pod_spec` says, as it comes and with its aliases "
             "written out.",
             {"format": "stackd-pod-spec", **YAML},
+        ),
+    ] = None
+    members: Annotated[
+        Members | None,
+        doc(
+            "With a `pod_spec`: more pods, by the names under which the pods of the stack reach each other. Only the first is "
+            "published. All pod specs together may have as many bytes as `limits.pod_spec` says."
         ),
     ] = None
     template: Annotated[

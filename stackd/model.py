@@ -18,6 +18,7 @@ T = TypeVar("T")
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+NO_MEMBERS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 NOT_READY = "NotReady"  # the status_reason of a stack that runs and is not ready
 CHECK_FAILED = "CheckFailed"  # the status_reason of a stack that runs, and does not pass its check
 SERVICE_PREFIX = "svc-"
@@ -239,12 +240,14 @@ class SanitizedSpec:
 
     ``text`` is the canonical YAML that the API returns; ``manifest`` is the same Pod as JSON-ready data
     (apiVersion, kind, metadata, spec), without names, labels or anything else that the operator adds.
+    ``members`` are those of the other pods, by the names under which they are reached; text and requests are those of all.
     """
 
     text: str = field(repr=False)
     manifest: Mapping[str, Any] = field(repr=False)
     requested_cpu_milli: int
     requested_memory_bytes: int
+    members: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: NO_MEMBERS, repr=False)
 
 
 @struct
@@ -260,6 +263,22 @@ class Offer:
 
 
 NO_OFFER = Offer()
+
+
+@struct
+class Member:
+    """A pod beside a stack's first one. The others reach its ``ports`` (number, protocol) under its ``name``.
+
+    ``generation``, ``pod_uid`` and ``node_id`` as of the stack. ``address``: that of its Service, which the pods that there are
+    know; empty before that is known.
+    """
+
+    name: str
+    ports: tuple[tuple[int, str], ...] = ()
+    generation: int = 0
+    pod_uid: str | None = None
+    node_id: str | None = None
+    address: str = ""
 
 
 @struct
@@ -284,6 +303,7 @@ class Stack:
     ``unassigned``      it waits in a pool until a client asks for a stack; until then it does not exist for any client
     ``spare``           nothing but a Service that a later create takes, with its id and node port; ``unassigned``, too
     ``serving``         of a shared stack: the generation of the pod that its Service selects; None: it is not shared
+    ``members``         its pods beside the first one; their specs follow that of the first in ``pod_spec``
     """
 
     stack_id: str
@@ -320,6 +340,7 @@ class Stack:
     extensions: int = 0
     relabelled: int = 0
     offer: Offer | None = None
+    members: tuple[Member, ...] = ()
 
     @property
     def shared(self) -> bool:
@@ -375,6 +396,28 @@ class Stack:
     def service_name(self) -> str:
         """The Service's name (API contract: ``service_name``)."""
         return service_name(self.stack_id)
+
+    def member_name(self, name: str) -> str:
+        """The name of the pod of this member, and of the Service that leads to it."""
+        return f"{self.stack_id}-{name}"
+
+    def member(self, name: str) -> Member | None:
+        """The member of this name."""
+        return next((member for member in self.members if member.name == name), None)
+
+    @property
+    def pod_uids(self) -> tuple[str | None, ...]:
+        """Those of its pods: the first, then those of its members."""
+        return (self.pod_uid, *[one.pod_uid for one in self.members]) if self.members else (self.pod_uid,)
+
+    def is_on(self, node: str) -> bool:
+        """Whether one of its pods is on this node."""
+        return self.node_id == node or (bool(self.members) and any(one.node_id == node for one in self.members))
+
+    @property
+    def lacks_a_pod(self) -> bool:
+        """Whether one of its pods is still to be created, or is not known to exist."""
+        return self.pod_uid is None or (bool(self.members) and any(one.pod_uid is None for one in self.members))
 
 
 def bare_stack(stack_id: str, namespace: str, container_port: int, now: int) -> Stack:
@@ -467,6 +510,7 @@ class Observation:
 
     ``generation`` is the stack's at the time of observation; ``events`` are written even if nothing else differs.
     ``requested_…`` is what the cluster reserves for the pod, which an admission policy may have raised; 0 if unknown.
+    ``members``: with their pods, where a create or a start is completed.
     """
 
     stack_id: str
@@ -480,6 +524,7 @@ class Observation:
     requested_cpu_milli: int = 0
     requested_memory_bytes: int = 0
     events: tuple[TimelineEvent, ...] = ()
+    members: tuple[Member, ...] = ()
 
 
 @struct

@@ -479,7 +479,8 @@ def path_of(kind: str) -> str:
     """The path of all nodes, or of all objects of a kind in the stacks' namespace."""
     if kind == "nodes":
         return "/api/v1/nodes"
-    group = "apis/gateway.networking.k8s.io" if kind.endswith("routes") else "api"
+    groups = {"networkpolicies": "apis/networking.k8s.io"}
+    group = "apis/gateway.networking.k8s.io" if kind.endswith("routes") else groups.get(kind, "api")
     return f"/{group}/v1/namespaces/stacks/{kind}"
 
 

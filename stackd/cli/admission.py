@@ -15,11 +15,12 @@ SLICES: Final = "endpointslices"
 KINDS_OF_STACKS: Final = (
     ("", "v1", ("pods", "pods/ephemeralcontainers", "pods/resize", "services", "configmaps")),
     ("coordination.k8s.io", "v1", ("leases",)),
+    ("networking.k8s.io", "v1", ("networkpolicies",)),
     ("discovery.k8s.io", "v1", (SLICES,)),
 )
 ROUTES: Final = (GATEWAY_API, "v1", (HTTP_ROUTES, TLS_ROUTES, "grpcroutes"))
 NAMES: Final = ("stack-", "svc-stack-", "rt-stack-")
-"""How the names of a stack's pod and routes, of its Service, and of the one behind its routes begin."""
+"""How the names of a stack's pods, routes and NetworkPolicies, of its Service, and of the one behind its routes begin."""
 CONTROLLERS: Final = ("system:kube-controller-manager", "system:kube-scheduler")
 """They collect garbage, drain lost nodes, make room for pods of a higher priority, and make the EndpointSlices of Services.
 They neither create nor adopt another object of a stack, unless somebody's ReplicaSet has its labels: it would get the

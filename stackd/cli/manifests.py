@@ -18,6 +18,7 @@ import click
 from click.core import ParameterSource
 
 from stackd.cli.options import config_option, loaded, quantity_option, stacked
+from stackd.contract import MOST_MEMBERS
 
 if TYPE_CHECKING:
     from stackd.cli.provision import ManifestOptions
@@ -97,6 +98,8 @@ site_options = stacked(
     click.option("--gateway-namespace", "gateway_namespaces", metavar="NAME", multiple=True,
                  help="Namespaces of the Gateway's pods, if not that of routes.gateway."),
     click.option("--dns/--no-dns", help="Let stacks use the cluster's DNS (k8s-app=kube-dns in kube-system).  [no]"),
+    click.option("--members", type=click.IntRange(0, MOST_MEMBERS), default=0,
+                 help="How many members a stack may have at most; more if a template has more.  [0]"),
     click.option("--target-port", "target_ports", callback=_ranges, metavar="PORT[-PORT]", multiple=True,
                  help="The only target ports that can be reached.  [all ports]"),
     quantity_option("--quota-cpu", "cpu", help="CPU of all stacks together, such as 64."),
@@ -231,6 +234,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
     largest: dict[str, Any] = {
         name: str(parse(text)) for name, text in most.items() if text
     }  # of one container: as of a pod
+    members = max([options["members"], *(len(one.spec.members) for one in templates)])
     names = ("account", "account_namespace", "admission_policy", "egress", "dns", "target_ports")
     chosen: dict[str, Any] = {name: options[name] for name in names}
     chosen |= {name: str(options[name] or "") for name in AMOUNTS}
@@ -244,6 +248,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         stacks=config.limits.max_stacks or len(stacks.node_ports),
         cluster_cidrs=options["cluster_cidrs"] or NETWORKS,
         template_egress=tuple(sorted(own, key=lambda egress: egress.kind)),
+        members=members,
         checks=ranges if any(one.check is not None for one in templates) else (),
         routes=kinds_of(config.routes),
         domain=config.routes.domain,

@@ -24,7 +24,7 @@ from stackd.kube.credentials import token_request
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
 from stackd.kube.policies import CHECKS_POLICY, egress_policy
 from stackd.kube.rights import Right, in_cluster, in_namespace, of_account, of_gateway
-from stackd.kube.wire import BINDINGS, KINDS, MERGE_PATCH, POLICIES, JsonObject, KubeRequest
+from stackd.kube.wire import BINDINGS, KINDS, MERGE_PATCH, NETWORK_POLICIES, POLICIES, JsonObject, KubeRequest
 from stackd.podspec.additions import EGRESS_LABEL
 from stackd.quantity import parse
 from stackd.templates.template import INTERNET, NONE, Egress
@@ -68,6 +68,7 @@ class ManifestOptions:
     ``instance``       the instance whose Lease may be read and renewed
     ``admission_policy``  whether only stackd may write the objects of its stacks; needs Kubernetes 1.30
     ``template_egress``  what stacks of templates with ``network.egress`` reach, each once
+    ``members``        the most pods that a stack has beside its first one; with any, stackd may write NetworkPolicies
     ``checks``         the node ports that the pods of checks reach, as (first, last), if a template has a check
     ``routes``         the kinds of routes that give ports names below ``domain``, served by ``gateway`` ("namespace/name")
     ``gateway_namespaces``  the namespaces of the gateway's pods, which forward to the stacks
@@ -84,6 +85,7 @@ class ManifestOptions:
     egress: Literal["none", "internet"] = "none"
     dns: bool = False
     template_egress: tuple[Egress, ...] = ()
+    members: int = 0
     checks: tuple[tuple[int, int], ...] = ()
     routes: tuple[str, ...] = ()
     domain: str = ""
@@ -137,9 +139,9 @@ def _account(site: ManifestOptions) -> Iterator[Manifest]:
 
 def _rights(site: ManifestOptions) -> Iterator[Manifest]:
     """A role for each place, and its binding to stackd's account."""
-    wide = f"{site.account}-{site.namespace}"
+    wide, policies = f"{site.account}-{site.namespace}", (NETWORK_POLICIES,) if site.members else ()
     roles: list[tuple[str, str, tuple[Right, ...]]] = [
-        (site.account, site.namespace, in_namespace(site.instance, site.routes))
+        (site.account, site.namespace, in_namespace(site.instance, (*site.routes, *policies)))
     ]
     if not site.token_secret:
         roles.append((f"{site.account}-token", site.account_namespace, of_account(site.account)))
@@ -158,14 +160,16 @@ def _rights(site: ManifestOptions) -> Iterator[Manifest]:
 
 
 def _quota(site: ManifestOptions) -> Manifest:
-    """An example: as many pods and node ports as stacks are allowed, and none of the objects that stacks do not use.
+    """An example: as many pods and node ports as stacks are allowed, and none of the objects that stacks do not use. Each may
+    have as many members as the template with the most.
 
-    Twice as many Services: that of an ended stack keeps its record, without a node port, until the stack expires.
+    One more Service for each: that of an ended stack keeps its record, without a node port, until the stack expires.
     """
     count = str(parse(site.stacks))
+    pods = parse(site.stacks).value * (1 + site.members)
     hard = {
-        "pods": str(parse(site.stacks).value + CHECKS_AT_ONCE) if site.checks else count,
-        "services": str(2 * parse(site.stacks).value),
+        "pods": str(pods + CHECKS_AT_ONCE) if site.checks else str(parse(pods)),
+        "services": str(pods + parse(site.stacks).value),
         "services.nodeports": count,
         "services.loadbalancers": "0",
         "persistentvolumeclaims": "0",
@@ -200,9 +204,11 @@ def _networks(site: ManifestOptions) -> Iterator[Manifest]:
     outside: dict[str, Any] = {"from": [_block("0.0.0.0/0", _of(site, 4)), _block("::/0", _of(site, 6))]}
     if site.target_ports:
         outside["ports"] = _port_rules(site.target_ports)
-    yield policy("stacks-from-outside", _stacks(ingress=[outside]))
+    # Of the pods of a stack with members, only the first is reached by others.
+    first = {"matchExpressions": [{"key": labels.MEMBER, "operator": "DoesNotExist"}]} if site.members else {}
+    yield policy("stacks-from-outside", _stacks(first, ingress=[outside]))
     if site.gateway_namespaces:
-        yield policy("stacks-from-gateway", _stacks(ingress=[{"from": [_pods_of(site.gateway_namespaces)]}]))
+        yield policy("stacks-from-gateway", _stacks(first, ingress=[{"from": [_pods_of(site.gateway_namespaces)]}]))
     general = {"matchExpressions": [{"key": EGRESS_LABEL, "operator": "DoesNotExist"}]}
     internet = {
         "to": [
@@ -223,10 +229,12 @@ def _networks(site: ManifestOptions) -> Iterator[Manifest]:
                 rules = [{"to": [{"ipBlock": {"cidr": network}} for network in egress.networks]}]
             yield policy(egress_policy(egress), _stacks(own, egress=rules))
     if site.checks:
-        yield from _checks(site, policy)
+        yield from _checks(site, policy, first)
 
 
-def _checks(site: ManifestOptions, policy: Callable[[str, dict[str, Any]], Manifest]) -> Iterator[Manifest]:
+def _checks(
+    site: ManifestOptions, policy: Callable[[str, dict[str, Any]], Manifest], first: Mapping[str, Any]
+) -> Iterator[Manifest]:
     """The pods of checks reach what players reach: node ports, the Gateway, and the stacks themselves, to which the nodes
     forward what comes to a node port."""
     ours = {"podSelector": {"matchLabels": labels.role_labels(labels.CHECK, site.instance)}}
@@ -237,7 +245,7 @@ def _checks(site: ManifestOptions, policy: Callable[[str, dict[str, Any]], Manif
     if site.gateway_namespaces:
         rules += [{"to": [_pods_of(site.gateway_namespaces)]}, _DNS]
     yield policy(CHECKS_POLICY, {**ours, "policyTypes": ["Egress"], "egress": rules})
-    yield policy("stacks-from-checks", _stacks(ingress=[{"from": [ours]}]))
+    yield policy("stacks-from-checks", _stacks(first, ingress=[{"from": [ours]}]))
 
 
 def _port_rules(ranges: Iterable[tuple[int, int]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from stackd.kube import labels, records
 from stackd.kube.wire import KINDS, JsonObject
-from stackd.model import PortMapping, Stack
+from stackd.model import Member, PortMapping, Stack
 from stackd.podspec.additions import EGRESS_LABEL
 from stackd.podspec.policy import is_reserved
 
@@ -23,10 +23,15 @@ DEADLINE_SECONDS: Final = 1800
 
 
 def pod_manifest(
-    stack: Stack, manifest: Mapping[str, Any], *, instance: str, node_selector: Mapping[str, str]
+    stack: Stack,
+    manifest: Mapping[str, Any],
+    *,
+    instance: str,
+    node_selector: Mapping[str, str],
+    member: Member | None = None,
 ) -> dict[str, Any]:
-    """The stack's Pod; ``manifest`` is the sanitized one with the operator's additions. Our labels and generation override
-    the tenant's; the operator's node selector the pod spec's.
+    """The stack's Pod, or that of a member; ``manifest`` is the sanitized one with the operator's additions. Our labels and
+    generation override the tenant's; the operator's node selector the pod spec's.
     """
     metadata, spec = manifest.get("metadata") or {}, dict(manifest["spec"])
     if selector := {**(spec.get("nodeSelector") or {}), **node_selector}:
@@ -34,10 +39,13 @@ def pod_manifest(
     return {
         **KINDS["pods"].type_meta,
         "metadata": {
-            "name": stack.pod_name,
+            "name": stack.pod_name if member is None else stack.member_name(member.name),
             "namespace": stack.namespace,
-            "labels": {**_others(metadata.get("labels")), **_labels(stack, instance), **_numbered(stack)},
-            "annotations": {**_others(metadata.get("annotations")), labels.GENERATION: str(stack.generation)},
+            "labels": {**_others(metadata.get("labels")), **_labels(stack, instance), **_part(stack, member)},
+            "annotations": {
+                **_others(metadata.get("annotations")),
+                labels.GENERATION: str((member or stack).generation),
+            },
         },
         "spec": spec,
     }
@@ -56,14 +64,20 @@ def _labels(stack: Stack, instance: str) -> dict[str, str]:
     return {**own, labels.POOL: stack.template or ""} if stack.unassigned else own
 
 
-def _numbered(stack: Stack) -> dict[str, str]:
-    return {labels.GENERATION: str(stack.generation)} if stack.shared else {}
+def _part(stack: Stack, member: Member | None) -> dict[str, str]:
+    if member is not None:
+        return {labels.MEMBER: member.name}
+    published = {labels.PUBLISHED: "true"} if stack.members else {}
+    return {labels.GENERATION: str(stack.generation), **published} if stack.shared else published
 
 
-def pod_labels(stack: Stack, instance: str, clients: Iterable[str]) -> dict[str, str | None]:
-    """The labels of stackd on the stack's pod, which has these labels of ``clients``; None: it must not have that one."""
+def pod_labels(
+    stack: Stack, instance: str, clients: Iterable[str], member: Member | None = None
+) -> dict[str, str | None]:
+    """The labels of stackd on the stack's pod, or that of a member, which has these labels of ``clients``; None: it must not
+    have that one."""
     gone = dict.fromkeys(labels.CLIENT_LABEL_PREFIX + name for name in clients)
-    return {**gone, labels.POOL: None, **_labels(stack, instance), **_numbered(stack), labels.ASSIGNED: None}
+    return {**gone, labels.POOL: None, **_labels(stack, instance), **_part(stack, member), labels.ASSIGNED: None}
 
 
 def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
@@ -94,6 +108,8 @@ def service_selector(stack: Stack) -> dict[str, str]:
     """What the stack's Service selects: of a stack in a pool and of a spare, no pod until somebody is given it; of a shared one,
     the pod that serves."""
     own = {labels.GENERATION: str(stack.serving)} if stack.shared else {}
+    if stack.members:
+        own[labels.PUBLISHED] = "true"
     return {labels.STACK: stack.stack_id, **own} | ({labels.ASSIGNED: "true"} if stack.unassigned else {})
 
 

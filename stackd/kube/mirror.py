@@ -27,10 +27,10 @@ from stackd.kube.objects import (
     service_state,
     template_pod,
 )
-from stackd.kube.routes import BACKEND_PREFIX, BACKENDS, RESOURCES, ROUTES, RouteState
+from stackd.kube.routes import BACKENDS, INNER_PREFIXES, RESOURCES, ROUTES, RouteState
 from stackd.kube.template_maps import TemplateMap, template_map
 from stackd.kube.watch import WatchHealth, endless
-from stackd.kube.wire import CONFIG_MAPS, HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest, is_older
+from stackd.kube.wire import CONFIG_MAPS, HTTP_ROUTES, NETWORK_POLICIES, TLS_ROUTES, JsonObject, KubeRequest, is_older
 from stackd.model import struct
 from stackd.tasks import set_within
 
@@ -47,8 +47,8 @@ def _read_pod(raw: JsonObject) -> PodState | TemplatePod:
 
 
 def _read_service(raw: JsonObject) -> ServiceState | RouteState:
-    is_backend = raw["metadata"]["name"].startswith(BACKEND_PREFIX)
-    return ROUTES[BACKENDS].read(raw) if is_backend else service_state(raw)
+    is_inner = raw["metadata"]["name"].startswith(INNER_PREFIXES)
+    return ROUTES[BACKENDS].read(raw) if is_inner else service_state(raw)
 
 
 _READERS: Mapping[str, Callable[[JsonObject], Any]] = {
@@ -117,7 +117,9 @@ class Mirror:
         self.health_by_kind: Mapping[str, WatchHealth] = {
             kind: WatchHealth(kind, clock, contact.tried.set, self._restored) for kind in ("pods", "services", "nodes")
         }
-        self.extra_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES, CONFIG_MAPS)}
+        self.extra_health = {
+            kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES, NETWORK_POLICIES, CONFIG_MAPS)
+        }
         self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.extra_health)}
         self._followed: tuple[str, ...] = ()
         self._removed: dict[str, tuple[int, State]] = {}
@@ -127,6 +129,7 @@ class Mirror:
         self._synced = asyncio.Event()
         self._again = asyncio.Event()
         self._running = False
+        self._begin: Callable[[str, WatchHealth], None] | None = None
 
     @property
     def synced(self) -> bool:
@@ -182,14 +185,28 @@ class Mirror:
 
     def follow(self, kinds: Collection[str]) -> None:
         """Watch these kinds, too, from now on, and no others."""
-        wanted = tuple(sorted(kinds))
-        if wanted == self._followed:
+        wanted, before = tuple(sorted(kinds)), self._followed
+        if wanted == before:
             return
         self._followed = wanted
         for kind in self.extra_health.keys() - set(wanted):
             self._listed[kind].clear()
             self._replace(kind, ())
-        self._again.set()
+        if self._begin is not None and set(before) <= set(wanted):  # the others go on
+            for kind in set(wanted) - set(before):
+                self._begin(kind, self.extra_health[kind])
+        else:
+            self._again.set()
+
+    def also_follow(self, kind: str) -> None:
+        """Watch this kind, too, from now on."""
+        if kind not in self._followed:
+            self.follow((*self._followed, kind))
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """The kinds that are watched beside pods, Services and nodes."""
+        return self._followed
 
     def all_routes(self) -> Iterator[RouteState]:
         """All objects that give stacks names."""
@@ -288,11 +305,18 @@ class Mirror:
         while True:
             self._again.clear()
             async with asyncio.TaskGroup() as group:
-                watches = [
-                    group.create_task(self._follow(kind, health), name=f"mirror-{kind}")
-                    for kind, health in self.watches.items()
-                ]
-                await self._again.wait()
+                watches: list[asyncio.Task[None]] = []
+
+                def begin(kind: str, health: WatchHealth, group: Any = group, watches: Any = watches) -> None:
+                    watches.append(group.create_task(self._follow(kind, health), name=f"mirror-{kind}"))
+
+                for kind, health in self.watches.items():
+                    begin(kind, health)
+                self._begin = begin
+                try:
+                    await self._again.wait()
+                finally:
+                    self._begin = None
                 for watch in watches:
                     watch.cancel()
 

@@ -68,6 +68,7 @@ class PodState:
 
     ``generation`` is stackd's annotation: which pod of its stack it is; ``annotated``: it has that annotation. ``pool``
     is its label: the template in whose pool it waits, or empty; ``assigned``: it has a label that no pod should have.
+    ``part``: by its labels, the member whose pod it is, or that it is the first of a stack with members; else empty.
     ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it.
     """
 
@@ -96,6 +97,7 @@ class PodState:
     pool: str = ""
     assigned: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    part: str = ""
 
 
 @struct
@@ -131,7 +133,8 @@ class ServiceState:
 
     ``families`` are ``IPv4`` and ``IPv6``, the primary one first. ``expires_at`` (nanoseconds), ``generation`` and
     ``desired`` are stackd's annotations; ``recorded``: it carries a record. ``pool`` as of a pod. ``spare``: its label says that
-    it belongs to no stack.
+    it belongs to no stack. ``published``: of several pods, it selects the first; ``members`` is the annotation about the
+    others.
     """
 
     resource: ClassVar[str] = "services"
@@ -156,6 +159,8 @@ class ServiceState:
     labels: Mapping[str, str] = field(default_factory=dict)
     relabelled: int = 0
     resource_version: str = ""
+    published: bool = False
+    members: str = ""
 
 
 @struct
@@ -227,6 +232,11 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         pool=ours.pool,
         assigned=labels.ASSIGNED in ours.labels,
         labels=ours.clients,
+        part=intern(ours.labels[labels.MEMBER])
+        if labels.MEMBER in ours.labels
+        else labels.PUBLISHED
+        if labels.PUBLISHED in ours.labels
+        else "",
     )
 
 
@@ -245,7 +255,8 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
     spec = raw.get("spec") or _NONE
     ports, selector = spec.get("ports") or (), spec.get("selector") or _NONE
     once_assigned, serving = selector.get(labels.ASSIGNED) == "true", labels.serving_of(selector)
-    own = 1 + once_assigned + (serving is not None)
+    published = labels.PUBLISHED in selector
+    own = 1 + once_assigned + published + (serving is not None)
     return ServiceState(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -268,6 +279,8 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         labels=ours.clients,
         relabelled=labels.relabelled_of(notes),
         resource_version=metadata.get("resourceVersion", ""),
+        published=published,
+        members=notes.get(labels.MEMBERS, ""),
     )
 
 

@@ -118,13 +118,13 @@ def _selects(selector: Mapping[str, Any], ours: Mapping[str, str | None]) -> boo
 
 
 def _is_true(expression: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:
-    """Whether the expression is true of all our pods, but of those of templates with their own ``network.egress``. No
-    policy can know the ids of stacks.
+    """Whether the expression is true of all our pods, but of members, and those of templates with their own
+    ``network.egress``. No policy can know the ids of stacks.
     """
     key, values = expression["key"], expression.get("values") or ()
     truths = {
         "Exists": key in ours,
-        "DoesNotExist": key == EGRESS_LABEL and key not in ours,
+        "DoesNotExist": key in (EGRESS_LABEL, labels.MEMBER) and key not in ours,
         "In": ours.get(key) in values,
         "NotIn": key in ours and ours[key] is not None and ours[key] not in values,
     }

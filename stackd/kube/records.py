@@ -18,8 +18,9 @@ from msgspec import json
 from stackd.clock import from_nanoseconds, to_nanoseconds
 from stackd.kube import labels
 from stackd.kube.wire import JsonObject
-from stackd.model import NO_VALUES, Desired, Offer, PortMapping, Route, RoutedPort, Stack, StackStatus
+from stackd.model import NO_VALUES, Desired, Member, Offer, PortMapping, Route, RoutedPort, Stack, StackStatus
 from stackd.podspec.additions import values_in
+from stackd.podspec.members import addresses_in
 
 VERSION = 2
 # Everybody who watches Services receives the annotation with each change of a Service, and Kubernetes allows 256 KiB of
@@ -28,6 +29,7 @@ _PACK_ABOVE_BYTES = 2 * 1024
 _LONGEST_UNPACKED = 16 * 1024 * 1024
 _PACKED = "pod_spec_deflated"
 
+NO_PODS: Mapping[str, JsonObject] = {}
 RUNNING, STARTING, STOPPED, ENDED = "running", "starting", "stopped", "ended"
 POD_DELETED = "PodDeleted"
 POD_DELETED_MESSAGE = "the pod is gone from the cluster and stackd did not delete it"
@@ -47,7 +49,12 @@ def wanted_pod(stack: Stack) -> str:
         return STOPPED
     if stack.ended:
         return ENDED
-    return STARTING if stack.accepted and stack.pod_uid is None else RUNNING
+    return STARTING if stack.accepted and stack.lacks_a_pod else RUNNING
+
+
+def wanted_members(stack: Stack) -> str:
+    """Which pods of its members are meant, in the words of the ``stackd.io/members`` annotation; empty if it has none."""
+    return ",".join([f"{member.name}={member.generation}" for member in stack.members]) if stack.members else ""
 
 
 def service_annotations(stack: Stack) -> dict[str, str]:
@@ -79,6 +86,7 @@ def service_annotations(stack: Stack) -> dict[str, str]:
         "node": stack.node_id,
         "address": stack.node_public_ip,
         "ended": [stack.status.value, stack.status_reason, stack.status_message] if stack.ended else None,
+        "members": {member.name: member.ports for member in stack.members} if stack.members else None,
     }
     record |= {key: value for key, value in optional.items() if value}
     return {
@@ -87,6 +95,7 @@ def service_annotations(stack: Stack) -> dict[str, str]:
         **({labels.RELABELLED: str(stack.relabelled)} if stack.relabelled else {}),
         labels.GENERATION: str(stack.generation),
         labels.DESIRED: wanted_pod(stack),
+        **({labels.MEMBERS: wanted_members(stack)} if stack.members else {}),
     }
 
 
@@ -102,8 +111,10 @@ def _recorded(port: PortMapping) -> list[object]:
     return [*recorded, port.route, port.host] if isinstance(port, RoutedPort) else recorded
 
 
-def parse_record(service: JsonObject, pod: JsonObject | None) -> Stack | Unrecoverable:
-    """The stack of a Service and its pod (both as Kubernetes' JSON).
+def parse_record(
+    service: JsonObject, pod: JsonObject | None, others: Mapping[str, JsonObject] = NO_PODS
+) -> Stack | Unrecoverable:
+    """The stack of a Service, its pod, and those of its members, by their names (all as Kubernetes' JSON).
 
     Never raises because of the record's content: anybody with rights on the Service can edit it.
     """
@@ -118,22 +129,28 @@ def parse_record(service: JsonObject, pod: JsonObject | None) -> Stack | Unrecov
         record = json.decode(text)
         if record["version"] != VERSION:
             return Unrecoverable(name=name, reason=f"its record has version {record['version']}, not {VERSION}")
-        return _parsed(service, pod, record)
+        return _parsed(service, pod, others, record)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, zlib.error) as exc:
         return Unrecoverable(name=name, reason=f"its record cannot be read: {type(exc).__name__}: {exc}")
 
 
-def _parsed(service: JsonObject, pod: JsonObject | None, record: Mapping[str, Any]) -> Stack:
+def _parsed(
+    service: JsonObject, pod: JsonObject | None, others: Mapping[str, JsonObject], record: Mapping[str, Any]
+) -> Stack:
     generation, wanted = labels.generation_of(service), labels.annotations_of(service).get(labels.DESIRED)
     own = pod if pod is not None and labels.generation_of(pod) >= generation else None
     stack = _as_recorded(service, record, generation, _values(own, record))
     if wanted == STOPPED:
         return replace(stack, status=StackStatus.STOPPED, desired=Desired.STOPPED, ports_held=True)
+    if stack.members:
+        stack = replace(stack, members=tuple(_with_its_pod(member, others, own) for member in stack.members))
     if own is None and wanted == STARTING:
         return replace(stack, ports_held=True)
     if own is not None:
         stack = _with_pod(stack, own)
-    if "ended" in record or own is None:
+    if wanted == STARTING and stack.lacks_a_pod and not stack.ended:
+        return replace(stack, ports_held=True)
+    if "ended" in record or stack.lacks_a_pod:
         status, reason, message = record.get("ended", (StackStatus.STOPPED, POD_DELETED, POD_DELETED_MESSAGE))
         return replace(
             stack, ended=True, status=StackStatus(status), status_reason=str(reason), status_message=str(message)
@@ -172,6 +189,7 @@ def _as_recorded(service: JsonObject, record: Mapping[str, Any], generation: int
         offer=_offer(record["offer"]) if record.get("offer") else None,
         extensions=int(metadata["annotations"].get(labels.EXTENSIONS, "0")[:4]),
         relabelled=labels.relabelled_of(metadata["annotations"]),
+        members=_members(record, metadata["annotations"].get(labels.MEMBERS, "")),
     )
     # Without node ports, the type of the Service does not say whether it holds anything; names are released first.
     holds = spec.get("type") == "NodePort" or not (stack.node_ports or "ended" in record)
@@ -185,6 +203,31 @@ def _with_pod(stack: Stack, pod: JsonObject) -> Stack:
         pod_uid=pod["metadata"]["uid"],
         node_id=pod["spec"].get("nodeName") or stack.node_id,
         ended=phase in ("Failed", "Succeeded"),
+    )
+
+
+def _with_its_pod(member: Member, others: Mapping[str, JsonObject], first: JsonObject | None) -> Member:
+    """The member with its pod, if that is one that is meant, and the address under which the first pod knows it."""
+    pod = others.get(member.name)
+    if pod is None or labels.generation_of(pod) < member.generation:
+        return member
+    return replace(
+        member,
+        pod_uid=pod["metadata"]["uid"],
+        node_id=pod["spec"].get("nodeName"),
+        address=addresses_in(first or pod).get(member.name, ""),
+    )
+
+
+def _members(record: Mapping[str, Any], generations: str) -> tuple[Member, ...]:
+    meant = dict(part.split("=") for part in generations.split(",")) if generations else {}
+    return tuple(
+        Member(
+            name=str(name),
+            ports=tuple((int(number), str(protocol)) for number, protocol in ports),
+            generation=int(meant.get(name, "0")[:10]),
+        )
+        for name, ports in record.get("members", {}).items()
     )
 
 

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackd.kube.labels import admission_policy_name, lease_name
-from stackd.kube.wire import BINDINGS, CONFIG_MAPS, GATEWAYS, KINDS, LEASES, LOG, NAMESPACES, POLICIES, TOKENS
+from stackd.kube.wire import (
+    BINDINGS,
+    CONFIG_MAPS,
+    GATEWAYS,
+    KINDS,
+    LEASES,
+    LOG,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    POLICIES,
+    TOKENS,
+)
 
 CLUSTER_IDENTITY = "kube-system"
 
@@ -54,18 +65,22 @@ IN_NAMESPACE = (
     _right(CONFIG_MAPS, _ALL_OF_ONE, "the templates that are written over the API, or with kubectl"),
     _right(LOG, "get", "the logs of a stack"),
     _right("events", "list", "the events of a stack"),
-    _right("networkpolicies", "list", "require_ingress_network_policy, and the doctor"),
+    _right(NETWORK_POLICIES, "list", "require_ingress_network_policy, and the doctor"),
     _right("resourcequotas", "list", "how many stacks fit, for /capacity and the doctor"),
     _right("limitranges", "list", "what a LimitRange gives to each container, for /capacity and the doctor"),
 )
 
 
+_WHY = {NETWORK_POLICIES: "the pods of a stack with members reach each other, and nobody else reaches these"}
+
+
 def in_namespace(instance: str, routes: Iterable[str] = ()) -> tuple[Right, ...]:
-    """The rights in the namespace of the stacks, with those on the kinds of routes. A create cannot be limited to a name."""
+    """The rights in the namespace of the stacks, with those on the kinds of ``routes``, and on NetworkPolicies where
+    stacks have members. A create cannot be limited to a name."""
     name, why = lease_name(instance), "one stackd at a time owns the stacks, and renews this Lease"
     return (
         *IN_NAMESPACE,
-        *(_right(kind, _ALL_OF_ONE, "the names of the stacks' ports") for kind in routes),
+        *(_right(kind, _ALL_OF_ONE, _WHY.get(kind, "the names of the stacks' ports")) for kind in routes),
         _right(LEASES, "create", f"the Lease {name}, where there is none"),
         _right(LEASES, "get list watch update", why, name),
     )

@@ -45,7 +45,7 @@ METHODS: Mapping[str, str] = {
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 LOG, TOKENS, VERSION = "pods/log", "serviceaccounts/token", "version"
-NAMESPACES, LEASES, CONFIG_MAPS = "namespaces", "leases", "configmaps"
+NAMESPACES, LEASES, CONFIG_MAPS, NETWORK_POLICIES = "namespaces", "leases", "configmaps", "networkpolicies"
 REVIEWS, RULES = "selfsubjectaccessreviews", "selfsubjectrulesreviews"
 _CHANGING = frozenset({"create", "update", "patch", "delete"})
 # The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from stackd.codes import ErrorCode
@@ -51,9 +52,10 @@ from stackd.lifecycle.desired import (
     service_error,
 )
 from stackd.logs import stack_log
-from stackd.model import PortRange, SanitizedSpec, Stack, TargetPort
+from stackd.model import Member, PortRange, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
 from stackd.podspec.additions import with_readiness, with_values
+from stackd.podspec.members import below_member, sanitize_kept, targets_of, with_addresses
 from stackd.timing import ASK_AGAIN_SECONDS, KEEP_PORT_SECONDS
 
 log = logging.getLogger(__name__)
@@ -108,7 +110,9 @@ async def _send_for(context: Context, stack: Stack, change: Change) -> bool:
 
 
 async def _create_pod(context: Context, stack: Stack, change: Change) -> None:
-    creation = context.creates.get(stack.stack_id)
+    creation, wanted = context.creates.get(stack.stack_id), change.wanted
+    assert isinstance(wanted, WantedPod), "of a pod"
+    member = stack.member(wanted.part) if stack.members else None
     if creation is not None:
         spec = creation.request.spec
     else:
@@ -116,10 +120,12 @@ async def _create_pod(context: Context, stack: Stack, change: Change) -> None:
         spec = spec_of(context, stack)
     context.memory.forget_gone(stack.stack_id, (PODS, change.name))
     try:
-        pod = await context.cluster.create(POD_KIND, pod_request(context, stack, spec))
+        pod = await context.cluster.create(POD_KIND, pod_request(context, stack, spec, member))
     except QuotaExceeded:
         context.memory.crowded.add(stack.stack_id)
         raise
+    except InvalidPodSpec as error:
+        raise error if member is None else below_member(member.name, error) from error
     except ObjectExists as error:
         # The next decision is about the pod that has the name.
         if creation is not None or (other := await context.cluster.get(POD_KIND, change.name)) is None:
@@ -127,8 +133,11 @@ async def _create_pod(context: Context, stack: Stack, change: Change) -> None:
         context.mirror.keep(other)
         return
     if creation is not None:
-        creation.pod_uid = pod.uid
-        creation.timer.lap("pod")
+        if member is None:
+            creation.pod_uid = pod.uid
+            creation.timer.lap("pod")
+        else:
+            creation.member_uids[pod.name] = pod.uid
     crash_point("pod.created")
     context.mirror.saw(pod)
 
@@ -148,10 +157,12 @@ async def _label_pod(context: Context, stack: Stack, change: Change) -> None:
     """Put stackd's labels and the generation back: without them the watch and the Service do not see the pod. Raises
     ClusterRefused if something removes them at once."""
     assert change.uid is not None, "a pod was seen"
+    assert isinstance(change.wanted, WantedPod), "of a pod"
+    member = stack.member(change.wanted.part) if stack.members else None
     before = context.mirror.pods.get(change.name)
     clients = () if before is None else before.labels
-    names = pod_labels(stack, context.cluster.instance, clients)
-    generation = {labels.GENERATION: str(stack.generation)}
+    names = pod_labels(stack, context.cluster.instance, clients, member)
+    generation = {labels.GENERATION: str((member or stack).generation)}
     try:
         pod = await context.cluster.patch(POD_KIND, change.name, change.uid, labels=names, annotations=generation)
     except (ObjectNotFound, PreconditionFailed):  # it is gone, or another pod has its name by now
@@ -186,15 +197,20 @@ async def _ask(context: Context, stack: Stack, change: Change) -> bool:
     return True
 
 
-def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str, object]:
-    """The manifest of a stack's pod, with the operator's additions and the stack's generated values."""
-    manifest = harden(spec.manifest, context.settings.policy_for(stack.template))
+def pod_request(context: Context, stack: Stack, spec: SanitizedSpec, member: Member | None = None) -> dict[str, object]:
+    """The manifest of a stack's pod, or that of a member, with the operator's additions and the stack's generated values."""
+    manifest = spec.manifest if member is None else spec.members[member.name]
+    manifest = harden(manifest, context.settings.policy_for(stack.template))
     if context.config.stacks.readiness == TCP:
-        manifest = with_readiness(manifest, stack.ports)
+        manifest = with_readiness(manifest, stack.ports if member is None else targets_of(member))
     if stack.values or stack.env:
         manifest = with_values(manifest, {**stack.values, **stack.env})
+    if stack.members:
+        services = context.mirror.routes[SERVICES.resource]
+        seen = ((one.name, services.get(stack.member_name(one.name))) for one in stack.members)
+        manifest = with_addresses(manifest, {name: service.address for name, service in seen if service is not None})
     selector = context.config.stacks.node_selector
-    return pod_manifest(stack, manifest, instance=context.cluster.instance, node_selector=selector)
+    return pod_manifest(stack, manifest, instance=context.cluster.instance, node_selector=selector, member=member)
 
 
 def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
@@ -206,6 +222,11 @@ def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
         return template.spec
     ports = tuple(TargetPort(container_port=p.container_port, protocol=p.protocol) for p in stack.ports)
     try:
+        if stack.members:
+            check = (
+                context.settings.sanitizer.sanitize if template is None else partial(sanitize, policy=template.policy)
+            )
+            return sanitize_kept(stack.pod_spec, ports, check)
         if template is None:
             return context.settings.sanitizer.sanitize(stack.pod_spec, ports)
         return sanitize(stack.pod_spec, ports, template.policy)
@@ -343,7 +364,7 @@ async def _write_route(context: Context, stack: Stack, change: Change, wanted: W
 
 async def _remove(context: Context, stack: Stack | None, change: Change) -> None:
     name: ObjectName = change.resource, change.name
-    known = () if stack is None else (stack.pod_uid if change.resource == PODS else stack.service_uid,)
+    known = () if stack is None else stack.pod_uids if change.resource == PODS else (stack.service_uid,)
     try:
         gone = await context.cluster.delete(change.resource, change.name, change.uid, known=known)
     except StillThere as error:

@@ -28,7 +28,9 @@ from stackd.lifecycle.nodes import (
     eligible,
     fits,
     free_of,
+    of_pod,
 )
+from stackd.lifecycle.view import member_pods, own_pods
 from stackd.model import Stack
 from stackd.quantity import NANO
 from stackd.timing import INTEREST_SECONDS, PORTS_LIMIT_SECONDS, PORTS_SECONDS
@@ -47,9 +49,14 @@ def needs_of(context: Context, request: CreateRequest) -> StackResources:
     """What the stack that is requested takes."""
     spec = request.spec
     need = StackResources(
-        cpu_milli=spec.requested_cpu_milli, memory_bytes=spec.requested_memory_bytes, ports=request.node_ports
+        cpu_milli=spec.requested_cpu_milli,
+        memory_bytes=spec.requested_memory_bytes,
+        ports=request.node_ports,
+        pods=1 + len(spec.members),
     )
-    return need.with_storage(spec.manifest, storage(context))
+    for manifest in (spec.manifest, *spec.members.values()):
+        need = need.with_storage(manifest, storage(context))
+    return need
 
 
 def capacity(context: Context, need: StackResources) -> contract.Capacity:
@@ -96,7 +103,12 @@ def free_on_nodes(context: Context, *, apart_from: Collection[Stack] = ()) -> It
     used: dict[str, Counter[str]] = {}
     ids = {stack.stack_id for stack in apart_from}
     for stack in context.store.stacks.ordered():
-        if stack.node_id is not None and stack.stack_id not in ids and _takes_room(stack):
+        if stack.stack_id in ids or not _takes_room(stack):
+            continue
+        if stack.members:
+            for pod in filter(None, own_pods(context, stack)):
+                used.setdefault(pod.node_name or "", Counter()).update(of_pod(pod).of_node())
+        elif stack.node_id is not None:
             used.setdefault(stack.node_id, Counter()).update(_taken(context, stack).of_node())
     for node in eligible(context.config, context.mirror.nodes.values()):
         takes = used.get(node.name, Counter())
@@ -110,12 +122,15 @@ def _takes_room(stack: Stack) -> bool:
 def _taken(context: Context, stack: Stack, disk_limit: int = 0) -> StackResources:
     """What the stack takes; ``disk_limit`` in bytes."""
     pod = context.mirror.pods.get(stack.pod_name)
+    others = member_pods(context, stack) if stack.members else ()
+    disk = sum(one.ephemeral_bytes for one in (pod, *others) if one is not None)
     return StackResources(
         cpu_milli=stack.requested_cpu_milli,
         memory_bytes=stack.requested_memory_bytes,
-        ephemeral_bytes=pod.ephemeral_bytes if pod is not None else 0,
+        ephemeral_bytes=disk,
         ephemeral_limit_bytes=disk_limit,
         ports=len(stack.node_ports),
+        pods=1 + len(stack.members),
     )
 
 

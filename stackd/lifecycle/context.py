@@ -42,6 +42,7 @@ from stackd.model import (
     TargetPort,
 )
 from stackd.podspec import Policy, Sanitizer
+from stackd.podspec.members import members_of
 from stackd.store import Claim, CreateLimits, Store
 from stackd.tasks import Tasks
 from stackd.templates import NO_TEMPLATES, Reader, Template, TemplateSet
@@ -113,6 +114,7 @@ class CreateRequest:
             serving=0 if self.shared else None,
             env=self.env,
             offer=template.offer if template is not None else None,
+            members=members_of(self.spec) if self.spec.members else (),
         )
 
     @property
@@ -137,7 +139,8 @@ class CreateRequest:
 class Creation:
     """A create under way, for which somebody waits.
 
-    ``made_at``: when all of its objects had been created (seconds on the monotonic clock); ``pod_uid`` is its pod's.
+    ``made_at``: when all of its objects had been created (seconds on the monotonic clock); ``pod_uid`` is its pod's, and
+    ``member_uids`` are those of its members' pods, by their names.
     ``abandoned``: whoever asked for it has left.
     """
 
@@ -145,6 +148,7 @@ class Creation:
     timer: PhaseTimer
     made_at: float | None = None
     pod_uid: str | None = None
+    member_uids: dict[str, str] = field(default_factory=dict)
     abandoned: bool = False
 
     def check(self) -> None:

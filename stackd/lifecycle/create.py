@@ -24,7 +24,9 @@ from stackd.errors import (
     StackNotFound,
 )
 from stackd.kube.objects import PODS
+from stackd.kube.rights import on_stacks
 from stackd.kube.routes import resource_of
+from stackd.kube.wire import NETWORK_POLICIES
 from stackd.lifecycle.apply import pod_request
 from stackd.lifecycle.assign import assign, preempt
 from stackd.lifecycle.context import Context, CreateRequest, Creation, new_id
@@ -284,7 +286,8 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
     await context.store.stacks.check(request.labels, ports=request.node_ports, cost=request.cost, limits=limits)
     stack = request.stack(context, new_id("stack"), named(context, request))
     try:
-        await context.cluster.create(PODS, pod_request(context, stack, request.spec), dry_run=True)
+        for member in (None, *stack.members):
+            await context.cluster.create(PODS, pod_request(context, stack, request.spec, member), dry_run=True)
     except StackdError as error:
         hide_in(error, stack.values)
         if isinstance(error, ClusterError):
@@ -317,9 +320,30 @@ def named(context: Context, request: CreateRequest) -> tuple[PortMapping, ...]:
 
 
 async def require_served(context: Context, request: CreateRequest) -> None:
-    """Raise ClusterUnavailable if the cluster does not serve the kinds of routes that the create needs."""
+    """Raise ClusterUnavailable if the cluster does not serve the kinds of routes and policies that the create needs."""
     for kind in {resource_of(port.route) for port in request.target_ports if isinstance(port, RoutedTarget)}:
         health = context.mirror.extra_health[kind]
         if not await context.mirror.until_known(kind, 0.0 if health.last_error else ROUTES_LISTED_SECONDS):
             why = health.last_error or f"the {kind} of the cluster were not listed yet"
             raise ClusterUnavailable("no port can get a name now", detail=why)
+    if request.spec.members:
+        await _require_policies(context)
+
+
+async def _require_policies(context: Context) -> None:
+    """Raise ClusterUnavailable if stackd may not write the NetworkPolicies of a stack with members: what is begun could not be
+    undone either."""
+    needs, facts = on_stacks(context.config.stacks.namespace, (NETWORK_POLICIES,)), context.facts
+    if not facts.may_write_policies:
+        facts.may_write_policies = not await context.cluster.refused(
+            [one for one in needs if one.resource == NETWORK_POLICIES]
+        )
+    if facts.may_write_policies:
+        context.mirror.also_follow(NETWORK_POLICIES)
+        if await context.mirror.until_known(NETWORK_POLICIES, ROUTES_LISTED_SECONDS):
+            return
+    raise ClusterUnavailable(
+        "a stack with members has NetworkPolicies of its own, which stackd cannot write now",
+        detail="its rights are those that `stackd manifests --members 2` prints: "
+        + (context.mirror.extra_health[NETWORK_POLICIES].last_error or "it lacks them"),
+    )

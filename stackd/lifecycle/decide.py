@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterUnavailable, NoRoom, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState, TemplatePod
-from stackd.kube.routes import BACKEND_PREFIX, RouteState, WantedRoute, names_of
+from stackd.kube.routes import INNER_PREFIXES, OF_GATEWAYS, RouteState, WantedRoute, names_of
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.desired import (
     PODS,
@@ -26,6 +26,7 @@ from stackd.lifecycle.desired import (
     WantedPod,
     WantedService,
     expiry_error,
+    own_of,
     own_pod,
     pod_difference,
     record_error,
@@ -106,7 +107,7 @@ class Change:
 
     def __str__(self) -> str:
         kind = {PODS: "pod", SERVICES: "service"}.get(self.resource, "route")
-        return f"{self.verb}-{'route' if self.name.startswith(BACKEND_PREFIX) else kind}"
+        return f"{self.verb}-{'route' if self.resource == SERVICES and self.name.startswith(INNER_PREFIXES) else kind}"
 
 
 @struct
@@ -138,12 +139,14 @@ ACTIONS = (*(kind for kind in Kind if kind is not Kind.APPLY), *(f"{verb}-{kind}
 
 @struct
 class Creating:
-    """A create that somebody waits for. ``made``: all of its objects were created once; ``pod`` is the uid of its pod.
+    """A create that somebody waits for. ``made``: all of its objects were created once; ``pod`` is the uid of its pod, and
+    ``members`` are those of its members' pods, by their names.
     ``placeable`` and ``reachable``: for how many seconds more it waits for a node that the scheduler does not find, and for
     the Gateway."""
 
     made: bool
     pod: str | None = None
+    members: Mapping[str, str] = field(default_factory=dict)
     placeable: float = 0.0
     reachable: float = 0.0
 
@@ -153,18 +156,20 @@ class Seen:
     """What is known of a stack's objects.
 
     ``pod``       what has the name of its present pod; ``earlier``: the other pods of a shared stack, the latest first
+    ``members``   what has the names of the pods of its members, in order
     ``named``     what gives it names, or should, by resource and name; only of kinds that are watched
     ``nodes``     all nodes, by name
     ``gone``      the objects that Kubernetes itself has said to be gone, since stackd last made them
     ``held``      the objects whose removal something holds up
     ``creating``  somebody waits for its create
-    ``explained`` the cluster explains that its pod is gone: with its node, or disrupted
+    ``explained`` the cluster explains that a pod of it is gone: with its node, or disrupted
     ``crowded``   there is no quota for two of its pods
     """
 
     service: ServiceState | None = None
     pod: PodState | None = None
     earlier: tuple[PodState, ...] = ()
+    members: tuple[PodState | None, ...] = ()
     named: Mapping[ObjectName, RouteState | None] = field(default_factory=dict)
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
     gone: Container[ObjectName] = ()
@@ -214,11 +219,19 @@ def _create(stack: Stack, objects: Objects, seen: Seen) -> Decision:
     if creating is None:
         return Decision(kind=Kind.UNDO, why="its create was never completed")
     if not creating.made:
-        return Decision(kind=Kind.APPLY, why="it is new", changes=tuple(_creations(objects, seen)))
+        if stack.members and (inner := list(_unnamed(objects, seen))):
+            return _apply("its pods have to know each other's addresses", *inner)
+        return Decision(kind=Kind.APPLY, why="it is new", changes=_creations(objects, seen))
     if pod is None or pod.uid != creating.pod:  # somebody else's may have the name
-        if (PODS, stack.pod_name) in seen.gone:
-            return Decision(kind=Kind.UNDO, why="its new pod is gone", error=ClusterUnavailable(POD_DELETED))
-        return _apply("the mirror lacks its new pod", _ask(stack, creating.pod))
+        return _lacks_its_new(stack.pod_name, creating.pod, seen)
+    for wanted, member in zip(objects.pods[1:], seen.members, strict=False):
+        if member is None or member.uid != creating.members.get(wanted.name):
+            return _lacks_its_new(wanted.name, creating.members.get(wanted.name), seen)
+        pod = pod if member.scheduled and member.node_name else member
+    return _placed(stack, objects, seen, creating, pod)
+
+
+def _placed(stack: Stack, objects: Objects, seen: Seen, creating: Creating, pod: PodState) -> Decision:
     if pod.scheduled and pod.node_name:
         waits = creating.reachable if objects.named and not _are_ready(objects.named, seen) else 0.0
         if waits > 0:
@@ -232,24 +245,40 @@ def _create(stack: Stack, objects: Objects, seen: Seen) -> Decision:
     return NOTHING
 
 
-def _creations(objects: Objects, seen: Seen) -> Iterator[Change]:
+def _lacks_its_new(name: str, uid: str | None, seen: Seen) -> Decision:
+    if (PODS, name) in seen.gone:
+        return Decision(kind=Kind.UNDO, why="its new pod is gone", error=ClusterUnavailable(POD_DELETED))
+    return _apply("the mirror lacks its new pod", _ask(name, uid))
+
+
+def _unnamed(objects: Objects, seen: Seen) -> Iterator[Change]:
+    """What is to connect the stack's pods and is not there yet: a pod is made with the addresses of the others."""
+    for wanted in objects.named:
+        if wanted.resource not in OF_GATEWAYS and seen.named.get((wanted.resource, wanted.name), seen) is None:
+            yield Change(verb=Verb.UPDATE, resource=wanted.resource, name=wanted.name, wanted=wanted)
+
+
+def _creations(objects: Objects, seen: Seen) -> tuple[Change, ...]:
     """A new stack may have taken a spare Service, which is changed then."""
+    changes = list[Change]()
     for pod in objects.pods:
-        yield Change(verb=Verb.CREATE, resource=PODS, name=pod.name, wanted=pod)
+        changes.append(Change(verb=Verb.CREATE, resource=PODS, name=pod.name, wanted=pod))
     if (service := objects.service) is not None:
         verb, uid = (Verb.CREATE, None) if seen.service is None else (Verb.UPDATE, seen.service.uid)
-        yield Change(verb=verb, resource=SERVICES, name=service.name, uid=uid, wanted=service)
+        changes.append(Change(verb=verb, resource=SERVICES, name=service.name, uid=uid, wanted=service))
     for route in objects.named:
-        yield Change(verb=Verb.CREATE, resource=route.resource, name=route.name, wanted=route)
+        if seen.named.get((route.resource, route.name)) is None:
+            changes.append(Change(verb=Verb.CREATE, resource=route.resource, name=route.name, wanted=route))
+    return tuple(changes)
 
 
 def _are_ready(named: Iterable[WantedRoute], seen: Seen) -> bool:
-    states = [seen.named.get((route.resource, route.name)) for route in named]
+    states = [seen.named.get((route.resource, route.name)) for route in named if route.resource in OF_GATEWAYS]
     return all(state is not None and state.ready for state in states)
 
 
-def _ask(stack: Stack, uid: str | None) -> Change:
-    return Change(verb=Verb.ASK, resource=PODS, name=stack.pod_name, uid=uid)
+def _ask(name: str, uid: str | None) -> Change:
+    return Change(verb=Verb.ASK, resource=PODS, name=name, uid=uid)
 
 
 # ---- the end of a stack
@@ -274,14 +303,20 @@ def _deletion(stack: Stack, seen: Seen) -> Decision:
     return _apply(why, *first)
 
 
-def _pod_removals(stack: Stack, seen: Seen) -> Iterator[Change]:
+def _pod_removals(stack: Stack, seen: Seen) -> list[Change]:
     """The removal of all pods of the stack that Kubernetes has not said to be gone."""
-    name = PODS, stack.pod_name
+    removals, name = list[Change](), (PODS, stack.pod_name)
     if name not in seen.gone and not stack.spare:
         uid = _known_uid(stack.stack_id, stack.pod_uid, seen.pod)
-        yield Change(verb=Verb.REMOVE, resource=PODS, name=stack.pod_name, uid=uid, retried=name in seen.held)
+        removals.append(Change(verb=Verb.REMOVE, resource=PODS, name=name[1], uid=uid, retried=name in seen.held))
     for pod in seen.earlier:
-        yield _removal(pod, seen)
+        removals.append(_removal(pod, seen))
+    for member, state in zip(stack.members, seen.members, strict=True):
+        name = PODS, stack.member_name(member.name)
+        if name not in seen.gone:
+            uid = _known_uid(stack.stack_id, member.pod_uid, state)
+            removals.append(Change(verb=Verb.REMOVE, resource=PODS, name=name[1], uid=uid, retried=name in seen.held))
+    return removals
 
 
 def _removal(state: State, seen: Seen) -> Change:
@@ -306,12 +341,15 @@ def _known_uid(stack_id: str, of_row: str | None, seen: PodState | ServiceState 
 
 
 def _ended(stack: Stack, objects: Objects, seen: Seen) -> Decision:
-    """Its Service stays, because it carries the record, and holds no node port; its own pod is left to the cluster."""
+    """Its Service stays, because it carries the record, and holds no node port; its own pod is left to the cluster. One pod
+    of several has ended: the others go."""
     removals = [_removal(route, seen) for route in seen.named.values() if route is not None]
     if stack.ports_held:  # also of kinds that are not watched now
         removals = list(_name_removals(stack, seen))
     if seen.pod is not None and stack.pod_uid not in (None, seen.pod.uid):
         removals.append(_removal(seen.pod, seen))
+    elif stack.members:
+        removals += [_removal(pod, seen) for pod in (seen.pod, *seen.members) if pod is not None and is_alive(pod)]
     if changes := [*_service_changes(objects.service, seen.service)[1], *removals]:
         return _apply("its pod has ended for good", *changes)
     if stack.ports_held:
@@ -329,19 +367,23 @@ def _living(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Deci
     own = own_pod(seen.pod, stack)
     if stack.ended:
         return _apply(why, *service) if why is not None else _replacement(stack, own, seen, now)
-    if stack.desired is Desired.STOPPED and (not stack.at_rest or seen.pod is not None or seen.earlier):
+    has_pods = seen.pod is not None or seen.earlier or any(seen.members)
+    if stack.desired is Desired.STOPPED and (not stack.at_rest or has_pods):
         # The record first: whoever loses the file reads it there.
         return _apply(why, *service) if why is not None else _stop(stack, seen)
-    if stack.desired is Desired.RUNNING and stack.pod_uid is None:
+    if stack.desired is Desired.RUNNING and stack.lacks_a_pod:
         return _apply(why, *service) if why is not None else _start(stack, objects, seen, now)
-    others = list(_repairs(objects, own, seen))
+    others = _repairs(objects, own, seen)
     why = why or next((differs for differs, _ in others), None)
     changes = [*service, *(change for _, change in others)]
-    missing = own is None and stack.desired is Desired.RUNNING
+    missing = objects.pods[0] if own is None and stack.desired is Desired.RUNNING else None
+    if stack.members and missing is None:
+        pairs = zip(objects.pods[1:], seen.members, strict=False)
+        missing = next((wanted for wanted, pod in pairs if own_of(wanted, pod) is None), None)
     end = Decision(kind=Kind.END, why="its pod is gone from the cluster", brake=not seen.explained)
-    if missing and (PODS, stack.pod_name) not in seen.gone:
+    if missing and (PODS, missing.name) not in seen.gone:
         why = why or "the mirror lacks its pod"
-        changes.append(_ask(stack, stack.pod_uid))
+        changes.append(_ask(missing.name, missing.uid))
     elif missing and stack.status in (StackStatus.CREATING, StackStatus.RUNNING):
         return end  # clients see it, whether the cluster takes its record or not
     if why is not None and changes:
@@ -351,17 +393,19 @@ def _living(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Deci
     return _replacement(stack, own, seen, now) if stack.shared else NOTHING
 
 
-def _repairs(objects: Objects, own: PodState | None, seen: Seen) -> Iterator[tuple[str, Change]]:
-    """What differs of its names and its pod, and the requests that put it right."""
+def _repairs(objects: Objects, own: PodState | None, seen: Seen) -> list[tuple[str, Change]]:
+    """What differs of its names and its pods, and the requests that put it right."""
+    repairs = list[tuple[str, Change]]()
     for wanted in objects.named:
         name = wanted.resource, wanted.name
         if name in seen.named and (differs := route_difference(wanted, seen.named[name])) is not None:
-            yield differs, Change(verb=Verb.UPDATE, resource=wanted.resource, name=wanted.name, wanted=wanted)
-    if own is None:
-        return
-    for pod in objects.pods:
-        if (differs := pod_difference(pod, own)) is not None:
-            yield differs, Change(verb=Verb.PATCH, resource=PODS, name=own.name, uid=own.uid, wanted=pod)
+            change = Change(verb=Verb.UPDATE, resource=wanted.resource, name=wanted.name, wanted=wanted)
+            repairs.append((differs, change))
+    for pod, state in zip(objects.pods, (own, *seen.members), strict=False):
+        if state is not None and (differs := pod_difference(pod, state)) is not None:
+            change = Change(verb=Verb.PATCH, resource=PODS, name=state.name, uid=state.uid, wanted=pod)
+            repairs.append((differs, change))
+    return repairs
 
 
 def _service_changes(wanted: WantedService | None, seen: ServiceState | None) -> tuple[str | None, list[Change]]:
@@ -381,28 +425,36 @@ def _service_changes(wanted: WantedService | None, seen: ServiceState | None) ->
 
 
 def _stop(stack: Stack, seen: Seen) -> Decision:
-    if removals := list(_pod_removals(stack, seen)):
+    if removals := _pod_removals(stack, seen):
         return _apply("it is to be stopped", *removals)
     return Decision(kind=Kind.STOPPED, why="its pod is gone, as its user wished")
 
 
 def _start(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Decision:
     """A pod of the stack's name is its new one only if it carries our labels, which nobody else may write. An earlier try
-    may have made it, whose answer was lost."""
-    pod = seen.pod
-    if pod is not None:
+    may have made it, whose answer was lost. Of several pods, those that the row names stay as they are."""
+    if stack.members and (inner := list(_unnamed(objects, seen))):
+        return _apply("its pods have to know each other's addresses", *inner)
+    changes, placed = list[Change](), True
+    why = "its new pod is not there yet"
+    for wanted, pod in zip(objects.pods, (seen.pod, *seen.members), strict=True):
+        if wanted.uid is not None:
+            continue
+        if pod is None:
+            changes.append(Change(verb=Verb.CREATE, resource=PODS, name=wanted.name, wanted=wanted))
+            continue
         ours = pod.stack_id == stack.stack_id
-        if ours and not pod.deleting and pod.generation >= stack.generation:
-            left = 0 if now is None else PLACING_NANOSECONDS - abs(now - stack.updated_at)
-            if pod.scheduled is None and left > 0:
-                return Decision(again=left / NANOSECONDS)
-            return Decision(kind=Kind.ACCEPT, why="its new pod is there")
-        change = replace(_removal(pod, seen), foreign=not ours)
-        return _apply("an earlier pod has the name of its new one", change)
-    if seen.crowded and seen.earlier:
+        if ours and not pod.deleting and pod.generation >= wanted.generation:
+            placed = placed and pod.scheduled is not None
+        else:
+            changes.append(replace(_removal(pod, seen), foreign=not ours))
+            why = "an earlier pod has the name of its new one"
+    if seen.crowded and seen.earlier and seen.pod is None:
         return _apply("there is no quota for two of its pods", *(_removal(pod, seen) for pod in seen.earlier))
-    creations = (Change(verb=Verb.CREATE, resource=PODS, name=pod.name, wanted=pod) for pod in objects.pods)
-    return Decision(kind=Kind.APPLY, why="its new pod is not there yet", changes=tuple(creations))
+    if changes:
+        return Decision(kind=Kind.APPLY, why=why, changes=tuple(changes))
+    left = 0 if now is None or placed else PLACING_NANOSECONDS - abs(now - stack.updated_at)
+    return Decision(again=left / NANOSECONDS) if left > 0 else Decision(kind=Kind.ACCEPT, why="its new pod is there")
 
 
 # ---- the pods of a shared stack
@@ -471,8 +523,8 @@ class Orphan:
 
     @property
     def is_service(self) -> bool:
-        """Whether it is a stack's Service, and not one behind a route."""
-        return self.resource == SERVICES and not self.seen.name.startswith(BACKEND_PREFIX)
+        """Whether it is a stack's Service, and not one behind a route or of a member."""
+        return self.resource == SERVICES and not self.seen.name.startswith(INNER_PREFIXES)
 
     @property
     def stack_id(self) -> str:

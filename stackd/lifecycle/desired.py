@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from stackd.config import RoutesSection
+from stackd.kube import labels
 from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.records import wanted_members as which_members
 from stackd.kube.records import wanted_pod
-from stackd.kube.routes import BACKEND_PREFIX, RouteState, WantedRoute, wanted_routes
+from stackd.kube.routes import INNER_PREFIXES, RouteState, WantedRoute, wanted_members, wanted_routes
 from stackd.kube.routes import stack_of as stack_of_route
 from stackd.kube.wire import KINDS
 from stackd.model import SERVICE_PREFIX, Desired, Stack, struct
@@ -25,7 +27,7 @@ ObjectName = tuple[str, str]
 @struct
 class WantedService:
     """The Service of a stack as it should be; ``node_ports`` in order. Without ``expires_at``, the expiry in its record does
-    not matter: the stack waits in a pool. A ``spare`` one has no record."""
+    not matter: the stack waits in a pool. A ``spare`` one has no record. ``members``: which pods of its members are meant."""
 
     name: str
     stack_id: str
@@ -38,22 +40,26 @@ class WantedService:
     labels: Mapping[str, str]
     relabelled: int = 0
     spare: bool = False
+    members: str = ""
 
 
 @struct
 class WantedPod:
-    """A pod of a stack as it should be."""
+    """A pod of a stack as it should be; ``uid`` is the one that the row names, ``part`` as of ``PodState``."""
 
     name: str
     stack_id: str
     generation: int
     unassigned: bool
     labels: Mapping[str, str]
+    uid: str | None = None
+    part: str = ""
 
 
 @struct
 class Objects:
-    """All objects that a stack should have. ``named`` are its routes and the Service behind them."""
+    """All objects that a stack should have. ``pods``: the first, then those of its members, in order. ``named`` are its routes
+    and the Service behind them, and what connects its pods."""
 
     service: WantedService | None = None
     pods: tuple[WantedPod, ...] = ()
@@ -81,6 +87,7 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
         labels=stack.labels,
         relabelled=stack.relabelled,
         spare=stack.spare,
+        members=which_members(stack) if stack.members else "",
     )
     pods: tuple[WantedPod, ...] = ()
     if not stack.ended and stack.desired is Desired.RUNNING:
@@ -91,10 +98,31 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
                 generation=stack.generation,
                 unassigned=stack.unassigned,
                 labels=stack.labels,
+                uid=stack.pod_uid,
+                part=labels.PUBLISHED if stack.members else "",
             ),
         )
+        if stack.members:
+            pods += _of_members(stack)
     named = () if over else wanted_routes(stack, routes, instance)
+    if stack.members and not over:
+        named += wanted_members(stack, instance)
     return Objects(service=service, pods=pods, named=named)
+
+
+def _of_members(stack: Stack) -> tuple[WantedPod, ...]:
+    return tuple(
+        WantedPod(
+            name=stack.member_name(member.name),
+            stack_id=stack.stack_id,
+            generation=member.generation,
+            unassigned=stack.unassigned,
+            labels=stack.labels,
+            uid=member.pod_uid,
+            part=member.name,
+        )
+        for member in stack.members
+    )
 
 
 def held_ports(stack: Stack) -> tuple[int, ...]:
@@ -116,6 +144,7 @@ def service_error(wanted: WantedService, seen: ServiceState | None) -> str | Non
         was, now = (", ".join(map(str, ports)) or "none" for ports in (wanted.node_ports, theirs))
         return f"the node ports of its Service were changed from {was} to {now}"
     serves = seen.selects == wanted.stack_id and seen.serving == wanted.serving
+    serves = serves and seen.published == bool(wanted.members)
     return None if serves else "the selector of its Service was changed"
 
 
@@ -129,7 +158,7 @@ def record_error(wanted: WantedService, seen: ServiceState) -> str | None:
         return "its Service lacks the record from which a lost file is rebuilt"
     if bool(seen.pool) != wanted.unassigned or seen.once_assigned != wanted.unassigned:
         return "its Service does not say yet whether it was assigned"
-    if (seen.generation, seen.desired) != (wanted.generation, wanted.pod):
+    if (seen.generation, seen.desired, seen.members) != (wanted.generation, wanted.pod, wanted.members):
         return "the record does not say yet that it was stopped or started"
     if (wanted.labels, wanted.relabelled) != (seen.labels, seen.relabelled):
         return "the labels in its record are outdated"
@@ -151,7 +180,7 @@ def service_difference(wanted: WantedService, seen: ServiceState | None) -> str 
 def pod_difference(wanted: WantedPod, seen: PodState) -> str | None:
     """How stackd's labels on the stack's own pod differ from what they should be; None if they do not. A pod that is being
     deleted gets only those without which the watch would not report its end."""
-    if seen.stack_id != wanted.stack_id:
+    if seen.stack_id != wanted.stack_id or seen.part != wanted.part:
         return "stackd's labels on its pod were changed"
     if seen.deleting:
         return None
@@ -183,11 +212,11 @@ def first_route_difference(named: Collection[WantedRoute], seen: Mapping[ObjectN
 
 
 def stack_of(resource: str, name: str) -> str:
-    """The id of the stack whose pod, Service or route has this name. A later pod of a shared stack has a number in it."""
+    """The id of the stack whose pod, Service or route has this name. What follows it is a member, or the number of a later pod
+    of a shared stack."""
     if resource == PODS:
-        first, _, number = name.rpartition("-")
-        return first if "-" in first and number.isdecimal() else name
-    if resource == SERVICES and not name.startswith(BACKEND_PREFIX):
+        return name if name.count("-") < 2 else "-".join(name.split("-", 2)[:2])
+    if resource == SERVICES and not name.startswith(INNER_PREFIXES):
         return name.removeprefix(SERVICE_PREFIX)
     return stack_of_route(resource, name)
 
@@ -198,6 +227,11 @@ def own_pod(pod: PodState | None, stack: Stack) -> PodState | None:
     The generation is an annotation, which anybody may remove: a pod with the row's uid is the stack's whatever it says.
     """
     return None if pod is None or (pod.uid != stack.pod_uid and pod.generation < stack.generation) else pod
+
+
+def own_of(wanted: WantedPod, pod: PodState | None) -> PodState | None:
+    """As ``own_pod``, of any of the stack's pods."""
+    return None if pod is None or (pod.uid != wanted.uid and pod.generation < wanted.generation) else pod
 
 
 def has_pod(stack: Stack) -> bool:

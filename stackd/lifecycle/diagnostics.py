@@ -13,11 +13,12 @@ from collections.abc import Mapping
 
 from stackd.codes import ErrorCode
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
+from stackd.kube.labels import PUBLISHED
 from stackd.kube.objects import PodState
 from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context
-from stackd.lifecycle.view import current_pod
+from stackd.lifecycle.view import current_pod, member_pods, require_member
 from stackd.logs import stack_log
-from stackd.model import CLUSTER, NO_VALUES, EventKind, KeptLog, TimelineEvent
+from stackd.model import CLUSTER, NO_VALUES, EventKind, KeptLog, Stack, TimelineEvent
 from stackd.tasks import acquired_within
 from stackd.templates.hiding import hide
 from stackd.timing import CAPTURE_SECONDS, EXPIRY_WAITS_SECONDS, READ_WAITS_SECONDS
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 WORKERS = 4
 KEPT_BYTES = 16 * 1024
 KEPT_LINES = 400
+FIRST = ("", PUBLISHED)  # the parts of pods that are no member's
 CAPTURES_AT_ONCE = 16  # at most this many captures at a time, so that none takes a connection that a delete needs
 
 
@@ -49,26 +51,36 @@ async def keep(context: Context, stack_id: str) -> None:
     """Write the cluster's warnings into the stack's timeline, and keep the last log lines of containers that ended.
     Raises ClusterUnavailable, StoreUnavailable, ClusterError."""
     stack = context.store.stacks.get(stack_id)
-    if stack is None or (pod := context.mirror.pods.get(stack.pod_name)) is None:
+    if stack is None:
         return
-    events = await context.cluster.pod_events(pod.name, pod.uid)
-    ended = [c.name for c in pod.containers if c.state == "terminated" or c.last_exit_code is not None]
-    tails = [await _log_tail(context, pod, name, stack.values) for name in ended]
-    logs = [kept for kept in tails if kept is not None]
-    lines = [
-        TimelineEvent(
-            kind=EventKind.WARNING if event.type == "Warning" else EventKind.PULLING,
-            at=event.at,
-            reason=event.reason,
-            message=hide(event.message, stack.values),
-            by=CLUSTER,
-            count=event.count,
-        )
-        for event in events
-        if event.type == "Warning" or (event.type, event.reason) == ("Normal", "Pulling")
-    ]
-    if lines or logs:
-        await context.store.timeline.keep_diagnostics(stack_id, lines, logs)
+    for pod in _pods_of(context, stack):
+        events = await context.cluster.pod_events(pod.name, pod.uid)
+        ended = [c.name for c in pod.containers if c.state == "terminated" or c.last_exit_code is not None]
+        tails = [await _log_tail(context, pod, name, stack.values) for name in ended]
+        logs = [kept for kept in tails if kept is not None]
+        about = f"member {pod.part}: " if pod.part not in FIRST else ""
+        lines = [
+            TimelineEvent(
+                kind=EventKind.WARNING if event.type == "Warning" else EventKind.PULLING,
+                at=event.at,
+                reason=event.reason,
+                message=about + hide(event.message, stack.values),
+                by=CLUSTER,
+                count=event.count,
+            )
+            for event in events
+            if event.type == "Warning" or (event.type, event.reason) == ("Normal", "Pulling")
+        ]
+        if lines or logs:
+            await context.store.timeline.keep_diagnostics(stack_id, lines, logs)
+
+
+def _pods_of(context: Context, stack: Stack) -> list[PodState]:
+    """The pods of the stack that the mirror shows: the first, then those of its members."""
+    pod = context.mirror.pods.get(stack.pod_name)
+    if not stack.members:
+        return [] if pod is None else [pod]
+    return [pod for pod in (pod, *member_pods(context, stack)) if pod is not None]
 
 
 def capture_logs(context: Context, stack_id: str) -> None:
@@ -78,21 +90,21 @@ def capture_logs(context: Context, stack_id: str) -> None:
     while the cluster is away, or while too many captures are under way.
     """
     stack = context.store.stacks.get(stack_id)
-    pod = context.mirror.pods.get(stack_id if stack is None else stack.pod_name)
-    names = [container.name for container in pod.containers if container.state == "running"] if pod else []
+    pods = _pods_of(context, stack) if stack is not None else filter(None, [context.mirror.pods.get(stack_id)])
+    running = [(pod, one.name) for pod in pods for one in pod.containers if one.state == "running"]
     busy = (
         context.gate.closing
         or len(context.diagnostics.captures) >= CAPTURES_AT_ONCE
         or stack_id in context.diagnostics.captures
     )
-    if pod is None or not names or busy:
+    if not running or busy:
         return
     try:
         context.gate.require_cluster()
     except ClusterUnavailable:
         return
     values = NO_VALUES if stack is None else stack.values  # the row may be gone when the logs arrive
-    capture = _capture_logs(context, stack_id, pod, names, values)
+    capture = _capture_logs(context, stack_id, running, values)
     context.diagnostics.captures[stack_id] = context.tasks.spawn(f"capture logs {stack_id}", capture)
 
 
@@ -104,12 +116,12 @@ async def capture_logs_of_expired(context: Context, stack_id: str) -> None:
 
 
 async def _capture_logs(
-    context: Context, stack_id: str, pod: PodState, containers: list[str], values: Mapping[str, str]
+    context: Context, stack_id: str, containers: list[tuple[PodState, str]], values: Mapping[str, str]
 ) -> None:
     try:
         async with asyncio.timeout(CAPTURE_SECONDS):
             tails = await asyncio.gather(
-                *(_log_tail(context, pod, name, values) for name in containers), return_exceptions=True
+                *(_log_tail(context, pod, name, values) for pod, name in containers), return_exceptions=True
             )
         if logs := [kept for kept in tails if isinstance(kept, KeptLog)]:
             await context.store.timeline.keep_final_logs(stack_id, logs)
@@ -125,7 +137,8 @@ async def _log_tail(context: Context, pod: PodState, container: str, values: Map
     except (ObjectNotFound, Conflict):
         return None
     tail = (await _hidden(text, values)).encode()[-KEPT_BYTES:].decode(errors="ignore")
-    return KeptLog(container=container, at=context.clock.now(), text=tail) if tail else None
+    kept = f"{pod.part}/{container}" if pod.part not in FIRST else container
+    return KeptLog(container=kept, at=context.clock.now(), text=tail) if tail else None
 
 
 async def _hidden(text: str, values: Mapping[str, str]) -> str:
@@ -133,8 +146,9 @@ async def _hidden(text: str, values: Mapping[str, str]) -> str:
     return await asyncio.to_thread(hide, text, values) if values else text
 
 
-async def read_logs(context: Context, stack_id: str, *, tail: int, container: str = "") -> str:
-    """The last ``tail`` lines of a container without the stack's generated values; by default of the only or first one.
+async def read_logs(context: Context, stack_id: str, *, tail: int, container: str = "", member: str = "") -> str:
+    """The last ``tail`` lines of a container without the stack's generated values; by default of the only or first one. Of the
+    first pod, or of that of a ``member``.
 
     Raises StackNotFound; NotFound if no log is left; Conflict while the stack has no pod or the container has not
     started; ClusterUnavailable if the cluster cannot be asked and nothing was kept.
@@ -143,7 +157,7 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         raise StackNotFound(stack_id)
     stack = context.store.assigned.get(stack_id)
     away: ClusterUnavailable | None = None
-    if stack is not None and (pod := current_pod(context, stack)) is not None:
+    if stack is not None and (pod := _pod_of(context, stack, member)) is not None:
         name = container or next((c.name for c in pod.containers if not c.init), "")
         try:
             context.gate.require_cluster()
@@ -155,7 +169,10 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
     if stack_id in context.diagnostics.captures:
         await asyncio.wait([context.diagnostics.captures[stack_id]])
     logs = await context.store.timeline.kept_logs(stack_id)
-    kept = [kept for kept in logs if container in ("", kept.container)]
+    pod_of = f"{member}/" if member else ""
+    kept = [
+        kept for kept in logs if _is_of(kept.container, pod_of) and container in ("", kept.container[len(pod_of) :])
+    ]
     if kept:
         return "".join(kept[0].text.splitlines(keepends=True)[-tail:])
     if away is not None:
@@ -164,8 +181,19 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         raise StackNotFound(stack_id)
     if stack is not None and not stack.ended and not stack.at_rest:
         raise Conflict(f"{stack_id} has no pod at present", code=ErrorCode.NO_POD)
-    of = f" of its container {container}" if container else ""
+    of = f" of its container {pod_of}{container}" if container or member else ""
     raise NotFound(f"{stack_id}: its pod is gone, and no log{of} was kept", code=ErrorCode.LOG_NOT_FOUND)
+
+
+def _is_of(container: str, pod_of: str) -> bool:
+    return container.startswith(pod_of) if pod_of else "/" not in container
+
+
+def _pod_of(context: Context, stack: Stack, member: str) -> PodState | None:
+    if not member:
+        return current_pod(context, stack)
+    require_member(stack, member)
+    return context.mirror.pods.get(stack.member_name(member))
 
 
 async def _read(context: Context, pod: str, tail: int, container: str) -> str:

@@ -203,8 +203,8 @@ class Loop:
             return
         self.rows.wake(row.stack_id, after)
         self._wishes.wake(row.stack_id, after)
-        known = before.pod_uid if before is not None and before.accepted else None
-        if after is not None and after.accepted and after.pod_uid not in (None, known):
+        known = before.pod_uids if before is not None and before.accepted else (None,)
+        if after is not None and after.accepted and after.pod_uids not in ((None,), known):
             self.queue.add(row.stack_id)
 
     # ---- the work

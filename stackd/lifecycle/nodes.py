@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stackd.config import Config
-from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, reserved
+from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, PodState, reserved
 from stackd.model import PortRange
 from stackd.printable import some_of
 from stackd.quantity import NANO, reported
@@ -129,17 +129,19 @@ _OTHER_SCOPES = frozenset({"Terminating", "BestEffort", "PriorityClass", "CrossN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackResources:
-    """What one more stack takes. Disk is both request and limit, which differ if a LimitRange gives both."""
+    """What one more stack takes, all of its ``pods`` together. Disk is both request and limit, which differ if a LimitRange
+    gives both."""
 
     cpu_milli: int
     memory_bytes: int
     ephemeral_bytes: int = 0
     ephemeral_limit_bytes: int = 0
     ports: int = 1
+    pods: int = 1
 
     def of_node(self) -> dict[str, int]:
-        """What its pod takes of a node."""
-        return {CPU: self.cpu_milli, MEMORY: self.memory_bytes, EPHEMERAL: self.ephemeral_bytes, PODS: 1}
+        """What it takes of a node, if all of it is there."""
+        return {CPU: self.cpu_milli, MEMORY: self.memory_bytes, EPHEMERAL: self.ephemeral_bytes, PODS: self.pods}
 
     def of_quota(self) -> dict[str, int]:
         """What it takes of each resource that a quota can count, in 10⁻⁹; what it does not take is left out."""
@@ -149,13 +151,13 @@ class StackResources:
             **dict.fromkeys(("memory", "requests.memory", "limits.memory"), memory),
             **dict.fromkeys((EPHEMERAL_STORAGE, f"requests.{EPHEMERAL_STORAGE}"), self.ephemeral_bytes * NANO),
             f"limits.{EPHEMERAL_STORAGE}": self.ephemeral_limit_bytes * NANO,
-            **dict.fromkeys(("pods", "count/pods", "services", "count/services"), NANO),
+            **dict.fromkeys(("pods", "count/pods", "services", "count/services"), self.pods * NANO),
             "services.nodeports": self.ports * NANO,
         }
         return {name: amount for name, amount in takes.items() if amount}
 
     def with_storage(self, pod: Mapping[str, Any], default: Storage) -> StackResources:
-        """The same with the disk of this pod; a container that requests none gets what the LimitRange gives."""
+        """The same with the disk of this pod added; a container that requests none gets what the LimitRange gives."""
 
         def disk(part: str, amount: str) -> int:
             completed = {
@@ -165,7 +167,16 @@ class StackResources:
             return reserved(completed, EPHEMERAL_STORAGE, part)
 
         requests, limits = disk("requests", default.request), disk("limits", default.limit)
-        return dataclasses.replace(self, ephemeral_bytes=requests, ephemeral_limit_bytes=limits)
+        return dataclasses.replace(
+            self,
+            ephemeral_bytes=self.ephemeral_bytes + requests,
+            ephemeral_limit_bytes=self.ephemeral_limit_bytes + limits,
+        )
+
+
+def of_pod(pod: PodState) -> StackResources:
+    """What this pod takes."""
+    return StackResources(cpu_milli=pod.cpu_milli, memory_bytes=pod.memory_bytes, ephemeral_bytes=pod.ephemeral_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,8 +319,10 @@ class Quotas:
 @dataclass(slots=True, kw_only=True)
 class ClusterFacts:
     """What is known of the cluster beside its objects: its quotas as last seen; ``node_ports``, its range of node ports, if
-    known; ``families``, the address families of the Services that were seen last."""
+    known; ``families``, the address families of the Services that were seen last; ``may_write_policies``: that it has said
+    so."""
 
     quotas: Quotas = field(default_factory=Quotas)
     node_ports: PortRange | None = None
     families: tuple[str, ...] = ()
+    may_write_policies: bool = False

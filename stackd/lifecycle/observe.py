@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState
-from stackd.kube.routes import BACKENDS, WantedRoute
+from stackd.kube.routes import OF_GATEWAYS, WantedRoute
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.desired import first_route_difference, own_pod, service_error
 from stackd.lifecycle.nodes import address
@@ -24,8 +24,9 @@ from stackd.lifecycle.status import (
     pod_progress,
     pull_has_failed,
     pull_is_failing,
+    together,
 )
-from stackd.lifecycle.view import names, objects_of
+from stackd.lifecycle.view import member_pods, names, objects_of, own_pods
 from stackd.logs import stack_log
 from stackd.model import SERVICE_PREFIX, Observation, Stack
 from stackd.store import differs
@@ -44,7 +45,13 @@ async def observe(context: Context, stack: Stack) -> Stack:
         return stack  # it is being stopped or started, or its end has to be proven: a step writes its status
     if context.gate.view_is_unverified:
         return stack
-    node = mirror.nodes.get((pod.node_name if pod is not None else None) or stack.node_id or "")
+    node: object = mirror.nodes.get((pod.node_name if pod is not None else None) or stack.node_id or "")
+    if stack.members and pod is not None and not stack.ended:
+        others = own_pods(context, stack)[1:]
+        if stack.lacks_a_pod or None in others:
+            return stack
+        node = node, [mirror.nodes.get(one.node_name or "") for one in others if one is not None]
+        pod = together(pod, stack.members, others)
     seen = (pod, mirror.services.get(SERVICE_PREFIX + stack_id), node)
     if memory.seen.get(stack_id) == (stack, *seen):
         return stack
@@ -86,9 +93,14 @@ def derive(context: Context, stack: Stack, pod: PodState | None) -> tuple[PodSna
     else:
         memory.pull_failing.pop(stack.stack_id, None)
     node = pod.node_name if pod is not None and pod.node_name else stack.node_id
+    lost_node = None
+    if stack.members and pod is not None:
+        others = [one.node_name for one in member_pods(context, stack) if one is not None and one.node_name]
+        lost_node = next((name for name in others if name not in context.mirror.nodes), None)
     snapshot = PodSnapshot(
         pod=pod,
-        node_exists=node in context.mirror.nodes,
+        node_exists=node in context.mirror.nodes and lost_node is None,
+        lost_node=lost_node,
         node_public_ip=_public_address(context, node),
         disruption=memory.disruptions.get(stack.pod_uid, ""),
         pull_failing_since=memory.pull_failing.get(stack.stack_id),
@@ -149,7 +161,7 @@ def _repaired(context: Context, stack: Stack, pod: PodState | None) -> tuple[str
 
 def _refused_by_gateway(context: Context, stack: Stack, named: Sequence[WantedRoute]) -> tuple[str, str]:
     """What keeps the stack from being reached at its names: the Gateway's reason and message; empty if nothing does."""
-    if stack.ports_held and len(stack.routed) > sum(route.resource != BACKENDS for route in named):
+    if stack.ports_held and len(stack.routed) > sum(route.resource in OF_GATEWAYS for route in named):
         return "RouteNotConfigured", "there is no listener for its name in the configuration any more ([routes])"
     for route in named:
         seen = context.mirror.routes[route.resource].get(route.name) if context.mirror.knows(route.resource) else None

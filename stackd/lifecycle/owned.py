@@ -151,7 +151,7 @@ def _of_shared(work: Work, pool: Pool, template: Template | None, row: Stack, no
     if left <= 0 and row.ttl_expires_at < until:
         work.kept.append((row, until))
     work.again = min(work.again, left if left > 0 else math.inf)
-    if row.desired is Desired.STOPPED or row.pod_uid is None:
+    if row.desired is Desired.STOPPED or row.lacks_a_pod:
         return
     reason = CHECK_FAILED if row.stack_id in seen.unhealthy else ""
     if template is not None and row.digest != template.digest:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from stackd import contract
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable, Held
+from stackd.kube.wire import NETWORK_POLICIES
 from stackd.lifecycle.bring_up import refresh_rights
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import ACTIONS, Action, Kind, ReconcilePlan, Surroundings, of_orphans, orphans
@@ -110,6 +111,8 @@ class Reconciler:
     async def _pass(self) -> ReconcilePlan:
         context = self._context
         context.wake_templates()
+        if any(stack.members for stack in context.store.stacks.ordered()):
+            context.mirror.also_follow(NETWORK_POLICIES)
         if context.cluster.connection.rights_in_doubt:
             await refresh_rights(context)
         plan = await self.plan()

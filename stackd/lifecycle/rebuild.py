@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from stackd.kube import labels
 from stackd.kube.client import Cluster, is_ours
 from stackd.kube.objects import pod_state
-from stackd.kube.records import Unrecoverable, parse_record
+from stackd.kube.records import NO_PODS, Unrecoverable, parse_record
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import NO_RECORD
@@ -151,6 +152,7 @@ async def _gone(context: Context, there: Collection[str]) -> list[str]:
         for resource, name, uid in (
             ("services", stack.service_name, stack.service_uid),
             ("pods", stack.pod_name, stack.pod_uid),
+            *(("pods", stack.member_name(one.name), one.pod_uid) for one in stack.members),
         ):
             raw = await cluster.find(resource, name)
             if raw is not None and is_ours(raw, context.cluster.instance, (uid,)):
@@ -166,15 +168,21 @@ async def _recorded(cluster: Cluster) -> Records:
     """What the Services of stacks say; each exists from the reservation of its stack to the removal."""
     pods, services = await cluster.list_raw(PODS), await cluster.list_raw(SERVICES)
     pods.sort(key=labels.generation_of)
-    latest = {stack_of(PODS, raw["metadata"]["name"]): raw for raw in pods}  # of a shared stack
+    latest, others = dict[str, JsonObject](), defaultdict[str, dict[str, JsonObject]](dict)
+    for raw in pods:
+        stack_id, member = stack_of(PODS, raw["metadata"]["name"]), labels.labels_of(raw).get(labels.MEMBER)
+        (latest if member is None else others[stack_id])[member or stack_id] = raw  # the latest of a shared stack
     of_stacks = ((raw["metadata"]["name"], raw) for raw in services if labels.SPARE not in labels.labels_of(raw))
     named = {stack_of(SERVICES, name): raw for name, raw in of_stacks if name.startswith(SERVICE_PREFIX)}
-    return {stack_id: _read(service, latest.get(stack_id)) for stack_id, service in named.items()}
+    return {
+        stack_id: _read(service, latest.get(stack_id), others.get(stack_id, NO_PODS))
+        for stack_id, service in named.items()
+    }
 
 
-def _read(service: JsonObject, pod: JsonObject | None) -> Stack | Unrecoverable:
+def _read(service: JsonObject, pod: JsonObject | None, others: Mapping[str, JsonObject]) -> Stack | Unrecoverable:
     """The stack with the status that its record or its pod tells, unless its names contradict each other."""
-    stack = parse_record(service, pod)
+    stack = parse_record(service, pod, others)
     if isinstance(stack, Unrecoverable):
         return stack
     if (name := service["metadata"]["name"]) != stack.service_name:

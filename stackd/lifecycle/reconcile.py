@@ -99,7 +99,7 @@ async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
         finally:
             if context.gate.identity.epoch != epoch:  # perhaps another cluster has answered
                 context.memory.gone.pop(stack.stack_id, None)
-        if creation is not None and creation.made_at is None:
+        if creation is not None and creation.made_at is None and creation.pod_uid is not None:
             creation.timer.restart()
             creation.made_at = context.clock.monotonic()
         return done
@@ -121,7 +121,7 @@ async def _note_failure(context: Context, stack: Stack, error: StackdError) -> N
             reason = DELETE_PENDING if deletes else STOP_PENDING
             if error.stays:
                 await context.store.stacks.set_pending_reason(stack.stack_id, reason, public_text(error))
-        elif stack.accepted and stack.pod_uid is None and stack.desired is Desired.RUNNING and not stack.ended:
+        elif stack.accepted and stack.lacks_a_pod and stack.desired is Desired.RUNNING and not stack.ended:
             await context.store.stacks.observe([_start_waits(stack, error)])
     except StoreUnavailable as unavailable:
         log.debug("%s: %s", stack.stack_id, unavailable)
@@ -193,7 +193,7 @@ class ClusterEvents:
                 self._context.gate.identity.doubt()
             self._listed.add(change.kind)  # the first list follows directly on the check of the cluster's identity
         elif isinstance(state := change.state, NodeState):
-            loop.wake(stack.stack_id for stack in rows.ordered() if stack.node_id == state.name)
+            loop.wake(stack.stack_id for stack in rows.ordered() if stack.is_on(state.name))
         elif isinstance(state, TemplatePod):
             loop.queue.add(state.name, reset=change.after is None)
         elif not isinstance(state, TemplateMap):
@@ -205,7 +205,7 @@ class ClusterEvents:
             memory = self._context.memory
             if change.after is not None:
                 memory.forget_gone(row.stack_id, (state.resource, state.name), state.uid)
-            elif isinstance(state, PodState) and state.disruption and state.uid == row.pod_uid:
+            elif isinstance(state, PodState) and state.disruption and state.uid in row.pod_uids:
                 memory.disruptions[state.uid] = state.disruption
             if change.own and loop.queue.at_work(row.stack_id):
                 return  # the loop looks again anyway, after a failure with a delay

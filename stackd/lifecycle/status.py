@@ -7,8 +7,8 @@ of how the pod was seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from stackd.clock import NANOSECONDS
@@ -16,7 +16,18 @@ from stackd.config import RoutesSection
 from stackd.kube.objects import ContainerState, PodState
 from stackd.kube.records import POD_DELETED, POD_DELETED_MESSAGE
 from stackd.lifecycle.desired import Objects
-from stackd.model import CLUSTER, NOT_READY, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent, struct
+from stackd.model import (
+    CLUSTER,
+    NOT_READY,
+    Desired,
+    EventKind,
+    Member,
+    Observation,
+    Stack,
+    StackStatus,
+    TimelineEvent,
+    struct,
+)
 from stackd.templates.hiding import hide
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
@@ -39,7 +50,8 @@ MESSAGE_LIMIT = 1024
 class PodSnapshot:
     """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds. ``repaired`` is what
     somebody else has changed and is being repaired: a reason and a sentence; empty if nothing was. ``disruption`` is why
-    the cluster itself has deleted the pod, by the pod's last condition; empty if it did not say so."""
+    the cluster itself has deleted the pod, by the pod's last condition; empty if it did not say so. ``lost_node``: the one that
+    does not exist, if it is not the stack's own."""
 
     pod: PodState | None
     node_exists: bool
@@ -48,6 +60,40 @@ class PodSnapshot:
     disruption: str = ""
     pull_failing_since: int | None = None
     repaired: tuple[str, str] = ("", "")
+    lost_node: str | None = None
+
+
+def together(first: PodState, members: Sequence[Member], pods: Sequence[PodState | None]) -> PodState:
+    """What the pods of a stack are, as if they were one: it runs when all do, and has ended when one has. The names of the
+    members' containers begin with the member's."""
+    parts = [("", first), *[(one.name, pod) for one, pod in zip(members, pods, strict=True) if pod is not None]]
+    name, worst = max(parts, key=lambda part: _WORST.get(part[1].phase, 0))
+    about = f"member {name}: " if name else ""
+    message = worst.message or ("the pod has failed" if worst.phase == "Failed" else "")
+    changed = next((pod for _, pod in parts if (pod.instance, pod.stack_id) != (first.instance, first.stack_id)), first)
+    return replace(
+        first,
+        phase=worst.phase,
+        reason=worst.reason,
+        message=f"{about}{message}" if message else "",
+        disruption=worst.disruption,
+        uid="+".join(pod.uid for _, pod in parts),
+        instance=changed.instance,
+        stack_id=changed.stack_id,
+        ready=all(pod.ready for _, pod in parts),
+        deleting=any(pod.deleting for _, pod in parts),
+        cpu_milli=sum(pod.cpu_milli for _, pod in parts),
+        memory_bytes=sum(pod.memory_bytes for _, pod in parts),
+        containers=tuple(
+            replace(container, name=f"{part}/{container.name}") if part else container
+            for part, pod in parts
+            for container in pod.containers
+        ),
+    )
+
+
+_WORST = {"Running": 1, "Pending": 2, "": 2, "Unknown": 3, "Succeeded": 4, "Failed": 5}
+"""Of several pods, the phase of the one that counts."""
 
 
 @dataclass(slots=True)
@@ -105,9 +151,10 @@ class Memory:
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store: forget a stack, or a pod, that is gone."""
-        if before is None or (after is not None and after.pod_uid == before.pod_uid):
+        if before is None or (after is not None and after.pod_uids == before.pod_uids):
             return
-        self.disruptions.pop(before.pod_uid, None)
+        for uid in before.pod_uids:
+            self.disruptions.pop(uid, None)
         self.crowded.discard(before.stack_id)
         self.held.pop(before.stack_id, None)
         if after is None:
@@ -177,12 +224,12 @@ def derive_status(stack: Stack, snapshot: PodSnapshot, image_pull_grace: float) 
         return DerivedStatus(StackStatus.STOPPED, POD_DELETED, POD_DELETED_MESSAGE, ended=True)
     if pod.phase == "Failed":
         if pod.disruption == POD_GARBAGE_COLLECTED or (pod.node_name and not snapshot.node_exists):
-            return _node_gone(stack, ended=True)
+            return _node_gone(stack, ended=True, node=snapshot.lost_node)
         return DerivedStatus(StackStatus.FAILED, *_why_failed(pod), ended=True)
     if pod.phase == "Succeeded":
         return DerivedStatus(StackStatus.STOPPED, "Completed", "all containers have ended", ended=True)
     if not snapshot.node_exists and pod.node_name:
-        return _node_gone(stack, ended=False)
+        return _node_gone(stack, ended=False, node=snapshot.lost_node)
     return _waiting_failure(stack, pod, snapshot, image_pull_grace) or _alive(stack, pod, snapshot, image_pull_grace)
 
 
@@ -190,8 +237,8 @@ def _unchanged(stack: Stack) -> DerivedStatus:
     return DerivedStatus(stack.status, stack.status_reason, stack.status_message, stack.ended)
 
 
-def _node_gone(stack: Stack, *, ended: bool) -> DerivedStatus:
-    message = f"node {stack.node_id} has been deleted"
+def _node_gone(stack: Stack, *, ended: bool, node: str | None = None) -> DerivedStatus:
+    message = f"node {node or stack.node_id} has been deleted"
     return DerivedStatus(StackStatus.NODE_DELETED, "NodeDeleted", message, ended)
 
 

@@ -14,13 +14,13 @@ from stackd.crashpoints import crash_point
 from stackd.errors import StackNotFound
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Decision, Kind
-from stackd.lifecycle.desired import has_pod
+from stackd.lifecycle.desired import SERVICES, has_pod
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
 from stackd.lifecycle.observe import derive, remember, tell, write
-from stackd.lifecycle.status import observation, pod_progress
-from stackd.lifecycle.view import current_pod, is_explained
+from stackd.lifecycle.status import observation, pod_progress, together
+from stackd.lifecycle.view import current_pod, is_explained, lost_member, member_pods
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, Stack
+from stackd.model import DeleteReason, Member, Stack
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,13 @@ async def accept(context: Context, stack: Stack, decision: Decision) -> bool:
     service_uid = service.uid if service is not None else stack.service_uid
     crash_point("accept.decided")
     context.fence.require()
-    snapshot, derived = derive(context, stack, pod)
+    members = tuple(_with_its_pod(context, stack, member) for member in stack.members) if stack.members else ()
+    whole = together(pod, members, member_pods(context, stack)) if members else pod
+    snapshot, derived = derive(context, stack, whole)
     progress, events = pod_progress(None, stack, snapshot)
     seen = observation(stack, snapshot, derived, events)
+    if members:
+        seen = replace(seen, members=members)
     if stack.accepted:
         try:
             row = await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service_uid)
@@ -53,9 +57,17 @@ async def accept(context: Context, stack: Stack, decision: Decision) -> bool:
     if row.ended or row.status_reason:  # the pod was faster than its Service
         tell(context, row)
     node = context.mirror.nodes.get(pod.node_name or row.node_id or "")
-    remember(context, stack.stack_id, snapshot, derived, progress, (pod, service, node))
+    remember(context, stack.stack_id, snapshot, derived, progress, (whole, service, node))
     crash_point("accept.accepted")
     return False  # the new row wakes the stack again, and whoever waits for it is answered first
+
+
+def _with_its_pod(context: Context, stack: Stack, member: Member) -> Member:
+    """The member with the pod and the address that the mirror shows."""
+    name = stack.member_name(member.name)
+    pod, service = context.mirror.pods[name], context.mirror.routes[SERVICES].get(name)
+    address = member.address if service is None else service.address
+    return replace(member, pod_uid=pod.uid, node_id=pod.node_name, address=address)
 
 
 async def undo(context: Context, stack: Stack, decision: Decision) -> bool:
@@ -105,8 +117,12 @@ async def expire(context: Context, stack: Stack, decision: Decision) -> bool:
 async def end(context: Context, stack: Stack, decision: Decision) -> bool:
     """End a stack whose pod Kubernetes has said to be gone. If the pods of too many stacks are gone, its status says so, but
     nothing is given back (invariant 8)."""
-    snapshot, derived = derive(context, stack, None)
+    lost = lost_member(context, stack)
+    snapshot, derived = derive(context, stack if lost is None else lost, None)
     seen = observation(stack, snapshot, derived)
+    if lost is not None:
+        name = next(member.name for member in stack.members if member.pod_uid == lost.pod_uid)
+        seen = replace(seen, status_message=f"member {name}: {seen.status_message}"[:1024])
     if decision.brake and not _may_end(context, stack, f"end: {derived.message}", _missing(context)):
         seen = replace(seen, ended=False)
     return (await write(context, stack, seen)).ended
@@ -131,7 +147,8 @@ def _missing(context: Context) -> frozenset[str]:
 
 def _is_missing(context: Context, stack: Stack) -> bool:
     """Whether the stack's pod is gone from the mirror, and the cluster does not explain that."""
-    return has_pod(stack) and current_pod(context, stack) is None and not is_explained(context, stack)
+    lost = stack if current_pod(context, stack) is None else lost_member(context, stack) if stack.members else None
+    return has_pod(stack) and lost is not None and not is_explained(context, lost)
 
 
 async def serve(context: Context, stack: Stack, decision: Decision) -> bool:

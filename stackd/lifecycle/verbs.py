@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -37,7 +37,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.desired import service_difference
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import is_gone
-from stackd.lifecycle.view import objects_of
+from stackd.lifecycle.view import objects_of, require_member
 from stackd.logs import stack_log
 from stackd.model import (
     STACKD,
@@ -50,6 +50,7 @@ from stackd.model import (
     StackStatus,
     TargetPort,
 )
+from stackd.podspec.members import members_of
 from stackd.store import (
     NO_CREATE_LIMITS,
     PORT_REPLACED,
@@ -70,6 +71,15 @@ Done = Callable[[Stack | None], bool | None]
 RECORDS_AT_ONCE = 16  # of those that are written before the stacks are handed over
 ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELETED})
 """From these statuses a stack does not come to run unless somebody does something about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fresh:
+    """What a start is about: see ``restart``."""
+
+    limits: CreateLimits
+    renew: bool = False
+    member: str = ""
 
 
 async def delete(context: Context, stack_id: str, *, by: Principal = STACKD) -> None:
@@ -108,41 +118,42 @@ async def _stop(context: Context, stack_id: str, by: Principal) -> Stack:
 async def start(context: Context, stack_id: str, *, by: Principal, limits: CreateLimits = NO_CREATE_LIMITS) -> Stack:
     """Start the stack with a new pod if it was stopped or has ended; else return it as it is. Raises as ``restart``."""
     return await context.tasks.run(
-        f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by, limits=limits)
+        f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by, _Fresh(limits=limits))
     )
 
 
 async def restart(
-    context: Context, stack_id: str, *, by: Principal, renew: bool = False, limits: CreateLimits = NO_CREATE_LIMITS
+    context: Context,
+    stack_id: str,
+    *,
+    by: Principal,
+    renew: bool = False,
+    member: str = "",
+    limits: CreateLimits = NO_CREATE_LIMITS,
 ) -> Stack:
     """Give the stack a new pod behind the same ports and with the same expiry, perhaps on another node, and return it. To
     ``renew`` it, the pod is that of the newest version of its template. If it has ended, it counts for ``limits`` and
-    the configured ones of labels again.
+    the configured ones of labels again. With a ``member``, only that gets a new pod.
 
-    Raises StackNotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached, Held,
+    Raises StackNotFound, NotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached, Held,
     ShuttingDown, StoreUnavailable, and all that a create raises; what the cluster refuses (by a quota, say) is retried.
     """
-    starting = _start(context, stack_id, EventKind.RESTART_REQUESTED, by, renew=renew, limits=limits)
+    how = _Fresh(limits=limits, renew=renew, member=member)
+    starting = _start(context, stack_id, EventKind.RESTART_REQUESTED, by, how)
     return await context.tasks.run(f"restart {stack_id}", starting)
 
 
-async def _start(
-    context: Context,
-    stack_id: str,
-    kind: EventKind,
-    by: Principal,
-    *,
-    renew: bool = False,
-    limits: CreateLimits = NO_CREATE_LIMITS,
-) -> Stack:
+async def _start(context: Context, stack_id: str, kind: EventKind, by: Principal, how: _Fresh) -> Stack:
     stack = _row(context, stack_id)
     if kind is EventKind.START_REQUESTED and stack.is_to_run:
         return stack
+    if how.member:
+        require_member(stack, how.member)
     await context.gate.admitted()
-    template = newest_of(context, stack) if renew else None
+    template = newest_of(context, stack) if how.renew else None
     wanted = await start_of(context, stack, kind, by, template=template)
-    limits = replace(limits, labels=wanted.limits.labels, costs=wanted.limits.costs)
-    await context.store.stacks.start(stack_id, replace(wanted, limits=limits))
+    limits = replace(how.limits, labels=wanted.limits.labels, costs=wanted.limits.costs)
+    await context.store.stacks.start(stack_id, replace(wanted, limits=limits, member=how.member))
     crash_point("restart.intended")
     await until_done(context, stack_id, "started", is_started)
 
@@ -187,8 +198,8 @@ async def start_of(
 
 
 def newest_of(context: Context, stack: Stack) -> Template:
-    """The template of the stack as it is now. Raises Conflict if there is none, or its ports are others than the stack's:
-    the stack keeps its Service, which has these."""
+    """The template of the stack as it is now. Raises Conflict if there is none, or its ports or members are others than the
+    stack's: the stack keeps its Services, which have these."""
     if stack.template is None:
         sentence = f"{stack.stack_id} was not created from a template, so there is no newer version of it"
         raise Conflict(sentence, code=ErrorCode.NO_TEMPLATE)
@@ -198,6 +209,12 @@ def newest_of(context: Context, stack: Stack) -> Template:
     ours, theirs = sorted(map(_published, stack.ports)), sorted(map(_published, template.target_ports))
     if ours != theirs:
         sentence = f"{stack.stack_id} has other ports than the template {template.name} has by now; create a new stack"
+        raise Conflict(sentence, code=ErrorCode.TEMPLATE_PORTS_CHANGED)
+    had, has = ([(one.name, one.ports) for one in members] for members in (stack.members, members_of(template.spec)))
+    if sorted(had) != sorted(has):
+        sentence = (
+            f"{stack.stack_id} has other members than the template {template.name} has by now; create a new stack"
+        )
         raise Conflict(sentence, code=ErrorCode.TEMPLATE_PORTS_CHANGED)
     return template
 
@@ -213,7 +230,7 @@ def is_stopped(row: Stack | None) -> bool | None:
 
 def is_started(row: Stack | None) -> bool | None:
     """For ``until_done``: True once the stack has a pod, or is no longer to be started."""
-    return True if row is None or row.pod_uid or row.desired is Desired.STOPPED or row.deleting_since else None
+    return True if row is None or not row.lacks_a_pod or row.desired is Desired.STOPPED or row.deleting_since else None
 
 
 async def until_done(context: Context, stack_id: str, what: str, done: Done, *, patient: bool = False) -> None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from stackd.codes import ErrorCode
+from stackd.errors import NotFound
+from stackd.kube.labels import PUBLISHED
 from stackd.kube.objects import PodState
 from stackd.kube.routes import RouteState, names_of
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Creating, Decision, Seen, decide
 from stackd.lifecycle.desired import ObjectName, Objects, desired, own_pod
-from stackd.model import SERVICE_PREFIX, Stack
+from stackd.model import SERVICE_PREFIX, Member, Stack
 
 
 def look_at(context: Context, stack: Stack) -> Decision:
@@ -40,16 +43,19 @@ def see(context: Context, stack: Stack, objects: Objects) -> Seen:
     if pod is not None and pod.instance != context.cluster.instance:
         pod = replace(pod, stack_id="")  # somebody has changed or removed our labels
     earlier = earlier_pods(context, stack) if stack.shared else ()
+    members = member_pods(context, stack) if stack.members else ()
     return Seen(
         service=mirror.services.get(SERVICE_PREFIX + stack_id),
         pod=pod,
         earlier=earlier,
+        members=members,
         named=names(context, stack),
         nodes=mirror.nodes,
         gone=memory.gone.get(stack_id, ()),
         held=memory.held.get(stack_id, ()),
         creating=None if stack.accepted else _creating(context, stack, objects),
-        explained=pod is None and is_explained(context, stack),
+        explained=(pod is None and is_explained(context, stack))
+        or (None in members and (lost := lost_member(context, stack)) is not None and is_explained(context, lost)),
         crowded=stack_id in memory.crowded,
     )
 
@@ -69,7 +75,41 @@ def earlier_pods(context: Context, stack: Stack) -> tuple[PodState, ...]:
     """The other pods of a shared stack, the latest first."""
     pods = context.mirror.pods.values()
     others = [pod for pod in pods if pod.stack_id == stack.stack_id and pod.name != stack.pod_name]
+    others = [pod for pod in others if pod.part in ("", PUBLISHED)]
     return tuple(sorted(others, key=lambda pod: -pod.generation))
+
+
+def member_pods(context: Context, stack: Stack) -> tuple[PodState | None, ...]:
+    """What has the names of the pods of the stack's members, in order."""
+    pods = [context.mirror.pods.get(stack.member_name(member.name)) for member in stack.members]
+    ours = context.cluster.instance
+    return tuple(pod if pod is None or pod.instance == ours else replace(pod, stack_id="") for pod in pods)
+
+
+def own_pods(context: Context, stack: Stack) -> tuple[PodState | None, ...]:
+    """Its pods as the mirror has them: the first, then those of its members, in order."""
+    pairs = zip(stack.members, member_pods(context, stack), strict=True)
+    return (current_pod(context, stack), *(own_pod(pod, as_member(stack, member)) for member, pod in pairs))
+
+
+def require_member(stack: Stack, name: str) -> None:
+    """Raise NotFound if the stack has no member of this name."""
+    if stack.member(name) is None:
+        known = "it has " + (", ".join(one.name for one in stack.members) or "none")
+        raise NotFound(f"{stack.stack_id} has no member {name[:64]!r}; {known}", code=ErrorCode.MEMBER_NOT_FOUND)
+
+
+def as_member(stack: Stack, member: Member) -> Stack:
+    """The stack as if the member's pod were its own."""
+    return replace(stack, generation=member.generation, pod_uid=member.pod_uid, node_id=member.node_id)
+
+
+def lost_member(context: Context, stack: Stack) -> Stack | None:
+    """The stack ``as_member`` of the first member whose pod is gone from the mirror, if the row names that."""
+    pods = own_pods(context, stack)[1:] if stack.members else ()
+    lost = (one for one, pod in zip(stack.members, pods, strict=True) if pod is None and one.pod_uid is not None)
+    member = next(lost, None)
+    return None if member is None else as_member(stack, member)
 
 
 def is_explained(context: Context, stack: Stack) -> bool:
@@ -87,6 +127,7 @@ def _creating(context: Context, stack: Stack, objects: Objects) -> Creating | No
     return Creating(
         made=True,
         pod=creation.pod_uid,
+        members=creation.member_uids,
         placeable=context.config.stacks.unschedulable_grace - since,
         reachable=context.config.routes.accept_timeout - since if objects.named else 0.0,
     )

@@ -17,7 +17,17 @@ from stackd.store.transaction import Transaction, from_constraint, id_array
 
 REMOVED = "the stack was removed"
 _ENDING = ("ended", "status", "status_reason", "status_message")
-_OF_ANOTHER_POD = (*_ENDING, "desired", "generation", "ports", "ports_held", "pod_uid", "service_uid", "node_id")
+_OF_ANOTHER_POD = (
+    *_ENDING,
+    "desired",
+    "generation",
+    "ports",
+    "ports_held",
+    "pod_uid",
+    "service_uid",
+    "node_id",
+    "members",
+)
 _OF_ANOTHER_VERSION = ("pod_spec", "digest", "offer", "requested_cpu_milli", "requested_memory_bytes")
 """What a renewal of the stack changes, and a policy that was changed before a start."""
 
@@ -41,7 +51,9 @@ def updated(row: Stack, record: Stack) -> Stack:
     """The row, updated from the record; the same row if nothing in the record is newer."""
     if row.spare:
         return record  # since the file was copied, a create has taken it
-    if record.generation < row.generation:
+    if record.generation < row.generation or any(
+        theirs.generation < ours.generation for theirs, ours in zip(record.members, row.members, strict=False)
+    ):
         return row
     if row.delete_reason is DeleteReason.UNDO:
         # No user asked for this undo, and a later owner has taken the stack over and shown it to clients.
@@ -67,7 +79,7 @@ def updated(row: Stack, record: Stack) -> Stack:
     row = replace(row, **latest, serving=record.serving if row.shared else row.serving)  # as its Service selects
     if row.desired is Desired.STOPPED and record.generation == row.generation and record.pod_uid is not None:
         return row  # its stop is not done yet
-    same = (row.desired, row.generation, row.pod_uid) == (record.desired, record.generation, record.pod_uid)
+    same = (row.desired, row.generation, row.pod_uids) == (record.desired, record.generation, record.pod_uids)
     if row.accepted and same:
         return _with_the_same_pod(row, record)
     return replace(

@@ -22,6 +22,7 @@ from stackd.model import (
     DeleteReason,
     Desired,
     EventKind,
+    Member,
     Observation,
     Offer,
     PortMapping,
@@ -93,7 +94,7 @@ class Renewed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """A request for a fresh pod from ``pod_spec``; ``kind`` says whether it was a start or a restart. ``renewed``: the pod
-    is of another version of the template."""
+    is of another version of the template. ``member``: only this one gets a fresh pod."""
 
     pod_spec: str = field(repr=False)
     kind: EventKind
@@ -102,6 +103,7 @@ class Start:
     reason: str = ""
     message: str = ""
     renewed: Renewed | None = None
+    member: str = ""
 
 
 def accept(
@@ -124,6 +126,7 @@ def accept(
         updated_at=before.updated_at if before.accepted else before.created_at,
         pod_uid=pod_uid,
         service_uid=service_uid,
+        members=seen.members,
     )
     rows.save_one(tx, stack)
     if not before.accepted:
@@ -295,9 +298,16 @@ def stopped(tx: Transaction, stack_id: str) -> Stack | None:
     if before.at_rest:
         return before
     shown = {"status": StackStatus.STOPPED, "status_reason": STOPPED_BY_USER, "status_message": STOPPED_MESSAGE}
-    after = rows.touched(tx, before, **shown, pod_uid=None)
+    after = rows.touched(tx, before, **shown, pod_uid=None, members=_without_pods(before) if before.members else ())
     history.add(tx, [(stack_id, line) for line in history.between(before, after, tx.now)])
     return rows.save_one(tx, after)
+
+
+def _without_pods(stack: Stack, *, later: int = 0) -> tuple[Member, ...]:
+    """Its members without pods; those that they get are so many generations ``later``, and know other addresses."""
+    return tuple(
+        replace(one, generation=one.generation + later, pod_uid=None, node_id=None, address="") for one in stack.members
+    )
 
 
 def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
@@ -307,6 +317,8 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     Raises ``StackNotFound``; ``Conflict``, also if another stack holds one of the ports by now; ``LabelLimitReached``.
     """
     before = _in_use(tx, stack_id)
+    if wanted.member:
+        return _start_member(tx, before, wanted)
     if before.ended:
         cost = before.cost if wanted.renewed is None else wanted.renewed.offer.cost
         reservations.check_labels(tx, before.labels, wanted.limits, cost=cost, apart_from=stack_id)
@@ -327,6 +339,7 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
         pod_uid=None,
         desired=Desired.RUNNING,
         generation=before.generation + 1,
+        members=_without_pods(before, later=1) if before.members else (),
         **({} if wanted.renewed is None else {of.name: getattr(wanted.renewed, of.name) for of in fields(Renewed)}),
     )
     if after.pod_spec != before.pod_spec:
@@ -335,12 +348,30 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     return rows.save_one(tx, after)
 
 
+def _start_member(tx: Transaction, before: Stack, wanted: Start) -> Stack:
+    """Its Service stays, so the other pods find it at the same address."""
+    _require_alive(before, "restarted in part")
+    if before.desired is Desired.STOPPED:
+        sentence = f"{before.stack_id} is stopped: start all of it"
+        raise Conflict(sentence, code=ErrorCode.STACK_ENDED)
+    members = tuple(
+        replace(one, generation=one.generation + 1, pod_uid=None, node_id=None) if one.name == wanted.member else one
+        for one in before.members
+    )
+    shown = {"status": StackStatus.CREATING, "status_reason": "", "status_message": ""}
+    message = f"member {wanted.member}"
+    history.note(tx, before.stack_id, wanted.kind, reason=wanted.reason, message=message, by=wanted.by)
+    return rows.save_one(tx, rows.touched(tx, before, **shown, members=members))
+
+
 def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: str | None) -> Stack:
-    """Write that the new pod and its Service exist. Raises ``StackNotFound`` if the stack no longer needs them."""
+    """Write that the new pods and their Service exist. Raises ``StackNotFound`` if the stack no longer needs them."""
     before = rows.find_live(tx, seen.stack_id)
     if before.generation != seen.generation or before.desired is not Desired.RUNNING or before.ended:
         raise StackNotFound(seen.stack_id)
-    after = replace(_observed(tx, before, seen), pod_uid=pod_uid, service_uid=service_uid)
+    if before.members and [one.generation for one in before.members] != [one.generation for one in seen.members]:
+        raise StackNotFound(seen.stack_id)
+    after = replace(_observed(tx, before, seen), pod_uid=pod_uid, service_uid=service_uid, members=seen.members)
     # The timeline has the line about a port since it was replaced.
     events = [event for event in seen.events if event.reason != reservations.PORT_REPLACED]
     history.add(tx, [(seen.stack_id, line) for line in (*events, *history.between(before, after, tx.now))])

@@ -21,6 +21,7 @@ from stackd.model import (
     DeleteReason,
     Desired,
     EventKind,
+    Member,
     Offer,
     PortMapping,
     Principal,
@@ -55,6 +56,10 @@ def _port(stored: dict[str, Any]) -> PortMapping:
     return PortMapping(**stored)
 
 
+def _member(stored: dict[str, Any]) -> Member:
+    return Member(**stored | {"ports": tuple((number, protocol) for number, protocol in stored["ports"])})
+
+
 STACKS = Columns(
     Stack,
     renamed={"values": "generated"},  # an SQL keyword
@@ -65,6 +70,7 @@ STACKS = Columns(
         "delete_reason": lambda text: text and DeleteReason(text),
         "desired": Desired,
         "offer": lambda text: text and Offer(**(kept := json.decode(text)) | {"show": tuple(kept["show"])}),
+        "members": lambda text: () if text is None else tuple(map(_member, json.decode(text))),
         **dict.fromkeys(
             ("values", "env"), lambda text: NO_VALUES if text is None else MappingProxyType(json.decode(text))
         ),
@@ -74,6 +80,7 @@ STACKS = Columns(
         "ports": json_text,
         "labels": labels_text,
         "offer": lambda offer: offer and json_text(asdict(offer)),
+        "members": lambda members: json_text(list(map(asdict, members))) if members else None,
         **dict.fromkeys(("values", "env"), lambda values: json_text(dict(values)) if values else None),
     },
 )

@@ -66,7 +66,7 @@ CREATE TABLE stacks (
     desired TEXT NOT NULL DEFAULT 'running' CHECK (desired IN ('running', 'stopped')),
     generation INTEGER NOT NULL DEFAULT 0, template TEXT, generated TEXT,
     unassigned INTEGER NOT NULL DEFAULT 0 CHECK (unassigned IN (0, 1)), digest TEXT, serving INTEGER, env TEXT,
-    extensions INTEGER NOT NULL DEFAULT 0, offer TEXT, spare INTEGER NOT NULL DEFAULT 0,
+    extensions INTEGER NOT NULL DEFAULT 0, offer TEXT, spare INTEGER NOT NULL DEFAULT 0, members TEXT,
     relabelled INTEGER NOT NULL DEFAULT 0,
     CHECK ((deleting_since IS NULL) = (delete_reason IS NULL))
 ) STRICT;
@@ -176,7 +176,7 @@ TO_12 = (
     "DROP INDEX timeline_requested; DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;"
     + BY_PRINCIPAL
     + f"ALTER TABLE templates ADD COLUMN {TEMPLATE_SOURCE}; ALTER TABLE stacks ADD COLUMN offer TEXT;"
-    "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0; ALTER TABLE stacks ADD COLUMN members TEXT;"
     "ALTER TABLE links ADD COLUMN opened_at INTEGER; ALTER TABLE links ADD COLUMN seen_at INTEGER;"
     "ALTER TABLE stacks ADD COLUMN relabelled INTEGER NOT NULL DEFAULT 0;"
     f"ALTER TABLE links ADD COLUMN {LINK_CODE}; ALTER TABLE links ADD COLUMN {LINK_AMONG}; {LINKS_CODE}"

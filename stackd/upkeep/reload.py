@@ -21,7 +21,7 @@ from stackd.config.credentials import STAMP
 from stackd.errors import ConfigError, StoreUnavailable
 from stackd.jobs.schedule import Schedule
 from stackd.kube.routes import kinds_of
-from stackd.kube.wire import CONFIG_MAPS
+from stackd.kube.wire import CONFIG_MAPS, NETWORK_POLICIES
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.templates import let_go, read_again, report
 from stackd.model import AuditKind
@@ -185,7 +185,8 @@ class Reloader:
         if new.log.format != old.log.format:
             logs.setup(new.log)
         logs.set_level(new.log.level)
-        self.context.mirror.follow((CONFIG_MAPS, *kinds_of(new.routes)))
+        kept = {NETWORK_POLICIES}.intersection(self.context.mirror.followed)
+        self.context.mirror.follow((CONFIG_MAPS, *kinds_of(new.routes), *kept))
         self.context.wake_templates()
         if (new.stacks, new.routes) != (old.stacks, old.routes) and self.context.mirror.synced:
             self.context.observe_all()

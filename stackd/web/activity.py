@@ -233,4 +233,4 @@ def _is_pending(kind: EventKind, stack: Stack | None) -> bool:
     if kind is EventKind.STOP_REQUESTED:
         return stack.desired is Desired.STOPPED and not stack.at_rest
     starts = kind in (EventKind.START_REQUESTED, EventKind.RESTART_REQUESTED)
-    return starts and stack.desired is Desired.RUNNING and stack.pod_uid is None and not stack.ended
+    return starts and stack.desired is Desired.RUNNING and stack.lacks_a_pod and not stack.ended

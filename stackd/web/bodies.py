@@ -50,6 +50,12 @@ def _pod_spec(stack: Any) -> str:
     return str(stack.pod_spec)
 
 
+def _members(stack: Stack) -> tuple[contract.Member, ...]:
+    return tuple(
+        contract.Member(name=one.name, pod_id=stack.member_name(one.name), node_id=one.node_id) for one in stack.members
+    )
+
+
 def _host(port: PortMapping) -> str:
     return port.host if isinstance(port, RoutedPort) and not port.url else ""
 
@@ -63,6 +69,7 @@ _SOURCES: Final[Mapping[tuple[type, str], Callable[[Any], Any]]] = {
     (contract.Stack, "addresses"): addresses_of,
     (contract.Stack, "problem"): problem_of,
     (contract.Stack, "title"): title_of,
+    (contract.Stack, "members"): _members,
     (contract.StackStatusAnswer, "ttl"): attrgetter("ttl_expires_at"),
     (contract.StackStatusAnswer, "addresses"): addresses_of,
     (contract.StackStatusAnswer, "problem"): problem_of,

@@ -321,7 +321,7 @@ def schemas(config: Config) -> dict[str, Schema]:
     create, batch = schemas["Create"], schemas["Batch"]
     create |= {  # not as oneOf: of its alternatives, generators of clients make classes, or nothing
         "if": _given("template"),
-        "then": {"not": {"anyOf": [_given("target_port"), _given("pod_spec")]}},
+        "then": {"not": {"anyOf": [_given("target_port"), _given("pod_spec"), _given("members")]}},
         "else": _given("pod_spec"),
     }
     batch |= {

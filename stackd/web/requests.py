@@ -22,7 +22,7 @@ from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
 from stackd.config import Config
-from stackd.contract import PROTOCOLS, Body, Request
+from stackd.contract import Body, Request
 from stackd.errors import (
     Conflict,
     InvalidPodSpec,
@@ -37,8 +37,8 @@ from stackd.metrics import INVALID
 from stackd.model import NO_LABELS, NO_VALUES, JobAction, JobRequest, SanitizedSpec, TargetPort, WantedStack
 from stackd.names import did_you_mean, require_unreserved
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
-from stackd.podspec.checks import by_path, keeps_running
 from stackd.podspec.decoding import decode, refusal
+from stackd.podspec.members import declared_ports, mistakes_in_names, sanitize_members, together
 from stackd.podspec.reasons import below
 from stackd.podspec.sanitize import target_ports
 from stackd.templates import Template
@@ -273,6 +273,10 @@ async def _create_of(view: View, given: contract.Create, *, creates: bool) -> Cr
             raise refusal(refusals)
         spec = await _sanitized(context, text, ports)
         ports = ports or _declared(spec)
+        if given.members:
+            spec = together(spec, await _members(context, given.members))
+            if len(spec.text) > context.config.limits.pod_spec:
+                raise wrong("members", f"all pod specs together are longer than {context.config.limits.pod_spec} bytes")
     create_request = CreateRequest(
         spec=spec,
         env=NO_VALUES if given.env is None else await asyncio.to_thread(env_of, given.env, template),
@@ -297,15 +301,20 @@ async def _sanitized(context: Context, text: str, ports: tuple[TargetPort, ...])
         return await asyncio.to_thread(context.settings.sanitizer.sanitize, text, ports)
 
 
+async def _members(context: Context, given: Mapping[str, contract.NewMember]) -> dict[str, SanitizedSpec]:
+    """Their pods by their names. Raises InvalidRequest."""
+    if mistakes := mistakes_in_names(given):
+        raise refusal([Reason(path=below("members", name), text=text) for name, text in mistakes])
+    texts = {name: member.pod_spec for name, member in given.items()}
+    if sum(map(len, texts.values())) <= LONG_SPEC:
+        return sanitize_members(texts, context.settings.sanitizer.sanitize)
+    async with context.settings.long_specs:
+        return await asyncio.to_thread(sanitize_members, texts, context.settings.sanitizer.sanitize)
+
+
 def _declared(spec: SanitizedSpec) -> tuple[TargetPort, ...]:
     """The ports that the containers declare which keep running. Raises InvalidRequest if none can be published."""
-    entries = {
-        (port["containerPort"], port.get("protocol", "TCP")): None
-        for path, container in by_path(spec.manifest["spec"]).items()
-        if keeps_running(path, container)
-        for port in container.get("ports", ())
-        if port.get("protocol", "TCP") in PROTOCOLS
-    }
+    entries = declared_ports(spec.manifest)
     if not entries:
         raise wrong("target_port", "is required: no container of the pod spec declares a TCP or UDP port")
     return parse_target_ports([{"container_port": number, "protocol": protocol} for number, protocol in entries])
@@ -315,7 +324,7 @@ def _template_of(given: contract.Create, view: View) -> Template | None:
     """The template that the body names, or None. Raises InvalidRequest."""
     if given.template is None:
         return None
-    for name in ("target_port", "pod_spec"):
+    for name in ("target_port", "pod_spec", "members"):
         if getattr(given, name) is not None:
             raise wrong("template", f"template and {name} exclude each other; the template has its own")
     if (template := view.template(given.template)) is None:

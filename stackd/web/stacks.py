@@ -26,6 +26,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.diagnostics import read_logs
 from stackd.lifecycle.verbs import delete, extend, relabel, restart, start, stop, until_gone, until_status
+from stackd.lifecycle.view import require_member
 from stackd.model import Stack, StackStatus
 from stackd.store import Claim, Relabelling
 from stackd.units import format_duration
@@ -65,6 +66,8 @@ TIMEOUT: Final = Parameter(
 )
 TAIL: Final = number("tail", f"How many of the last lines; {DEFAULT_TAIL} if not given.", 1, LONGEST_TAIL)
 CONTAINER: Final = named("container", "Of this container; the first one if not given.")
+MEMBER: Final = named("member", "Of the pod of this member; the first pod if not given.")
+RESTARTED: Final = named("member", "Only the pod of this member.")
 
 
 DETAIL: Final = Answer("The stack.", "StackDetail")
@@ -399,17 +402,21 @@ async def start_stack(call: ApiCall) -> web.Response:
     DETAIL,
     body=contract.Restart,
     body_optional=True,
+    query=(RESTARTED,),
     errors=(409,),
 )
 async def restart_stack(call: ApiCall) -> web.Response:
     """Give a stack a fresh pod.
 
     Node ports and time to live stay the same. The node may change. With `{"template": "latest"}`, the stack gets the pod of
-    the newest version of its template; a 409 if that has other ports.
+    the newest version of its template; a 409 if that has other ports or members. With `member`, the other pods go on.
     """
-    body = await read_body(call)
+    body, member = await read_body(call), call.parameters.get(RESTARTED, "")
     renew = bool(body) and requests.parse(body, contract.Restart).template is not None
-    stack = await fresh(call, partial(restart, renew=renew))
+    if renew and member:
+        require_member(call.changeable, member)
+        raise requests.wrong("template", "the pods of a stack are renewed together; leave member out")
+    stack = await fresh(call, partial(restart, renew=renew, member=member))
     return json_response(await _rendered(call.api.context, stack, 200))
 
 
@@ -469,7 +476,7 @@ async def get_timeline(call: ApiCall) -> web.Response:
     "/stacks/{stack_id}/logs",
     HISTORY,
     Answer("The tenant's own text.", media="text/plain"),
-    query=(TAIL, CONTAINER),
+    query=(TAIL, CONTAINER, MEMBER),
     errors=(409,),
 )
 async def get_logs(call: ApiCall) -> web.Response:
@@ -482,5 +489,6 @@ async def get_logs(call: ApiCall) -> web.Response:
     parameters = call.parameters
     tail = parameters.get(TAIL, DEFAULT_TAIL)
     await call.view.require_history(call.stack_id)
-    lines = await read_logs(call.api.context, call.stack_id, tail=tail, container=parameters.get(CONTAINER, ""))
+    container, member = parameters.get(CONTAINER, ""), parameters.get(MEMBER, "")
+    lines = await read_logs(call.api.context, call.stack_id, tail=tail, container=container, member=member)
     return web.Response(text=lines, content_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})

@@ -9,7 +9,7 @@ from typing import Any
 from stackd.clock import NANOSECONDS, SystemClock, to_nanoseconds
 from stackd.keys import digest
 from tests.document import matches
-from tests.harness import Client, Harness, Reply, until
+from tests.harness import Client, Harness, Reply, request_for, seed, until
 from tests.templates import PLAIN
 
 
@@ -81,3 +81,17 @@ def config(folder: Path, limits: str = "") -> Path:
 
 async def put(at: Client, name: str, text: str, query: str = "") -> Reply:
     return await at.call("PUT", f"/templates/{name}{query}", text.encode())
+
+
+LISTENS = "      ports:\n        - containerPort: 80\n          protocol: TCP"
+
+
+def pod_of(image: str = "nginx:stable", port: int | None = 5432) -> str:
+    text: str = request_for(image)["pod_spec"]
+    declared = "" if port is None else LISTENS.replace("80", str(port))
+    return text.replace(LISTENS, declared)
+
+
+def three(**members: str) -> dict[str, Any]:
+    pods = {"db": pod_of(), "mail": pod_of(port=None)} | members
+    return seed() | {"members": {name: {"pod_spec": text} for name, text in pods.items()}}

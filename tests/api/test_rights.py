@@ -16,6 +16,7 @@ from stackd.embedded import EmbeddedCluster, User
 from stackd.kube.credentials import request_token
 from stackd.kube.objects import PODS
 from stackd.upkeep.health import line
+from tests.api.scenes import three
 from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
 from tests.provisioning import ADMIN, OURS, apply, printed, rules
 from tests.routes import GATEWAY, asking, routes_of
@@ -89,6 +90,37 @@ async def test_names_need_no_more_rights_than_are_printed_for_them(vm: Machine) 
         await until(lambda: routes_of(at), lambda seen: specs(seen) == specs(before))
         await at.delete(stack["stack_id"])
         assert await routes_of(at) == {}
+
+
+async def test_stackd_writes_network_policies_only_where_stacks_may_have_members(vm: Machine) -> None:
+    everything = {"create", "get", "list", "watch", "patch", "delete"}
+
+    def granted(documents: list[dict[str, Any]]) -> set[str]:
+        of_policies = [rule for rule in rules(documents) if "networkpolicies" in rule.resources]
+        return {verb for rule in of_policies for verb in rule.verbs}
+
+    def not_reached(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        policies = {one["metadata"]["name"]: one["spec"] for one in documents if one["kind"] == "NetworkPolicy"}
+        expressions: list[dict[str, Any]] = policies["stacks-from-outside"]["podSelector"].get("matchExpressions", [])
+        return expressions
+
+    without_members, with_members = printed(), printed("--members", "2")
+    assert (granted(without_members), granted(with_members)) == ({"list"}, everything)
+    assert not_reached(with_members) == [{"key": "stackd.io/member", "operator": "DoesNotExist"}]
+    assert not_reached(without_members) == []
+    async with provisioned(vm, with_members) as at:
+        stack_id = await at.running(three())
+        await at.patch("networkpolicies", stack_id, {"spec": {"egress": []}})
+        await until(lambda: at.objects("networkpolicies"), lambda seen: seen[stack_id]["spec"].get("egress"))
+        await at.delete(stack_id)
+        asked = {verb for verb, resource, _ in at.counts.requests if resource == "networkpolicies"}
+        assert asked == everything
+
+
+async def test_a_stack_with_members_that_is_not_provided_for_keeps_no_other_from_being_created(vm: Machine) -> None:
+    async with provisioned(vm, printed()) as at:
+        await at.refused(503, "has NetworkPolicies of its own", "/stacks", three())
+        assert (await at.create())["stack_id"]
 
 
 @pytest.mark.parametrize(("verb", "resource"), [("create", "pods"), ("create", "services"), ("delete", "pods")])

@@ -11,7 +11,7 @@ from typing import Any
 
 _ROWS = """
 SELECT stack_id, pod_spec, status, accepted, ended, deleting_since IS NOT NULL, ports_held, ttl_expires_at, desired,
-  pod_uid IS NOT NULL, unassigned, spare, template, iif(serving IS NULL, NULL, generation), labels ->> 'op', ports,
+  pod_uid IS NOT NULL, unassigned, spare, template, iif(serving IS NULL, NULL, generation), labels ->> 'op', members, ports,
   (SELECT json_group_array(node_port) FROM node_ports AS held WHERE held.stack_id = stacks.stack_id),
   (SELECT json_group_array(hostname) FROM hostnames AS held WHERE held.stack_id = stacks.stack_id)
 FROM stacks WHERE """
@@ -42,6 +42,7 @@ class Row:
     shared_pod: int | None
     """Of a shared stack: the number of its pod."""
     marker: str
+    members: tuple[str, ...]
     ports: frozenset[int]
     names: dict[str, str] = field(hash=False)
     """The names of its routes, and their host names."""
@@ -51,6 +52,11 @@ class Row:
     @property
     def pod_name(self) -> str:
         return f"{self.stack_id}-{self.shared_pod}" if self.shared_pod else self.stack_id
+
+    @property
+    def member_pods(self) -> dict[str, str]:
+        """The names of the pods of its members, by theirs."""
+        return {name: f"{self.stack_id}-{name}" for name in self.members}
 
     @classmethod
     def read(cls, values: tuple[Any, ...]) -> Row:
@@ -69,10 +75,12 @@ class Row:
             template,
             shared_pod,
             marker,
+            members,
         ) = flags
         return cls(
             stack_id, spec, status, bool(accepted), bool(ended), bool(deleting), bool(ports_held), expires, desired,
             bool(has_pod_uid), bool(unassigned), bool(spare), template or "", shared_pod, marker or "",
+            tuple(one["name"] for one in json.loads(members or "[]")),
             frozenset(port["node_port"] for port in opened if port["node_port"]),
             {f"{stack_id}-{port['container_port']}": port["host"] for port in opened if "host" in port},
             frozenset(json.loads(held)), frozenset(json.loads(held_names)),

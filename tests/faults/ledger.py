@@ -20,7 +20,8 @@ class Create:
     """One wish for one stack, however often it was sent.
 
     ``marker`` is in its pod spec and in no other, unless it is for a stack of a ``template``. ``route``: its port has a
-    name (``only``), or it has another port with one (``both``). ``open``: attempts whose effect is unknown.
+    name (``only``), or it has another port with one (``both``); or it has ``members``. ``open``: attempts whose effect is
+    unknown.
     """
 
     marker: str

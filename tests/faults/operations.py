@@ -326,11 +326,17 @@ class Operations:
         return ids[min(int(pick * len(ids)), len(ids) - 1)] if ids else ""
 
 
+_PORTS = "      ports:\n        - containerPort: 80\n          protocol: TCP\n"
+
+
 def _body(create: Create) -> dict[str, Any]:
     if create.template:
         return {"template": create.template}
     body = request_for(f"{create.image}:{create.marker}")
     port = {"container_port": 80, "protocol": "TCP"}
+    if create.route == "members":
+        pod = body["pod_spec"]
+        body["members"] = {"db": {"pod_spec": pod}, "mail": {"pod_spec": pod.replace(_PORTS, "")}}
     if create.route == "only":
         body["target_port"] = [port | {"route": "https"}]
     elif create.route == "both":

@@ -13,7 +13,7 @@ from typing import Any
 
 from stackd.codes import ErrorCode
 from stackd.embedded.nodeports import node_ports
-from stackd.embedded.resources import HTTP_ROUTES, PODS, SERVICES
+from stackd.embedded.resources import HTTP_ROUTES, NETWORK_POLICIES, PODS, SERVICES
 from stackd.embedded.store import ObjectChange
 from stackd.kube.records import Unrecoverable, parse_record
 from stackd.model import RANGE_PREFIX
@@ -49,7 +49,9 @@ class Oracle:
     def _differences(self) -> Iterator[str]:
         world = self._world
         rows, pods, services = world.file.rows(), world.ours("pods"), world.ours("services")
-        known = {row.pod_name for row in rows.values()}
+        known = {row.pod_name for row in rows.values()} | {
+            pod for row in rows.values() for pod in row.member_pods.values()
+        }
         yield from (f"pod {name} has no row" for name in pods.keys() - known)
         yield from (f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows)
         yield from (f"pod {name} was left" for name in world.objects("pods") if name.startswith("check-"))
@@ -64,6 +66,7 @@ class Oracle:
         if holders != wanted:
             yield f"ports are held by {dict(holders)}, and should be by {wanted}"
         yield from self._routes(rows)
+        yield from self._inner(rows)
         yield from self._promises(rows)
         yield from self._pool(rows, pods)
         for batch in world.ledger.batches:
@@ -122,7 +125,17 @@ class Oracle:
             return
         if not row.ended and pod is not None and not is_ours(pod):
             yield f"{name}: labels are missing on its pod"
-        ended = pod is None or pod["status"]["phase"] in ("Succeeded", "Failed")
+        yield from self._pods(row, pod)
+
+    def _pods(self, row: Row, pod: dict[str, Any] | None) -> Iterator[str]:
+        """They run, or the stack has ended; then none of several is left that runs."""
+        name, pods = row.stack_id, self._world.ours("pods")
+        others = [pods.get(each) for each in row.member_pods.values()]
+        if row.members and row.ended:
+            if any(one is not None and _phase(one) in ("Pending", "Running") for one in (pod, *others)):
+                yield f"{name} has ended, and a pod of it runs"
+            return
+        ended = any(one is None or one["status"]["phase"] in ("Succeeded", "Failed") for one in (pod, *others))
         if ended != row.ended or row.status not in _statuses(pod, row.status):
             yield f"{name}: it is {row.status}, ended is {row.ended}, and its pod is {_phase(pod)}"
 
@@ -140,7 +153,8 @@ class Oracle:
 
     def _record(self, row: Row, service: dict[str, Any], pod: dict[str, Any] | None) -> Iterator[str]:
         """Whoever loses the file gets the same stack from the record of the Service."""
-        record = parse_record(service, pod)
+        pods = self._world.ours("pods")
+        record = parse_record(service, pod, {name: pods[of] for name, of in row.member_pods.items() if of in pods})
         if isinstance(record, Unrecoverable):
             yield f"{row.stack_id}: no row can be made from its Service: {record.reason}"
             return
@@ -162,6 +176,18 @@ class Oracle:
                 wanted |= {f"rt-{row.stack_id}": []} if row.names and row.ports else {}
         if has != wanted:
             yield f"the routes are {has}, and should be {wanted}"
+
+    def _inner(self, rows: dict[str, Row]) -> Iterator[str]:
+        """The pods of a stack with members have what connects them, and no other has."""
+        has = self._world.ours("inner").keys()
+        wanted = {
+            name
+            for row in rows.values()
+            if row.members and row.ports_held
+            for name in (f"{row.stack_id}-db", f"policy {row.stack_id}", f"policy {row.stack_id}-ingress")
+        }
+        if has != wanted:
+            yield f"the pods are connected by {sorted(has)}, and should be by {sorted(wanted)}"
 
     def _promises(self, rows: dict[str, Row]) -> Iterator[str]:
         world, ledger = self._world, self._world.ledger
@@ -283,7 +309,7 @@ class InvariantMonitor:
 
     def _see(self, change: ObjectChange) -> None:
         record = change.after
-        if change.type == "MODIFIED" or record.resource not in (PODS, SERVICES, HTTP_ROUTES):
+        if change.type == "MODIFIED" or record.resource not in (PODS, SERVICES, HTTP_ROUTES, NETWORK_POLICIES):
             return
         if record.key[0] != NAMESPACE or not self._world.made_by_us(record.obj) or is_theirs(record.obj):
             return

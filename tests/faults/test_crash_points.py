@@ -32,6 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.Pyte
 
 DEATH_SECONDS = 75.0
 ENDS = "app/exit0"
+MEMBERS = ("members",)
+"""Each stack that a client creates has two pods beside its first."""
 ALL_BEFORE_THE_CHUNK = 60
 """More ids than a job starts at once, so that each of its crash points is reached twice."""
 
@@ -136,6 +138,25 @@ async def delete(stage: Stage, *, stopped: bool = False) -> None:
 async def change(stage: Stage, verb: str) -> None:
     if await stage.stack():
         await stage.operations.change(LAST, verb)
+
+
+async def restart_a_member(stage: Stage) -> None:
+    if stack_id := await stage.stack():
+        before = stage.world.objects("pods").get(f"{stack_id}-db")
+        while not stage.over:
+            if (await stage.world.call("POST", f"/stacks/{stack_id}/restart?member=db", None)).status == 200:
+                after = stage.world.objects("pods").get(f"{stack_id}-db")
+                assert before is None or after is None or after["metadata"]["uid"] != before["metadata"]["uid"]
+                return
+            await asyncio.sleep(0.02)
+
+
+async def lose_member(stage: Stage) -> None:
+    """Somebody deletes the pod of a member: the stack ends, and the others go."""
+    stack_id = await stage.stack()
+    stage.world.ledger.touched.add(stack_id)
+    stage.world.remove("pods", f"{stack_id}-mail")
+    await stage.until_row(stack_id, lambda row: not row.ports_held)
 
 
 async def extend(stage: Stage) -> None:
@@ -424,6 +445,51 @@ SCENES = {
                 "service.written:3",
             ),
         ),
+    ),
+    "create with members": Scene(
+        act=create,
+        deaths=(
+            *(
+                "create.reserved:1",
+                "route.written:1",
+                "route.written:4",
+                "pod.created:1",
+                "pod.created:3",
+                "pod.created:6",
+            ),
+            *("service.written:1", "accept.decided:1", "accept.decided:2", "accept.accepted:1", "accept.accepted:2"),
+            *("route.written:2", "create.undo_marked:1", "object.removed:2"),
+        ),
+        routes=MEMBERS,
+    ),
+    "delete with members": Scene(
+        act=delete,
+        deaths=(*twice("delete.marked", "delete.confirmed", "delete.removed"), *removals(1, 2, 3, 4, 5, 6, 7)),
+        routes=MEMBERS,
+    ),
+    "restart with members": Scene(
+        act=partial(change, verb="restart"),
+        deaths=(
+            *("restart.intended:1", "service.written:2", *removals(1, 2, 3), "pod.created:4", "pod.created:5"),
+            *("pod.created:6", "accept.decided:2", "accept.accepted:2"),
+        ),
+        routes=MEMBERS,
+    ),
+    "restart a member": Scene(
+        act=restart_a_member,
+        deaths=(
+            *("restart.intended:1", "service.written:2", *removals(1), "pod.created:4", "accept.decided:2"),
+            *("accept.accepted:2", "service.written:3"),
+        ),
+        routes=MEMBERS,
+    ),
+    "stop with members": Scene(
+        act=partial(change, verb="stop"),
+        deaths=("stop.intended:1", *removals(1, 2, 3), "stop.stopped:1"),
+        routes=MEMBERS,
+    ),
+    "lose a member": Scene(
+        act=lose_member, deaths=("service.written:2", *removals(1, 2, 3, 4), "release.released:1"), routes=MEMBERS
     ),
     "extend": Scene(act=extend, deaths=twice("extend.extended", "extend.recorded")),
     "relabel": Scene(act=relabel, deaths=(*twice("relabel.relabelled"), "service.written:2")),

@@ -20,7 +20,7 @@ from msgspec import json
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.request import RequestInfo, read_target
-from stackd.embedded.resources import CONFIG_MAPS, HTTP_ROUTES, PODS, SERVICES, Json, Resource
+from stackd.embedded.resources import CONFIG_MAPS, HTTP_ROUTES, NETWORK_POLICIES, PODS, SERVICES, Json, Resource
 from stackd.embedded.store import LoopClock
 from tests.faults.file import StateFile
 from tests.faults.ledger import Ledger
@@ -32,7 +32,7 @@ from tests.harness import KEY, fast_cluster
 START_SECONDS = 30.0
 REPLY_SECONDS = 40.0
 NAMESPACE = "stacks"
-OUR_NAME = re.compile("(?:svc-|rt-)?(stack-[0-9a-f]{16})(?:-[0-9]+)?")
+OUR_NAME = re.compile("(?:svc-|rt-)?(stack-[0-9a-f]{16})(?:-[a-z0-9]+)?")
 RESOURCES = {"pods": PODS, "services": SERVICES, "configmaps": CONFIG_MAPS}
 TEMPLATE, SHARED = "pooled", "shared"
 TEMPLATE_FILE = """\
@@ -183,12 +183,18 @@ class World:
     def objects(self, kind: str) -> dict[str, dict[str, Any]]:
         """All ``pods``, ``services`` or ``configmaps`` of the namespace, by name, read without the API.
 
-        ``routes`` are all that gives stacks names: HTTPRoutes, and the Services that are behind them alone.
+        ``routes`` are all that gives stacks names: HTTPRoutes, and the Services that are behind them alone. ``inner`` are all by
+        which the pods of a stack reach each other.
         """
+        if kind == "inner":
+            services = {name: obj for name, obj in self._all(SERVICES).items() if name.startswith("stack-")}
+            policies = self._all(NETWORK_POLICIES).items()
+            return services | {f"policy {name}": obj for name, obj in policies if name.startswith("stack-")}
         if kind == "routes":
             behind = {name: obj for name, obj in self._all(SERVICES).items() if name.startswith("rt-")}
             return self._all(HTTP_ROUTES) | behind
-        return {name: obj for name, obj in self._all(RESOURCES[kind]).items() if not name.startswith("rt-")}
+        inner = ("rt-", "stack-") if kind == "services" else ("rt-",)
+        return {name: obj for name, obj in self._all(RESOURCES[kind]).items() if not name.startswith(inner)}
 
     def _all(self, resource: Resource) -> dict[str, dict[str, Any]]:
         return {record.key[1]: record.obj for record in self.cluster.store.of(resource).in_namespace(NAMESPACE)}

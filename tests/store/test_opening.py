@@ -217,6 +217,7 @@ ALTER TABLE templates DROP COLUMN principal;
 ALTER TABLE templates DROP COLUMN source;
 ALTER TABLE stacks DROP COLUMN offer;
 ALTER TABLE stacks DROP COLUMN spare; ALTER TABLE stacks DROP COLUMN relabelled;
+ALTER TABLE stacks DROP COLUMN members;
 DROP TABLE removed_values;
 CREATE INDEX timeline_accepted ON timeline (by, at) WHERE kind = 'accepted';
 CREATE INDEX jobs_by ON jobs (by, created_at, items);

@@ -1,0 +1,168 @@
+"""Several pods in one stack: they begin and end together, reach each other by name, and survive what one pod survives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stackd.embedded.resources import NETWORK_POLICIES, PODS, SERVICES
+from tests.api.scenes import pod_of, three
+from tests.harness import Harness, Machine, eventually, until
+
+
+async def in_cluster(at: Harness) -> dict[str, dict[str, Any]]:
+    """The objects of stacks by resource and name: pods, Services, NetworkPolicies."""
+    return {
+        kind.plural: {
+            record.key[1]: record.obj
+            for record in at.cluster.store.of(kind).in_namespace("stacks")
+            if "stackd.io/stack" in record.obj["metadata"].get("labels", {})
+            and "stackd.io/spare" not in record.obj["metadata"]["labels"]
+        }
+        for kind in (PODS, SERVICES, NETWORK_POLICIES)
+    }
+
+
+async def names(at: Harness) -> set[str]:
+    return {name for objects in (await in_cluster(at)).values() for name in objects}
+
+
+async def pod_uids(at: Harness) -> dict[str, str]:
+    return {name: pod["metadata"]["uid"] for name, pod in (await at.objects("pods")).items()}
+
+
+def all_of(stack_id: str) -> set[str]:
+    return {stack_id, f"{stack_id}-db", f"{stack_id}-mail", f"svc-{stack_id}", f"{stack_id}-ingress"}
+
+
+async def test_members_are_pods_of_their_own_that_know_each_other(at: Harness) -> None:
+    stack = await at.until_status((await at.create(three()))["stack_id"], "running")
+    stack_id = stack["stack_id"]
+    assert [(one["name"], one["pod_id"]) for one in stack["members"]] == [
+        ("db", f"{stack_id}-db"),
+        ("mail", f"{stack_id}-mail"),
+    ]
+    assert stack["requested_cpu_milli"] == 300
+    assert stack["pod_spec"].count("kind: Pod") == 3
+    seen = await in_cluster(at)
+    assert await names(at) == all_of(stack_id)
+    database = seen["services"][f"{stack_id}-db"]["spec"]
+    assert (database["type"], [port["port"] for port in database["ports"]]) == ("ClusterIP", [5432])
+    aliases = [{"ip": database["clusterIP"], "hostnames": ["db"]}]
+    assert all(pod["spec"]["hostAliases"] == aliases for pod in seen["pods"].values())
+
+
+async def test_only_the_first_pod_is_published(at: Harness) -> None:
+    stack_id = await at.running(three())
+    seen = await in_cluster(at)
+
+    def selected(service: str) -> list[str]:
+        wanted = seen["services"][service]["spec"]["selector"].items()
+        return [name for name, pod in seen["pods"].items() if wanted <= pod["metadata"]["labels"].items()]
+
+    assert selected(f"svc-{stack_id}") == [stack_id]
+    assert selected(f"{stack_id}-db") == [f"{stack_id}-db"]
+
+
+async def test_nothing_is_left_of_a_stack_with_members(at: Harness) -> None:
+    stack_id = await at.running(three())
+    await at.delete(stack_id)
+    assert await names(at) == set()
+
+
+async def test_the_status_is_that_of_all_pods_and_names_the_member(at: Harness) -> None:
+    stack_id = (await at.create(three(db=pod_of("test/fail"))))["stack_id"]
+    failed = await at.until_status(stack_id, "failed")
+    assert failed["ended"]
+    assert "db/app" in failed["status_message"]
+    await eventually(lambda: set(at.cluster.store.of(PODS).records) == {("stacks", f"{stack_id}-db")})
+
+
+async def test_a_member_that_is_deleted_by_hand_ends_the_stack(at: Harness) -> None:
+    stack_id = await at.running(three())
+    await at.delete_object("pods", f"{stack_id}-db")
+    ended = await at.until_status(stack_id, "stopped")
+    assert (ended["ended"], ended["status_reason"]) == (True, "PodDeleted")
+    assert ended["status_message"].startswith("member db: ")
+    await eventually(lambda: not at.cluster.store.of(PODS).in_namespace("stacks"))
+    await at.do("restart", stack_id)
+    await at.until_status(stack_id, "running")
+    assert await names(at) == all_of(stack_id)
+
+
+async def test_a_member_is_restarted_alone(at: Harness) -> None:
+    stack_id = await at.running(three())
+    before = await pod_uids(at)
+    await at.post(f"/stacks/{stack_id}/restart?member=db")
+    await at.until_status(stack_id, "running")
+    after = await pod_uids(at)
+    assert {name for name in before if before[name] != after[name]} == {f"{stack_id}-db"}
+    reply = await at.call("POST", f"/stacks/{stack_id}/restart?member=cache")
+    assert (reply.status, reply.code) == (404, "member_not_found")
+    assert "db, mail" in reply.error
+
+
+async def test_a_stop_and_a_start_concern_all_pods(at: Harness) -> None:
+    stack_id = await at.running(three())
+    await at.do("stop", stack_id)
+    assert not at.cluster.store.of(PODS).in_namespace("stacks")
+    await at.do("start", stack_id)
+    await at.until_status(stack_id, "running")
+    assert await names(at) == all_of(stack_id)
+
+
+@pytest.mark.parametrize("kind", ["services", "networkpolicies"])
+async def test_what_connects_the_pods_is_repaired(at: Harness, kind: str) -> None:
+    stack_id = await at.running(three())
+    name = f"{stack_id}-db" if kind == "services" else f"{stack_id}-ingress"
+    before = (await in_cluster(at))[kind][name]
+    await at.delete_object(kind, name)
+    after = await until(lambda: in_cluster(at), lambda seen: name in seen[kind])
+    assert after[kind][name]["metadata"]["uid"] != before["metadata"]["uid"]
+    assert after[kind][name]["spec"] == before["spec"]  # with the address that the pods know
+
+
+async def test_members_survive_the_loss_of_the_file(vm: Machine) -> None:
+    at = await vm.start(cluster__lease_duration="1s", reconcile__orphan_grace="0s")
+    stack_id = await at.running(three())
+    stopped = await at.running(three())
+    await at.do("stop", stopped)
+    await at.post(f"/stacks/{stack_id}/restart?member=db")
+    before = await at.until_status(stack_id, "running")
+    uids = await pod_uids(at)
+    await vm.lose_file()
+    at = await vm.start(cluster__lease_duration="1s", reconcile__orphan_grace="0s")
+    await at.until_listed(2)
+    after = await at.until_status(stack_id, "running")
+    assert (after["members"], after["pod_spec"]) == (before["members"], before["pod_spec"])
+    assert await pod_uids(at) == uids
+    await at.do("start", stopped)
+    await at.until_status(stopped, "running")
+    for each in (stack_id, stopped):
+        await at.delete(each)
+    assert await names(at) == set()
+
+
+async def test_mistakes_in_members_are_named(at: Harness) -> None:
+    bad = three(db=pod_of().replace("image: nginx:stable", "image: nginx:stable\n      privileged: true"))
+    refused = await at.call("POST", "/stacks", bad)
+    assert (refused.status, refused.code) == (400, "invalid_pod_spec")
+    assert refused.reasons[0][0].startswith("members.db.spec.containers[0]")
+    for name in ("DB", "localhost"):
+        named = await at.call("POST", "/stacks", three(**{name: pod_of()}))
+        assert [path for path, *_ in named.reasons] == [f"members.{name}"]
+    alone = {"template": "web", "members": {"db": {"pod_spec": pod_of()}}}
+    assert "exclude each other" in (await at.call("POST", "/stacks", alone)).error
+    await at.post("/stacks?dry_run=true", three())
+    assert await names(at) == set()
+
+
+async def test_logs_are_those_of_the_member_that_is_asked_for(at: Harness) -> None:
+    says = "image: nginx:stable\n      command: [sh, -c, 'echo I am the database; sleep 1000']"
+    stack_id = await at.running(three(db=pod_of().replace("image: nginx:stable", says)))
+    first, database = [(await at.call("GET", f"/stacks/{stack_id}/logs{query}")).text for query in ("", "?member=db")]
+    assert (first, database) == ("starting\nready\n", "I am the database\n")
+    await at.delete(stack_id)
+    assert (await at.call("GET", f"/stacks/{stack_id}/logs?member=db")).text == database
+    assert (await at.call("GET", f"/stacks/{stack_id}/logs")).text == first
