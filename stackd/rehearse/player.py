@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from stackd.contract import Stack, decode
+from stackd.podspec.members import first_of, texts_of
 from stackd.podspec.yaml_text import read
 from stackd.rehearse.connection import Answer, Connection
 from stackd.rehearse.measure import Address, Attempt, OwnLoad, Stage, Totals, without_ids
@@ -253,7 +254,8 @@ async def _give_up(rehearsal: Rehearsal, attempt: Attempt) -> bool:
 @lru_cache(maxsize=64)
 def _images(pod_spec: str) -> tuple[str, ...]:
     """The images of the containers of a pod spec that stackd has accepted."""
-    return tuple(str(container["image"]) for container in read(pod_spec)["spec"]["containers"])
+    texts = (first_of(pod_spec), *texts_of(pod_spec).values())
+    return tuple(str(container["image"]) for text in texts for container in read(text)["spec"]["containers"])
 
 
 def address(stack: Mapping[str, Any]) -> Address | None:

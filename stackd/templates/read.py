@@ -25,6 +25,7 @@ from stackd.names import did_you_mean, prefix_from
 from stackd.podspec import Policy, by_line, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.checks import by_path
+from stackd.podspec.members import mistakes_in_names, together
 from stackd.podspec.reasons import MAX_REASONS, MAY_BE_MORE, ROOT, Enough, below
 from stackd.podspec.yaml_text import Document, parse
 from stackd.template_files import template_files, version_of
@@ -62,7 +63,7 @@ REQUIRED: Final = ("target_port", "pod")
 FIELDS: Final = (
     "title", "category", "description", "target_port", "route_prefix", "ttl", "opens", "closes", "notice", "extend", "cost",
     "labels", "pool", "prepull",
-    "shared", "check", "values", "show", "env", "names", "policy", "network", "pod",
+    "shared", "check", "values", "show", "env", "names", "policy", "network", "pod", "members",
 )  # fmt: skip
 TENANT_FIELDS: Final = frozenset(
     {
@@ -82,7 +83,7 @@ TENANT_FIELDS: Final = frozenset(
         "values",
         "show",
     }
-    | {"env", "names", "network", "pod"}
+    | {"env", "names", "network", "pod", "members"}
 )
 """What a tenant may write; the rest grants rights, or costs others something."""
 
@@ -170,6 +171,11 @@ class _Draft:
         names = self._read(fields, "names", readers.host_names, NO_NAMES)
         policy = self._policy(fields.get("policy")).model_copy(update={"egress": egress.kind, "host_names": names})
         spec = self._spec(fields["pod"], ports, policy) if "pod" in fields else None
+        members = self._members(fields["members"], policy, names) if "members" in fields else {}
+        if spec is not None and members:
+            spec = together(spec, members)
+            if len(spec.text) > policy.max_text:
+                self.mistake("members", f"all pods together are longer than {policy.max_text} bytes (limits.pod_spec)")
         patterns = self._values(fields.get("values"), spec)
         longest = self.config.stacks.max_ttl
         description = self._read(fields, "description", readers.description, "")
@@ -211,11 +217,13 @@ class _Draft:
         if spec is None or self.mistakes:
             return None
         hardened, stacks, prefix = harden(spec.manifest, policy), self.config.stacks, described.keywords["route_prefix"]
-        placement = [dict(stacks.node_selector), stacks.readiness]
+        placement: list[Any] = [dict(stacks.node_selector), stacks.readiness]
+        if members:
+            placement.append({name: harden(manifest, policy) for name, manifest in spec.members.items()})
         return described(
             spec=spec,
             digest=digest_of(self.name, hardened, ports, patterns, placement, prefix),
-            interchangeable=not patterns and hardened == harden(spec.manifest, self.base),
+            interchangeable=not patterns and not members and hardened == harden(spec.manifest, self.base),
             node_ports=sharing.places(fields["target_port"], sharing.NODE_PORT),
             hostnames=sharing.places(fields["target_port"], sharing.HOSTNAME),
             check=check,
@@ -328,15 +336,33 @@ class _Draft:
                 self.mistake(key, text)
             return self.base
 
-    def _spec(self, pod: object, ports: tuple[TargetPort, ...], policy: Policy) -> SanitizedSpec | None:
+    def _spec(
+        self, pod: object, ports: tuple[TargetPort, ...], policy: Policy, where: str = "pod"
+    ) -> SanitizedSpec | None:
         if not isinstance(pod, dict):
-            self.mistake("pod", "a Pod is expected: a mapping of fields")
+            self.mistake(where, "a Pod is expected: a mapping of fields")
             return None
         try:
             return sanitize(json.encode(pod).decode(), ports, policy)
         except InvalidPodSpec as error:
-            self._refused(error.reasons, "pod")
+            self._refused(error.reasons, where)
             return None
+
+    def _members(self, value: object, policy: Policy, names: Iterable[str]) -> dict[str, SanitizedSpec]:
+        """The pods of the members that have no mistake, by their names."""
+        if not isinstance(value, dict) or not all(
+            isinstance(one, dict) and one.keys() == {"pod"} for one in value.values()
+        ):
+            self.mistake("members", "names and their pods are expected, such as {db: {pod: {...}}}")
+            return {}
+        for name, text in mistakes_in_names(map(str, value), names):
+            self.mistake(below("members", name) if name else "members", text)
+        found = {}
+        for name, member in value.items():
+            where = f"{below('members', str(name))}.pod"
+            if (spec := self._spec(member["pod"], (), policy, where)) is not None:
+                found[str(name)] = spec
+        return found
 
     def _ttl(self, value: object) -> float:
         most = self.config.stacks.max_ttl
@@ -356,10 +382,10 @@ class _Draft:
             return NO_VALUES
         if len(value) > MOST_VALUES:
             self.mistake("values", f"{len(value)} values; {MOST_VALUES} at most")
-        mistakes = mistakes_in_values(value, variables(spec.manifest) if spec else ())
+        mistakes = mistakes_in_values(value, _variables(spec))
         for name, text in mistakes:
             self.mistake(below("values", name), text)
-        containers = len(by_path(spec.manifest["spec"])) if spec else 1
+        containers = sum(len(by_path(each["spec"])) for each in _manifests(spec)) or 1
         if not mistakes and (why := why_too_much(value, containers)):
             self.mistake("values", why)
         return value
@@ -367,7 +393,7 @@ class _Draft:
     def _env(self, value: object, spec: SanitizedSpec | None, patterns: Mapping[str, str]) -> Mapping[str, str]:
         if value is None:
             return NO_VALUES
-        mistakes = list(readers.mistakes_in_env(value, {*(variables(spec.manifest) if spec else ()), *patterns}))
+        mistakes = list(readers.mistakes_in_env(value, {*(_variables(spec)), *patterns}))
         for path, text in mistakes:
             self.mistake(path, text)
         return (
@@ -375,6 +401,15 @@ class _Draft:
             if isinstance(value, dict) and not mistakes
             else {}
         )
+
+
+def _manifests(spec: SanitizedSpec | None) -> tuple[Mapping[str, Any], ...]:
+    return () if spec is None else (spec.manifest, *spec.members.values())
+
+
+def _variables(spec: SanitizedSpec | None) -> set[str]:
+    """The variables of all containers of all pods."""
+    return set().union(*map(variables, _manifests(spec)))
 
 
 def _network(value: object) -> Mapping[str, object]:

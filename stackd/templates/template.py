@@ -131,7 +131,7 @@ ALWAYS: Final = Hours()
 class Template:
     """One template as its text describes it.
 
-    ``spec``             its pod within ``policy``, without the values that are generated for each stack
+    ``spec``             its pods within ``policy``, without the values that are generated for each stack
     ``ttl``              in seconds; None: ``stacks.ttl`` applies
     ``pool``             how many stacks are kept running and unassigned
     ``values``           patterns by the names of the environment variables that all containers get
@@ -193,9 +193,9 @@ class Template:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The images of all its containers, each once, in the order of the pod."""
-        spec: Any = self.spec.manifest["spec"]
-        containers = (*spec.get("initContainers", ()), *spec["containers"])
+        """The images of all its containers, each once, in the order of the pods."""
+        specs: list[Any] = [manifest["spec"] for manifest in (self.spec.manifest, *self.spec.members.values())]
+        containers = [one for spec in specs for one in (*spec.get("initContainers", ()), *spec["containers"])]
         return tuple(dict.fromkeys(container["image"] for container in containers))
 
     @property

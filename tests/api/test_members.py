@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stackd.embedded.resources import NETWORK_POLICIES, PODS, SERVICES
+from stackd.embedded.resources import NETWORK_POLICIES, NODES, PODS, SERVICES
 from tests.api.scenes import pod_of, three
-from tests.harness import Harness, Machine, eventually, until
+from tests.harness import Harness, Machine, Machines, eventually, until
+from tests.templates import BODY, PLAIN, WEB, folder_with, start
 
 
 async def in_cluster(at: Harness) -> dict[str, dict[str, Any]]:
@@ -166,3 +168,110 @@ async def test_logs_are_those_of_the_member_that_is_asked_for(at: Harness) -> No
     await at.delete(stack_id)
     assert (await at.call("GET", f"/stacks/{stack_id}/logs?member=db")).text == database
     assert (await at.call("GET", f"/stacks/{stack_id}/logs")).text == first
+
+
+MEMBERS = """\
+members:
+  db:
+    pod:
+      apiVersion: v1
+      kind: Pod
+      spec:
+        containers:
+        - name: db
+          image: postgres:17
+          ports: [{containerPort: 5432}]
+          resources: {limits: {cpu: 100m, memory: 64Mi}}
+"""
+
+
+async def env_of(at: Harness, pod: str) -> dict[str, str]:
+    (container, *_) = (await at.objects("pods"))[pod]["spec"]["containers"]
+    return {one["name"]: one["value"] for one in container.get("env", ())}
+
+
+async def test_a_pool_has_stacks_with_members(vm: Machine, tmp_path: Path) -> None:
+    at = await start(vm, web_1=WEB + MEMBERS + "pool: 1\n")
+    (pooled,) = await until(lambda: waiting(at), lambda ids: len(ids) == 1)
+    stack = await at.create(BODY)
+    assert (stack["stack_id"], stack["status"]) == (pooled, "running")
+    assert [one["name"] for one in stack["members"]] == ["db"]
+    for pod in (pooled, f"{pooled}-db"):
+        assert (await env_of(at, pod))["FLAG"] == stack["values"]["FLAG"]
+    await eventually(lambda: not any("stackd.io/pool" in one for one in labels_of_pods(at, pooled)))
+    await at.delete(pooled)
+    assert not [name for name in await names(at) if name.startswith(f"{pooled}-")]
+
+
+async def waiting(at: Harness) -> list[str]:
+    return [row for (row,) in at.rows("SELECT stack_id FROM stacks WHERE unassigned AND status = 'running'")]
+
+
+def labels_of_pods(at: Harness, stack_id: str) -> list[dict[str, str]]:
+    pods = at.cluster.store.of(PODS).in_namespace("stacks")
+    return [pod.obj["metadata"]["labels"] for pod in pods if pod.key[1].startswith(stack_id)]
+
+
+async def test_a_shared_stack_has_members(vm: Machine, tmp_path: Path) -> None:
+    at = await start(vm, web_1=PLAIN + MEMBERS + "shared: true\n")
+    (stack_id,) = await at.until_listed(1)
+    await at.until_status(stack_id, "running")
+    await at.do("restart", stack_id)
+    await at.until_status(stack_id, "running")
+    await eventually(lambda: {pod.key[1] for pod in at.cluster.store.of(PODS).in_namespace("stacks")}
+                     == {f"{stack_id}-1", f"{stack_id}-db"})  # fmt: skip
+
+
+async def test_a_renewal_gives_all_pods_of_the_newest_version(vm: Machine, tmp_path: Path) -> None:
+    at = await start(vm, web_1=WEB + MEMBERS)
+    stack = await at.create(BODY)
+    stack_id = stack["stack_id"]
+    folder_with(tmp_path, web_1=WEB + MEMBERS.replace("postgres:17", "postgres:18"))
+    await at.reload_templates()
+    await at.post(f"/stacks/{stack_id}/restart", {"template": "latest"})
+    (container,) = (await at.objects("pods"))[f"{stack_id}-db"]["spec"]["containers"]
+    assert container["image"] == "postgres:18"
+    folder_with(tmp_path, web_1=WEB + MEMBERS.replace("  db:\n", "  cache:\n"))
+    await at.reload_templates()
+    refused = await at.call("POST", f"/stacks/{stack_id}/restart", {"template": "latest"})
+    assert refused.code == "template_ports_changed"
+
+
+async def test_mistakes_in_the_members_of_a_template_are_named_with_their_lines(vm: Machine, tmp_path: Path) -> None:
+    at = await start(vm)
+    wrong = PLAIN + MEMBERS.replace("containerPort: 5432", "containerPort: 5432, hostPort: 1") + "names: [db]\n"
+    refused = await at.call("PUT", "/templates/web-1", wrong.encode())
+    assert [path for path, *_ in refused.reasons] == [
+        "members.db", "members.db.pod.spec.containers[0].ports[0].hostPort"
+    ]  # fmt: skip
+    assert all(line for _, line, _ in refused.reasons)
+
+
+async def test_another_machine_takes_over_a_stack_with_members(vms: Machines) -> None:
+    first = await vms.start("one")
+    stack_id = await first.running(three())
+    uids, before = await pod_uids(first), await first.stack(stack_id)
+    await vms.stop("one")
+    second = await vms.start("two")
+    await second.until_listed(1)
+    after = await second.until_status(stack_id, "running")
+    assert (after["members"], await pod_uids(second)) == (before["members"], uids)
+    await second.post(f"/stacks/{stack_id}/restart?member=db")
+    await second.until_status(stack_id, "running")
+    await second.delete(stack_id)
+    assert await names(second) == set()
+
+
+async def test_the_node_of_a_member_is_lost(at: Harness) -> None:
+    def on(node: str) -> str:
+        return pod_of().replace("spec:\n", f"spec:\n  nodeSelector: {{kubernetes.io/hostname: {node}}}\n", 1)
+
+    at.reload("policy", node_labels=("kubernetes.io/hostname",))
+    here, there = sorted(at.cluster.store.of(NODES).records)[:2]
+    body = three(db=on(there[1]))
+    body["pod_spec"] = on(here[1]).replace("5432", "80")
+    stack_id = await at.running(body)
+    await at.kubectl("DELETE", f"/api/v1/nodes/{there[1]}")
+    lost = await at.until_status(stack_id, "node_deleted")
+    assert there[1] in lost["status_message"]
+    assert lost["node_id"] == here[1]
