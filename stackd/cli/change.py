@@ -78,6 +78,7 @@ def _command(action: Any, text: str, example: str = "", *, starts: bool = False)
         alone = len(set(stack_ids)) == 1 and stack_ids != ("-",)
         if alone and not (options["no_wait"] or options.get("wait")):
             _change(client, action, checked(stack_ids[0]), ttl, output)
+            _name_short_links(client, action)
             return
         bulk = _Bulk(client, action, ttl or None)
         jobs, total = bulk.begun(stack_ids, chosen, sure=options["yes"] or action in HARMLESS)
@@ -93,8 +94,26 @@ def _command(action: Any, text: str, example: str = "", *, starts: bool = False)
         else:
             named = bool(stack_ids) and stack_ids != ("-",)
             _follow(bulk, jobs, total, output, named=named, settles=options.get("wait", False))
+            _name_short_links(client, action)
 
     return command
+
+
+def _name_short_links(client: Client, action: str) -> None:
+    """After an extension, which extends no link, name the players who cannot open their page until their stacks end."""
+    links = [one for one in client.links() if not (one.revoked or one.scope or one.each)] if action == "extend" else []
+    stacks = client.stacks(ended=False, fields=["labels", "ttl_expires_at"]) if links else []
+    latest = max((one.ttl_expires_at for one in stacks), default=None)
+    last = {label_text(one.raw): one for one in sorted(links, key=lambda one: one.expires_at)}
+    names = [
+        link.name
+        for link in last.values()
+        if latest and link.expires_at < latest
+        and any(link.labels.items() <= one.labels.items() and link.expires_at < one.ttl_expires_at for one in stacks)
+    ]  # fmt: skip
+    if names:
+        who = f"{counted(len(names), 'link')} will end before the stack: {printable(some_of(names, NAMED))}"
+        click.echo(f"{who}. An extension extends no link; make new ones: stackd links create", err=True)
 
 
 delete = _command(

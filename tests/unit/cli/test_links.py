@@ -97,6 +97,18 @@ async def test_the_links_of_a_class_are_revoked_together(shell: Shell) -> None:
     assert await working() == 0
 
 
+async def test_an_extension_names_the_links_that_end_earlier(shell: Shell) -> None:
+    for seat, expires in (("1", "10m"), ("2", "10m"), ("2", "7d"), ("3", "10m")):
+        words = ("create", "-t", "lab-1", "--label", f"player={seat}", "--name", f"Seat {seat}", "--expires", expires)
+        await good(shell, *words)
+    ids = [(await shell.at.create({"template": "lab-1"}, labels={"player": seat}))["stack_id"] for seat in "12"]
+    for words in ((ids[0],), ("--template", "lab-1")):
+        result = await shell.any_command("stacks", "extend", *words, "30m")
+        assert result.exit_code == 0, result.output
+        assert "1 link will end before the stack: Seat 1. An extension extends no link" in result.stderr
+    assert "link" not in (await shell.any_command("stacks", "restart", ids[0])).stderr
+
+
 async def test_the_roster_says_who_has_not_started_and_how_the_others_are(shell: Shell) -> None:
     async def roster(*words: str) -> list[tuple[str, str, bool]]:
         result = await shell.any_command("players", *words, "--json")
