@@ -213,7 +213,7 @@ export class Roster {
         Opened: opened || "never",
         Started: started,
         Status: h("span", status, word),
-        Problem: stack && kind && [reasonLink(stack, reasonOf(stack, kind)), " ", quiet(stack.status_message ?? "")],
+        Problem: stack && kind && [reasonLink(reasonOf(stack, kind)), " ", quiet(stack.status_message ?? "")],
         Address: address && button(address, () => copy(address, tell), { class: "plain mono", title: "Copy" }),
         "Time left": rest,
         "Last seen": seen,
