@@ -138,7 +138,8 @@ async def players(a: Client, _: Client, method: str, path: str) -> None:
 
 
 async def apart(*_: object) -> None:
-    """``test_links`` and ``test_values`` have what a tenant's links may do, and that no other tenant sees them or its values."""
+    """``test_links``, ``test_messages`` and ``test_values`` have what a tenant's links may do and whom its messages reach, and
+    that no other tenant sees them or its values."""
 
 
 TABLE: dict[Check, str] = {
@@ -163,7 +164,10 @@ TABLE: dict[Check, str] = {
     """,
     players: "POST /play/session, DELETE /play/session, "
     + ", ".join(f"{one.method} {one.path}" for one in ROUTES if one.players),
-    apart: "POST /links, GET /links, DELETE /links/{link_id}, POST /values/find, GET /values",
+    apart: """
+        POST /links, GET /links, DELETE /links/{link_id}, GET /play/links/{link_id}, GET /play/links/{link_id}/{visitor},
+        POST /messages, GET /messages, DELETE /messages/{message_id}, POST /values/find, GET /values
+    """,
 }
 """How each route treats tenants."""
 CHECKS = {line.strip(): check for check, lines in TABLE.items() for line in lines.split(",")}
