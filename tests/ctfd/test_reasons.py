@@ -110,6 +110,29 @@ async def test_at_the_limit_the_named_instance_makes_room(ctfd: Ctfd, stackd: Ha
     await stackd.until_listed(2)
 
 
+async def test_instances_cost_no_more_than_an_account_may_spend(ctfd: Ctfd, stackd: Harness) -> None:
+    small, large, third = [await ctfd.challenge(name=f"C{cost}", stackd_cost=cost) for cost in (2, 6, 5)]
+    limits = {"stackd_instances_per_account": 9, "stackd_cost_per_account": 10}
+    await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", limits)
+    player = await ctfd.player("ada")
+    await player.start(small)
+    dear = await player.start(large)
+    seen = await player.press(third)
+    assert [seen[name] for name in ("spent", "budget", "cost")] == [8, 10, 5]
+    assert [one["challenge"] for one in seen["others"]] == ["C6"], "the other one does not make enough room"
+    path, spending = f"challenges/{third}", {"spent": 8, "budget": 10, "cost": 5}
+    assert await refused(player, path) == (409, "cost", spending)
+    status, _ = await player.call("POST", f"/api/v1/stackd/{path}", {"instead_of": dear["name"]})
+    assert status == 200
+    await player.until(third, status="running", spent=7)
+    await player.until(large, status="none", problem="replaced")
+    await player.press(third, "stop")
+    await player.until(third, status="none", spent=2)
+    both = [player.call("POST", f"/api/v1/stackd/challenges/{one}", {}) for one in (large, third)]
+    assert max(status for status, _ in await asyncio.gather(*both)) == 409
+    assert (await player.press(small))["spent"] <= 10
+
+
 async def test_a_failed_instance_uses_up_no_place(ctfd: Ctfd, stackd: Harness) -> None:
     broken, works = await ctfd.challenge(name="Broken", stackd_template="web-name"), await ctfd.challenge(name="Works")
     third, player = await ctfd.challenge(name="Third"), await ctfd.player("ada")

@@ -16,7 +16,7 @@ from . import PLUGIN, access, flags, instances, recipe
 from .models import StackdChallenge, StackdFlag, StackdInstance, StackdSharing
 
 ASSETS = f"/plugins/{PLUGIN}/assets"
-WHOLE = ("initial", "minimum", "decay", "stackd_extensions")
+WHOLE = ("initial", "minimum", "decay", "stackd_extensions", "stackd_cost")
 OWN = {column.name for column in StackdChallenge.__table__.columns} - {"id", "stackd_key"}
 DEFAULTS = {
     "stackd_flag_source": recipe.FROM_STACK, "stackd_extensions": 2, "stackd_extension": "30m", "stackd_value": "FLAG",

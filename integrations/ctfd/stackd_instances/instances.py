@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from CTFd.cache import cache
@@ -19,6 +19,7 @@ from .access import Account, Refused
 from .models import StackdChallenge, StackdInstance, random_name
 
 LIMIT_MESSAGE = "You have as many instances as you may ({}). Stop one first."
+COST_MESSAGE = "You use {spent} of {budget}; this one costs {cost}."
 ERROR_KEPT = 600
 """Seconds that the reason of a failed start, or of an end, is shown."""
 REFUSAL_KEPT = 30
@@ -68,18 +69,38 @@ def running(account: Account) -> tuple[list[StackdInstance], list[StackdInstance
     return [row for row in rows if row not in failed], failed
 
 
-def allowance(account: Account) -> dict[str, Any]:
-    """How many instances the account has and may have; at the limit also which they are."""
-    (mine, _), limit = running(account), settings.number(settings.INSTANCES)
-    named_ones = [{"name": row.name, "challenge": row.fields["name"], "challenge_id": row.challenge_id} for row in mine]
-    others = named_ones if len(mine) >= limit else []
+def cost_of(fields: Mapping[str, Any]) -> int:
+    """What an instance costs with these fields of its challenge."""
+    cost = fields.get("stackd_cost")
+    return 1 if cost is None else int(cost)
+
+
+def in_the_way(mine: Sequence[StackdInstance], cost: int) -> list[StackdInstance] | None:
+    """Each of which would make room for another one of this cost, the oldest first; None if there is room."""
+    budget, limit = settings.number(settings.COST), settings.number(settings.INSTANCES)
+    over = sum(cost_of(row.fields) for row in mine) + cost - budget if budget else 0
+    if over > 0:
+        return [row for row in mine if cost_of(row.fields) >= over]
+    return list(mine) if len(mine) >= limit else None
+
+
+def allowance(account: Account, challenge: StackdChallenge | None = None) -> dict[str, Any]:
+    """How many instances the account has and may have, and what they cost; where there is no room for one of the challenge,
+    also which make some."""
+    (mine, _), limit, budget = running(account), settings.number(settings.INSTANCES), settings.number(settings.COST)
+    cost = cost_of(fields_of(challenge)) if challenge is not None else 1
+    others = [
+        {"name": row.name, "challenge": row.fields["name"], "challenge_id": row.challenge_id}
+        for row in in_the_way(mine, cost) or ()
+    ]
     makes_room = bool(settings.number(settings.MAKES_ROOM))
-    return {"used": len(mine), "limit": limit, "others": others, "makes_room": makes_room}
+    spending = {"budget": budget, "spent": sum(cost_of(row.fields) for row in mine), "cost": cost} if budget else {}
+    return {"used": len(mine), "limit": limit, "others": others, "makes_room": makes_room, **spending}
 
 
 def start(account: Account, challenge: StackdChallenge, instead_of: str = "") -> StackdInstance:
-    """The account's instance of the challenge; a new one if it has none. At the limit it takes the place of the one that
-    is named, or of the oldest if the settings say so. Raises Refused.
+    """The account's instance of the challenge; a new one if it has none. At a limit it takes the place of the one that
+    is named, or of the oldest that makes room if the settings say so. Raises Refused.
     """
     fields = fields_of(challenge)
     key, challenge_id = challenge.stackd_key, challenge.id
@@ -94,10 +115,10 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
     taken = {row.slot for row in (*mine, *failed)}
     places = [(slot, "") for slot in range(limit) if slot not in taken]
     places += [(row.slot, row.name) for row in failed]
-    if len(mine) >= limit:
-        places = [(row.slot, row.name) for row in mine if row.name == instead_of]
-    if not places and settings.number(settings.MAKES_ROOM):
-        places = [(row.slot, row.name) for row in mine[:1]]
+    if (occupants := in_the_way(mine, cost_of(fields))) is not None:
+        places = [(row.slot, row.name) for row in occupants if row.name == instead_of]
+        if not places and settings.number(settings.MAKES_ROOM):
+            places = [(row.slot, row.name) for row in occupants[:1]]
     for slot, leaves in places:
         row = StackdInstance(
             name=random_name(), account=account.key, account_name=account.name, slot=slot, challenge_key=key,
@@ -115,12 +136,20 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
             if other is not None:
                 return other
         else:
+            budget = settings.number(settings.COST)
+            if budget and sum(cost_of(each.fields) for each in running(account)[0]) > budget:
+                stop(StackdInstance.id == row.id)  # another press at the same moment, which sees this one
+                break
             return row
+    spending = allowance(account, challenge)
+    if (spent := spending.get("spent", 0)) and spent + spending["cost"] > spending["budget"]:
+        values = {name: spending[name] for name in ("spent", "budget", "cost")}
+        raise Refused(COST_MESSAGE.format(**values), 409, "cost", **values)
     raise Refused(LIMIT_MESSAGE.format(limit), 409, "limit", limit=limit)
 
 
 FIELDS = (
-    "stackd_key", "stackd_template", "stackd_ttl", "stackd_extension",
+    "stackd_key", "stackd_template", "stackd_ttl", "stackd_extension", "stackd_cost",
     "stackd_extensions", "stackd_connection", "stackd_stop_when_solved", "stackd_flag_source", "stackd_value",
 )  # fmt: skip
 

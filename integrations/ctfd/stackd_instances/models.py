@@ -26,6 +26,7 @@ class StackdChallenge(Challenges):
     stackd_ttl = db.Column(db.String(32), default="")
     stackd_extension = db.Column(db.String(32), default="30m")
     stackd_extensions = db.Column(db.Integer, default=2)
+    stackd_cost = db.Column(db.Integer, default=1)
     stackd_connection = db.Column(db.Text)
     stackd_stop_when_solved = db.Column(db.Boolean, default=True)
     stackd_flag_source = db.Column(db.String(16), default="stack")

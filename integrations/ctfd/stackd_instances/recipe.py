@@ -97,6 +97,8 @@ def check(form: Mapping[str, Any]) -> None:
     if form.get("stackd_flag_source") not in (FROM_STACK, FROM_CTFD):
         raise ValueError("Flag: choose the stack's value or CTFd's flags")
     texts(form.get("stackd_connection") or "")
+    if form.get("stackd_cost") is not None and not 0 <= form["stackd_cost"] <= 1000:
+        raise ValueError("Cost: write a number from 0 to 1000")
     if form.get("stackd_ttl") and not seconds(form["stackd_ttl"], "Time to live"):
         raise ValueError("Time to live: it must be longer than nothing")
     count = str(form.get("stackd_extensions") if form.get("stackd_extensions") is not None else "")

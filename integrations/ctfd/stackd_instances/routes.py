@@ -50,7 +50,7 @@ def answer_error(sentence, status, code, **values):
 
 def answer(row, account, challenge_id=None):
     data = {**NONE, "challenge_id": challenge_id} if row is None else instances.shown(row)
-    more = instances.allowance(account)
+    more = instances.allowance(account, StackdChallenge.query.filter_by(id=challenge_id).first())
     if data["status"] != "none":
         more["others"] = []
     return jsonify({"success": True, "data": {**data, **more, "locale": str(get_locale() or "")}})

@@ -208,13 +208,15 @@ export class Box {
 
   /** The buttons, and what is in the way of a start. */
   choices() {
-    const { status, problem, others = [], makes_room, limit } = this.state;
+    const { status, problem, others = [], makes_room, limit, budget, spent, cost } = this.state;
     if (closed(this.state)) return [];
     if (status === "none" && "start" in this.options.actions) {
       const title = (makes_room ? others.slice(0, 1) : others).map(titleOf).join(", ");
-      const hint = title && h("p", {}, this.texts(makes_room ? "makes_room" : "limit", { limit, title }));
-      if (makes_room || !title) return [hint, this.action("start", {})];
-      return [hint, ...others.map((/** @type {State} */ other) => this.action("start", { asks: true, other }))];
+      const dear = budget && h("p", {}, this.texts("cost", { budget, spent, cost }));
+      const full = budget && spent + cost > budget ? "room" : "limit";
+      const hint = title && h("p", {}, this.texts(makes_room ? "makes_room" : full, { limit, title }));
+      if (makes_room || !title) return [dear, hint, this.action("start", {})];
+      return [dear, hint, ...others.map((/** @type {State} */ other) => this.action("start", { asks: true, other }))];
     }
     const asks = status === "running";
     const again = asks || (status === "failed" && problem?.restart !== false);

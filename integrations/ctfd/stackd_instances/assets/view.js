@@ -67,11 +67,11 @@ globalThis.stackdInstances ??= (async () => {
         const href = `${CTFd.config.urlRoot}/challenges#${encodeURIComponent(state.challenge)}-${state.challenge_id}`;
         return state.challenge_id ? { ...state, href } : state;
       };
-      const show = ({ instances, limit, messages }) => {
+      const show = ({ instances, limit, budget, spent, messages }) => {
         announce(news, messages);
         const used = instances.filter(({ status }) => status !== "none").length;
         say(heading, texts("mine"));
-        say(count, texts("used", { used, limit }));
+        say(count, [texts("used", { used, limit }), budget && texts("spent", { spent, budget })].filter(Boolean).join(" · "));
         say(notice, instances.length ? "" : texts("nothing"));
         return this.arrange(instances.map(linked));
       };
