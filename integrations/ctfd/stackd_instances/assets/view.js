@@ -71,7 +71,10 @@ globalThis.stackdInstances ??= (async () => {
         announce(news, messages);
         const used = instances.filter(({ status }) => status !== "none").length;
         say(heading, texts("mine"));
-        say(count, [texts("used", { used, limit }), budget && texts("spent", { spent, budget })].filter(Boolean).join(" · "));
+        say(
+          count,
+          [texts("used", { used, limit }), budget && texts("spent", { spent, budget })].filter(Boolean).join(" · "),
+        );
         say(notice, instances.length ? "" : texts("nothing"));
         return this.arrange(instances.map(linked));
       };
