@@ -23,8 +23,12 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## run stackd on an embedded cluster with throw-away state
 	@$(BIN)/stackd demo
 
-demo-ctfd: $(VENV)/.runtime  ## run it with a CTFd that has the plugin (CTFD=checkout, else by Docker)
+demo-ctfd: ctfd-or-docker $(VENV)/.runtime  ## run it with a CTFd that has the plugin (CTFD=checkout, else by Docker)
 	@CTFD='$(CTFD)' $(BIN)/python integrations/ctfd/demo.py
+
+ctfd-or-docker:  # before anything is installed
+	@[ -n '$(CTFD)' ] || command -v docker >/dev/null || { \
+	  echo 'name a checkout of CTFd 3.7 or 3.8 with its environment in .venv (make demo-ctfd CTFD=…), or install Docker'; exit 1; }
 
 test: $(VENV)/.dev  ## run the tests, in three processes for two CPUs: many wait most of the time
 	@$(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist worksteal
@@ -116,4 +120,4 @@ $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
 	@npm --prefix $(JS) ci --loglevel=error
 	@touch $@
 
-.PHONY: help demo demo-ctfd test check lint types collect layers document js js-fix api bench soak install uninstall deb release reference lock venv clean
+.PHONY: help demo demo-ctfd ctfd-or-docker test check lint types collect layers document js js-fix api bench soak install uninstall deb release reference lock venv clean
