@@ -77,9 +77,11 @@ def _command(action: Any, text: str, example: str = "", *, starts: bool = False)
             raise click.UsageError(CHOICE)
         alone = len(set(stack_ids)) == 1 and stack_ids != ("-",)
         if alone and not (options["no_wait"] or options.get("wait")):
-            _change(client, action, checked(stack_ids[0]), ttl, output)
+            _change(client, action, checked(stack_ids[0]), ttl, output, **options.get("only", {}))
             _name_short_links(client, action)
             return
+        if options.get("only"):
+            raise click.UsageError("--member is about one stack, without --wait and --no-wait")
         bulk = _Bulk(client, action, ttl or None)
         jobs, total = bulk.begun(stack_ids, chosen, sure=options["yes"] or action in HARMLESS)
         if not total:
@@ -125,7 +127,10 @@ extend = click.argument("ttl", type=Length())(
     _command("extend", "Extend the time to live of stacks by TTL, such as 30m.",
              "stackd stacks extend --template web-1 30m")
 )  # fmt: skip
-restart = _command("restart", "Give stacks a fresh pod behind the same ports.", starts=True)
+restart = click.option(
+    "--member", "only", metavar="NAME", default="", help="Only the pod of this member.",
+    callback=lambda *given: {"member": given[-1]} if given[-1] else {},
+)(_command("restart", "Give stacks fresh pods behind the same ports.", starts=True))  # fmt: skip
 renew = _command(
     "renew",
     "Give stacks the newest version of their template. Ports, names, labels, generated values and the end stay.",
@@ -155,10 +160,10 @@ def label(client: Client, stack_id: str, changes: tuple[str, ...], output: str |
         click.echo("\t".join([stack_id, *(() if output == "name" else [label_text(stack)])]))
 
 
-def _change(client: Client, action: str, stack_id: str, ttl: str, output: str | None) -> None:
+def _change(client: Client, action: str, stack_id: str, ttl: str, output: str | None, **only: str) -> None:
     continues = CONTINUES.get(action, f"the {action} of {{0}} continues; see: stackd stacks show {{0}}")
     with interruptible(continues.format(stack_id)):
-        stack = getattr(client, action)(stack_id, *([ttl] if ttl else []))
+        stack = getattr(client, action)(stack_id, *([ttl] if ttl else []), **only)
     answer: Any = {"deleted": True, "stack_id": stack_id} if stack is None else stack.raw
     if printed(answer, output):
         return

@@ -150,14 +150,16 @@ def timeline(client: Client, stack_id: str, output: str | None) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Follow the output until it ends or Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=1), help="Only the last lines.")
 @click.option("--container", metavar="NAME", help="The container.  [the first one]")
+@click.option("--member", metavar="NAME", default="", help="The member whose pod it is.  [the first pod]")
 @click.option("--raw", is_flag=True, help="Do not escape control characters; a terminal obeys them.")
-def logs(client: Client, stack_id: str, follow: bool, tail: int | None, container: str | None, raw: bool) -> None:
+def logs(client: Client, stack_id: str, follow: bool, tail: int | None, raw: bool, **of: str | None) -> None:
     """Print what a stack's container has written; after a failure, its last lines."""
+    chosen: Any = {"tail": tail or 0, **{name: value or "" for name, value in of.items()}}
     if not follow:
-        render.print_text(client.logs(checked(stack_id), tail=tail or 0, container=container or ""), raw=raw)
+        render.print_text(client.logs(checked(stack_id), **chosen), raw=raw)
         return
     with suppress(KeyboardInterrupt):
-        for text in client.follow_logs(checked(stack_id), tail=tail or 0, container=container or ""):
+        for text in client.follow_logs(checked(stack_id), **chosen):
             render.print_text(text, raw=raw)
 
 
@@ -190,6 +192,8 @@ def _facts(stack: render.Fields) -> Iterator[tuple[str, str]]:
     for text, each in zip(render.addresses(stack), stack.get("addresses") or (), strict=True):
         yield "address", f"{text} → {each['port']}/{each['protocol']}"
     yield "node", stack["node_id"] or "-"
+    for member in stack.get("members") or ():
+        yield "member", f"{member['name']} on {member['node_id'] or '-'}"
     for name, value in (stack.get("labels") or {}).items():
         yield "label", f"{name}={value}"
     yield "created", f"{render.local(stack['created_at'])} ({render.duration(render.since(stack['created_at']))} ago)"

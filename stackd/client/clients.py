@@ -370,9 +370,9 @@ class Client(Operations):
             with suppress(NotFound):
                 self.delete(created)
 
-    def follow_logs(self, stack: str | Stack, *, tail: int = 0, container: str = "") -> Iterator[str]:
+    def follow_logs(self, stack: str | Stack, *, tail: int = 0, container: str = "", member: str = "") -> Iterator[str]:
         """What a container writes, as it comes, from the last ``tail`` lines on; ends with the stack."""
-        log = LogTail(stack=stack, container=container, tail=tail)
+        log = LogTail(stack=stack, container=container, member=member, tail=tail)
         while not log.ended:
             if text := self.run(log.poll()):
                 yield text
@@ -503,9 +503,11 @@ class AsyncClient(Operations):
             with suppress(NotFound):
                 await self.delete(created)
 
-    async def follow_logs(self, stack: str | Stack, *, tail: int = 0, container: str = "") -> AsyncIterator[str]:
+    async def follow_logs(
+        self, stack: str | Stack, *, tail: int = 0, container: str = "", member: str = ""
+    ) -> AsyncIterator[str]:
         """As ``Client.follow_logs``."""
-        log = LogTail(stack=stack, container=container, tail=tail)
+        log = LogTail(stack=stack, container=container, member=member, tail=tail)
         while not log.ended:
             if text := await self.run(log.poll()):
                 yield text

@@ -332,9 +332,10 @@ def start(stack: str | Stack) -> Steps[Stack]:
     return (yield from _change(stack, "start"))
 
 
-def restart(stack: str | Stack) -> Steps[Stack]:
-    """Give a stack a fresh pod behind the same ports."""
-    return (yield from _change(stack, "restart"))
+def restart(stack: str | Stack, *, member: str = "") -> Steps[Stack]:
+    """Give a stack fresh pods behind the same ports; or only this ``member`` of it."""
+    query = [("member", member)] if member else []
+    return _updated(stack, (yield from call("POST", f"{path_of(stack)}/restart", query=query, seconds=CHANGE_SECONDS)))
 
 
 def renew(stack: str | Stack) -> Steps[Stack]:
@@ -400,10 +401,11 @@ def _since(since: Length | datetime) -> str:
     return since.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def logs(stack: str | Stack, *, tail: int = 0, container: str = "") -> Steps[str]:
-    """The last lines that a stack's container has written."""
+def logs(stack: str | Stack, *, tail: int = 0, container: str = "", member: str = "") -> Steps[str]:
+    """The last lines that a container has written: of the stack's first pod, or of that of a ``member``."""
     query = [("tail", str(tail))] if tail else []
     query += [("container", container)] if container else []
+    query += [("member", member)] if member else []
     response: Response = yield Request(method="GET", path=f"{path_of(stack)}/logs", query=tuple(query), repeatable=True)
     return response.text()
 
@@ -417,6 +419,7 @@ class LogTail:
 
     stack: str | Stack
     container: str = ""
+    member: str = ""
     tail: int = 0
     ended: bool = False
     _before: str | None = None
@@ -429,7 +432,7 @@ class LogTail:
         has_ended = False
         try:
             has_ended = (yield from get(self.stack)).status not in ("creating", "running")
-            text = yield from logs(self.stack, tail=FOLLOWED_LINES, container=self.container)
+            text = yield from logs(self.stack, tail=FOLLOWED_LINES, container=self.container, member=self.member)
         except NotFound:
             self.ended = True
             return ""

@@ -219,7 +219,7 @@ def _create(stack: Stack, objects: Objects, seen: Seen) -> Decision:
     if creating is None:
         return Decision(kind=Kind.UNDO, why="its create was never completed")
     if not creating.made:
-        if stack.members and (inner := list(_unnamed(objects, seen))):
+        if stack.members and (inner := list(_unnamed(objects, seen, Verb.CREATE))):
             return _apply("its pods have to know each other's addresses", *inner)
         return Decision(kind=Kind.APPLY, why="it is new", changes=_creations(objects, seen))
     if pod is None or pod.uid != creating.pod:  # somebody else's may have the name
@@ -251,11 +251,11 @@ def _lacks_its_new(name: str, uid: str | None, seen: Seen) -> Decision:
     return _apply("the mirror lacks its new pod", _ask(name, uid))
 
 
-def _unnamed(objects: Objects, seen: Seen) -> Iterator[Change]:
+def _unnamed(objects: Objects, seen: Seen, verb: Verb) -> Iterator[Change]:
     """What is to connect the stack's pods and is not there yet: a pod is made with the addresses of the others."""
     for wanted in objects.named:
         if wanted.resource not in OF_GATEWAYS and seen.named.get((wanted.resource, wanted.name), seen) is None:
-            yield Change(verb=Verb.UPDATE, resource=wanted.resource, name=wanted.name, wanted=wanted)
+            yield Change(verb=verb, resource=wanted.resource, name=wanted.name, wanted=wanted)
 
 
 def _creations(objects: Objects, seen: Seen) -> tuple[Change, ...]:
@@ -433,7 +433,7 @@ def _stop(stack: Stack, seen: Seen) -> Decision:
 def _start(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Decision:
     """A pod of the stack's name is its new one only if it carries our labels, which nobody else may write. An earlier try
     may have made it, whose answer was lost. Of several pods, those that the row names stay as they are."""
-    if stack.members and (inner := list(_unnamed(objects, seen))):
+    if stack.members and (inner := list(_unnamed(objects, seen, Verb.UPDATE))):
         return _apply("its pods have to know each other's addresses", *inner)
     changes, placed = list[Change](), True
     why = "its new pod is not there yet"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.api.scenes import three
 from tests.harness import eventually, harness, request_for, seed, until
 from tests.templates import PLAIN, WEB, folder_with
 from tests.unit.cli.conftest import Shell
@@ -191,3 +193,14 @@ async def test_labels_are_set_and_removed(shell: Shell) -> None:
     assert await shell.good("label", stack_id, "player=8", "seat-") == f"{stack_id}\tplayer=8\n"
     assert (await shell.at.stack(stack_id))["labels"] == {"player": "8"}
     assert "a label must be like player=7" in await shell.failing(2, "label", stack_id, "player")
+
+
+async def test_a_member_is_shown_and_restarted_and_its_log_read(shell: Shell) -> None:
+    stack_id = await shell.at.running(three())
+    assert re.search(r"member\s+db on \S+", await shell.good("show", stack_id))
+    assert await shell.good("logs", stack_id, "--member", "db") == "starting\nready\n"
+    assert "has no member 'cache'" in await shell.failing(1, "logs", stack_id, "--member", "cache")
+    before = (await shell.at.objects("pods"))[f"{stack_id}-db"]["metadata"]["uid"]
+    await shell.good("restart", stack_id, "--member", "db")
+    assert (await shell.at.objects("pods"))[f"{stack_id}-db"]["metadata"]["uid"] != before
+    assert "about one stack" in await shell.failing(2, "restart", "--all", "--yes", "--member", "db")
