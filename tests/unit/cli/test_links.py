@@ -102,8 +102,8 @@ async def test_an_extension_names_the_links_that_end_earlier(shell: Shell) -> No
         words = ("create", "-t", "lab-1", "--label", f"player={seat}", "--name", f"Seat {seat}", "--expires", expires)
         await good(shell, *words)
     ids = [(await shell.at.create({"template": "lab-1"}, labels={"player": seat}))["stack_id"] for seat in "12"]
-    for words in ((ids[0],), ("--template", "lab-1")):
-        result = await shell.any_command("stacks", "extend", *words, "30m")
+    for chosen in ([ids[0]], ["--template", "lab-1"]):
+        result = await shell.any_command("stacks", "extend", *chosen, "30m")
         assert result.exit_code == 0, result.output
         assert "1 link will end before the stack: Seat 1. An extension extends no link" in result.stderr
     assert "link" not in (await shell.any_command("stacks", "restart", ids[0])).stderr
