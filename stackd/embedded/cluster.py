@@ -44,7 +44,6 @@ class EmbeddedCluster:
         self.options = options or EmbeddedOptions()
         self.faults = Faults(self)
         self.gateway: GatewayListener | None = None
-        self.serves_gateway_api = bool(self.options.gateway)
         self._running = AsyncExitStack()
         self._users = {user.token: user for user in self.options.users}
         self.server = ApiServer(self)
@@ -192,7 +191,7 @@ class EmbeddedCluster:
         return 200, list_objects(collection, revision, target, call.query)
 
     def _discover(self, call: Exchange) -> Answer | None:
-        lacking = not self.serves_gateway_api and call.path.startswith(f"/apis/{GATEWAY_API}/")
+        lacking = not self.options.gateway and call.path.startswith(f"/apis/{GATEWAY_API}/")
         return NO_SUCH_PAGE if lacking else discover(call.path, call.method)
 
     def watch(self, call: Exchange) -> Watch:

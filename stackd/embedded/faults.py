@@ -19,7 +19,7 @@ from msgspec import json
 
 from stackd.embedded.nodes import NodeSpec
 from stackd.embedded.request import read_target
-from stackd.embedded.resources import ALL, HTTP_ROUTES, JSON, NODES, TLS_ROUTES, Json, StatusError
+from stackd.embedded.resources import ALL, JSON, NODES, Json, StatusError
 from stackd.embedded.store import Collection, stamped, watch_line
 
 if TYPE_CHECKING:
@@ -290,18 +290,6 @@ class Faults:
         """Delete the Node object. Raises StatusError 404."""
         store = self._cluster.store
         store.remove(store.of(NODES).get("", name))
-
-    def remove_gateway_api(self) -> None:
-        """Delete the CRDs of the Gateway API, and with them all their objects; their watches end."""
-        for kind in (HTTP_ROUTES, TLS_ROUTES):
-            for record in list(self._cluster.store.of(kind).records.values()):
-                self._cluster.store.remove(record)
-        self._cluster.serves_gateway_api = False
-        self.drop_watches()
-
-    def add_gateway_api(self) -> None:
-        """Install the CRDs again."""
-        self._cluster.serves_gateway_api = True
 
     def cordon(self, name: str, *, on: bool = True) -> None:
         """Mark the node unschedulable, or schedulable again. Raises StatusError 404."""

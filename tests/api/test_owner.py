@@ -22,6 +22,7 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/capacity", {}),
     ("POST", "/stacks", seed()),
     ("DELETE", f"/stacks/{NO_STACK}", None),
+    ("PATCH", f"/stacks/{NO_STACK}", {"labels": {"player": "7"}}),
     ("POST", "/stacks/batch-delete", {"stack_ids": [NO_STACK]}),
     ("POST", "/reconcile/confirm", None),
 )
