@@ -39,12 +39,13 @@ IN_EVENTS = tuple(column for column in render.COLUMNS if column.head not in ("no
 TEMPLATE_VERBS = {
     "list": ("stackd.cli.system:list_templates", "List the templates."),
     "delete": ("stackd.cli.system:delete_templates", "Delete templates of the API."),
+    "from-compose": ("stackd.cli.compose:from_compose", "Print a template from a Compose file."),
 }
 
 
 @click.group(cls=lazy(TEMPLATE_VERBS, "list", get="list"))
 def templates() -> None:
-    """List the templates, or delete some; `stackd push` writes them. Without a command, it lists them."""
+    """List the templates, delete some, or make one; `stackd push` writes them. Without a command, it lists them."""
 
 
 @click.command("delete")

@@ -56,7 +56,7 @@ LONGEST_MISTAKE: Final = 1024  # a sentence may quote a value
 NO_MAPPING: Final = "a template is expected: a mapping with target_port and pod"
 NO_NAMES: Final[tuple[str, ...]] = ()
 COMPOSE: Final = (
-    "this is a Compose file; make each service a container of one pod, and give them names: [db, cache] "
+    "this is a Compose file; `stackd templates from-compose FILE` makes a template of it "
     "(docs/repository.md, or /docs/repository of a running stackd)"
 )
 REQUIRED: Final = ("target_port", "pod")

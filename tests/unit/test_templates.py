@@ -125,7 +125,10 @@ def test_all_mistakes_of_all_files_but_hidden_ones_and_other_kinds_are_reported_
     ("text", "mistake"),
     [
         (POD, "web-1.yaml: target_port is missing"),
-        ("services: {web: {image: nginx}}\n", "web-1.yaml:1: services: this is a Compose file; make each service a"),
+        (
+            "services: {web: {image: nginx}}\n",
+            "web-1.yaml:1: services: this is a Compose file; `stackd templates from-compose FILE`",
+        ),
         (WEB + "route_prefix: A.b\n", "route_prefix: at most 46 lower-case letters"),
         (WEB.replace("protocol: TCP", "protocol: TCP, route: https"), "target_port[0].route: there are no names for"),
         (PORTS, "web-1.yaml: pod is missing"),
