@@ -186,13 +186,13 @@ async def test_a_word_to_all_is_read_once_and_what_an_organiser_does_is_said(boa
             "region => { region.read = 0; new MutationObserver(() => region.read++).observe(region, { childList: true }) }"
         )
         message = await board.at.post("/messages", {"text": "Ten <b>minutes</b> left."}, 201)
-        await expect(said).to_have_text("Ten <b>minutes</b> left.", timeout=5000)
+        await expect(said).to_have_text("Ten <b>minutes</b> left.")
         name = (await board.at.listed())[0]
         await board.at.post(f"/stacks/{name}/extend", {"ttl": "5m"})
         status = lab.get_by_role("status")
-        await expect(status).to_contain_text("Its time was extended by your <teacher>.", timeout=3000)
+        await expect(status).to_contain_text("Its time was extended by your <teacher>.")
         await board.at.post(f"/stacks/{name}/restart")
-        await expect(status).to_contain_text("It was restarted by your <teacher>.", timeout=3000)
+        await expect(status).to_contain_text("It was restarted by your <teacher>.")
         await expect(status).to_contain_text("Your instance is running.")
         assert await said.evaluate("region => region.read") == 1, (
             "each message is added once, however often the page asks"
