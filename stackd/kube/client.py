@@ -486,23 +486,12 @@ class Cluster:
         those, the last kind is not waited for: somebody's finalizer could keep it for ever. Any other object of that
         name counts as gone and is left alone, and so does one of a kind that the API server does not know.
         """
-        try:
-            return await self._delete(resource, name, uid, deadline or self.deadline(), known, version)
-        except KindNotServed:
-            return True
-
-    async def _delete(
-        self,
-        resource: str,
-        name: str,
-        uid: str | None,
-        deadline: Deadline,
-        known: Collection[str | None],
-        version: str,
-    ) -> bool:
-        waits = True
+        deadline, waits = deadline or self.deadline(), True
         if uid is None:
-            existing = await self.find(resource, name, deadline)
+            try:
+                existing = await self.find(resource, name, deadline)
+            except KindNotServed:
+                return True
             if existing is None or not _may_be_ours(existing, self.instance, known):
                 return True
             uid, waits = existing["metadata"]["uid"], is_ours(existing, self.instance, known)
@@ -524,7 +513,10 @@ class Cluster:
                 raise _still_there(resource, document)
             return True
 
-        return await self.connection.ask_until(call, deadline, is_done)
+        try:
+            return await self.connection.ask_until(call, deadline, is_done)
+        except KindNotServed:
+            return True
 
     async def remove(
         self, resource: str, name: str, uid: str | None = None, *, deadline: Deadline | None = None

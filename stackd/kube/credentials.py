@@ -167,7 +167,8 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
         raise ConfigError([f"[cluster] kubeconfig: {NO_CLUSTER}"])
     try:
         if files:
-            _require_one(files)
+            if not any(path.is_file() for path in files):
+                raise ValueError("there is no such file")
             loader = await loading.load_kube_config(  # type: ignore[no-untyped-call]
                 config_file=os.pathsep.join(map(str, files)),
                 context=target.context or None,
@@ -208,11 +209,6 @@ def _completed(one: Configuration, *, lasting: bool) -> Credentials:
     return Credentials(
         configuration=one, own_proxy=own_proxy, tls=tls, lasting=lasting, traits=traits, certificate_ends=ends
     )
-
-
-def _require_one(files: list[Path]) -> None:
-    if not any(path.is_file() for path in files):
-        raise ValueError("there is no such file")
 
 
 def _why_unreadable(exc: Exception) -> str:

@@ -234,10 +234,8 @@ async def _undone(context: Context, stack_id: str) -> None:
 
 async def _undo(context: Context, stack_id: str) -> None:
     """Delete what was created; if that fails now, the row stays `deleting` and the delete is retried."""
-    if not await intend_undo(context, stack_id):
-        return
     try:
-        await context.loop.reconcile_until(stack_id, is_gone, context.longest_call)
+        await take_back(context, stack_id)
     except StackdError as error:
         stack_log(log, stack_id).warning("the undo goes on in the background: %s", error)
 

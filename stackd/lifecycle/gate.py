@@ -66,22 +66,15 @@ class Brake:
             "see `stackd reconcile --plan`, release with `stackd reconcile --confirm`"
         )
 
-    def may_end(
-        self, stack_id: str, what: str, candidates: Collection[str], among: Collection[str], max_share: float
-    ) -> bool:
-        """Whether ``what`` may be done to a stack although nobody asked for it; ``candidates`` are the ids of all to which
-        the same would be done now, ``among`` those of all stacks.
-
-        What was done within the last minute counts as well, each id once. A held id stays held until it no longer applies
-        (``forget``) or is confirmed.
-        """
-        return stack_id not in self.hold_back({stack_id: what}, {*candidates, *among}, max_share, also=candidates)
-
     def hold_back(
         self, endings: Mapping[str, str], among: Collection[str], max_share: float, also: Collection[str] = ()
     ) -> frozenset[str]:
         """The ids of ``endings`` (id → what would be done, unrequested) that may not go ahead; ``among`` are all ids, ``also``
-        those that would follow. As ``may_end``."""
+        those that would follow.
+
+        What was done within the last minute counts as well, each id once. A held id stays held until it no longer applies
+        (``forget``) or is confirmed.
+        """
         now = self._clock.monotonic()
         self._endings = {name: at for name, at in self._endings.items() if at >= now - WINDOW_SECONDS}
         confirmed = self.confirmed

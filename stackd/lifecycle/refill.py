@@ -102,7 +102,9 @@ class Refill:
             pool.reason = ""
         deletes, begins = self._allowed(len(work.unwanted)), self._allowed(work.begin)
         if template is not None:
-            self._make(pool, template, begins)
+            for _ in range(begins):
+                pool.making += 1
+                context.tasks.background(f"pool {name}", self._make_stack(pool, template))
         await self._delete([*work.failing, *work.unwanted[:deletes]])
         for row, until in work.kept:
             await context.store.stacks.keep(row.stack_id, until)
@@ -162,11 +164,6 @@ class Refill:
         crash_point("shared.restart_intended")
         stack_log(log, row.stack_id).info("the shared stack of %s gets a new pod: %s", row.template, reason)
         context.loop.wake([row.stack_id])
-
-    def _make(self, pool: Pool, template: Template, count: int) -> None:
-        for _ in range(count):
-            pool.making += 1
-            self._context.tasks.background(f"pool {template.name}", self._make_stack(pool, template))
 
     async def _make_stack(self, pool: Pool, template: Template) -> None:
         try:

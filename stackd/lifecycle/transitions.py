@@ -87,12 +87,10 @@ async def intend_deletes(context: Context, stack_ids: Sequence[str], reason: Del
     return marked
 
 
-async def intend_undo(context: Context, stack_id: str) -> bool:
-    """Intend to delete what a create has made; False if its row is gone."""
-    if not await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
-        return False
-    crash_point("create.undo_marked")
-    return True
+async def intend_undo(context: Context, stack_id: str) -> None:
+    """Intend to delete what a create has made."""
+    if await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
+        crash_point("create.undo_marked")
 
 
 async def expire(context: Context, stack: Stack, decision: Decision) -> bool:
@@ -131,8 +129,8 @@ async def end(context: Context, stack: Stack, decision: Decision) -> bool:
 def _may_end(context: Context, stack: Stack, what: str, candidates: Collection[str]) -> bool:
     """Whether the stack may end although nobody asked for it; ``candidates`` are all that would end for the same reason
     now (invariant 8)."""
-    share = context.config.reconcile.max_delete_share
-    return context.gate.brake.may_end(stack.stack_id, what, candidates, context.store.stacks.ids(), share)
+    share, among = context.config.reconcile.max_delete_share, {*candidates, *context.store.stacks.ids()}
+    return not context.gate.brake.hold_back({stack.stack_id: what}, among, share, also=candidates)
 
 
 def _missing(context: Context) -> frozenset[str]:
