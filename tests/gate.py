@@ -33,6 +33,8 @@ class Gate:
     resets: int = 0
     _open: set[tuple[asyncio.StreamWriter, ...]] = field(default_factory=set)
     _server: asyncio.Server | None = None
+    _reserved: socket.socket = field(default_factory=lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    """Keeps the port while the gate is shut: it refuses connections, and nobody else gets the port."""
 
     @property
     def url(self) -> str:
@@ -41,8 +43,11 @@ class Gate:
 
     async def open(self) -> None:
         """Listen, always on the same port."""
+        if not self.port:
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._reserved.bind(("127.0.0.1", 0))
+            self.port = self._reserved.getsockname()[1]
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.tls)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
         """Reset all connections and accept no more."""
@@ -51,6 +56,10 @@ class Gate:
         self._server.close()
         self.reset_all()
         await self._server.wait_closed()
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._reserved.close()
 
     def reset_all(self) -> None:
         """Reset all open connections: those that are kept for later, and those of watches and of running requests."""
@@ -107,3 +116,4 @@ async def gate(port: int, presents: Pair | None = None, host: str = "127.0.0.1")
         yield front
     finally:
         await front.shut()
+        front.close()

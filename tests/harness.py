@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import io
 import json
 import os
@@ -13,7 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -24,7 +23,7 @@ from stackd.clock import Clock
 from stackd.codes import ErrorCode
 from stackd.config import Config, load
 from stackd.daemon import Daemon, running
-from stackd.embedded import EmbeddedCluster, EmbeddedOptions, resources
+from stackd.embedded import DEFAULT_NODES, EmbeddedCluster, EmbeddedOptions, resources
 from stackd.embedded.faults import Counts, Faults
 from stackd.embedded.store import ObjectChange
 from stackd.keys import ApiKey, digest
@@ -36,6 +35,7 @@ from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded
 from stackd.templates import read_templates
 from stackd.upkeep.systemd import ProcessContext
+from tests.ports import OWN_LOOPBACK
 
 KEY = "sk-test-0123456789abcdef0123456789"
 READ_KEY = "sk-read-0123456789abcdef0123456789"
@@ -402,7 +402,7 @@ class Harness(Client):
     def give_kubernetes(self, **seconds: float) -> None:
         """Set the time limits of requests to the cluster: ``timeout``, ``attempt_timeout``."""
         cluster = self.daemon.context.cluster
-        cluster.target = dataclasses.replace(cluster.target, **seconds)  # type: ignore[arg-type]
+        cluster.target = replace(cluster.target, **seconds)  # type: ignore[arg-type]
 
     async def until_away(self) -> None:
         """Return once the daemon knows that Kubernetes does not answer; it learns so sooner than by its own limits."""
@@ -522,7 +522,10 @@ def lose_file(folder: Path) -> None:
 
 
 def fast_cluster(**options: Any) -> EmbeddedOptions:
-    """An embedded cluster without the delays of a real one."""
+    """An embedded cluster without the delays of a real one.
+
+    If a test says whether node ports answer, those of other runs of the tests do not: the nodes have another address.
+    """
     quick: dict[str, Any] = {
         "start_delay": 0.01,
         "run_time": 0.02,
@@ -533,6 +536,11 @@ def fast_cluster(**options: Any) -> EmbeddedOptions:
         "bookmark_interval": 0.5,
         "serve_node_ports": False,
     }
+    if "serve_node_ports" in options:
+        nodes = options.get("nodes", DEFAULT_NODES)
+        own = [replace(one, external_ip=OWN_LOOPBACK) if one.external_ip else one for one in nodes]
+        quick |= {"host": OWN_LOOPBACK}
+        options = options | {"nodes": tuple(own)}
     return EmbeddedOptions(**(quick | options))
 
 

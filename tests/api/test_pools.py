@@ -13,7 +13,7 @@ from stackd.embedded import EmbeddedCluster, NodeSpec
 from stackd.embedded.resources import SERVICES
 from stackd.lifecycle import pools
 from tests.harness import Harness, Machine, eventually, fast_cluster, seed, until
-from tests.ports import free_port
+from tests.ports import OWN_LOOPBACK, free_port
 from tests.templates import PLAIN, folder_with
 
 SIZE = 3
@@ -118,7 +118,7 @@ async def test_a_create_is_answered_with_a_running_stack_that_the_cluster_knows_
 
 async def answers(port: int) -> bool:
     try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        _, writer = await asyncio.open_connection(OWN_LOOPBACK, port)
     except ConnectionRefusedError:
         return False
     writer.close()

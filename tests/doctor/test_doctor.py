@@ -310,7 +310,7 @@ async def test_the_probe_proves_what_is_reached(tmp_path: Path) -> None:
         findings = await task
         assert [finding.level for finding in findings] == [OK] * 6, findings
         assert findings[0].what == "a pooled stack answers nobody before it is assigned"
-        assert "node port answers at 127.0.0.1:" in findings[1].what
+        assert "node port answers at " in findings[1].what
         reached = [finding.what.rpartition("reach ")[2].partition(",")[0] for finding in findings[2:]]
         assert reached == ["another stack", "the metadata address", "the API server", "raw sockets"]
         for pod in seen:  # hardened, and they pass the restricted standard
@@ -356,16 +356,12 @@ async def test_what_a_stack_reaches_is_a_failure_with_what_to_do(tmp_path: Path)
 ONE, NO_ROOM = ProbeOptions(seconds=1.0), (NodeSpec(name="a", labels=ROLE, cpu="10m"),)
 NO_PROBES: list[tuple[dict[str, Any], ProbeOptions, dict[str, str], list[str]]] = [
     *(
-        ({"run_time": 0.0}, ProbeOptions(image=image, seconds=1.0), {}, [why, "--probe-image"])
-        for image, why in (
-            ("registry.invalid/x", "does not run"),
-            ("probe/exit0", "ended by itself"),
-            ("probe/fail", "ended"),
-        )
+        ({}, ProbeOptions(image=image, seconds=1.0), {}, [why, "--probe-image"])
+        for image, why in (("registry.invalid/x", "does not run"), ("probe/nostart", "ended by itself"))
     ),
     ({"nodes": NO_ROOM}, ProbeOptions(seconds=60.0), {}, ["no node has room for the probe (0/1 nodes are available"]),
     ({"node_port_range": (31500, 31501)}, ONE, {HIGHEST: "31100"}, ["31001-31100"]),
-    ({"serve_node_ports": False}, ONE, {}, ["does not answer at 127.0.0.1:"]),
+    ({"serve_node_ports": False}, ONE, {}, ["does not answer at "]),
 ]
 
 

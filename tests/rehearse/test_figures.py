@@ -111,10 +111,8 @@ async def test_its_stacks_outlive_their_ttl_until_they_are_deleted(at: Harness) 
 
 @pytest.mark.parametrize("serves", [True, False])
 async def test_a_stack_is_reached_once_its_address_answers(tmp_path: Path, serves: bool) -> None:
-    options = {"serve_node_ports": serves, "node_port_range": (30000, 32767)}
-    elsewhere = {"STACKD_STACKS__NODE_PORT_MIN": "30001", "STACKD_STACKS__NODE_PORT_MAX": "30010"}
-    ports = {} if serves else elsewhere  # another test may serve the usual ones at the same time
-    async with EmbeddedCluster(fast_cluster(**options)) as cluster, harness(tmp_path, ports, cluster=cluster) as at:
+    options = fast_cluster(serve_node_ports=serves)
+    async with EmbeddedCluster(options) as cluster, harness(tmp_path, cluster=cluster) as at:
         probe = "http" if serves else "tcp"
         outcome = await rehearsed(at, plan(2, probe=probe, patience=3.0), parse_goal("reachable-max=10s"))
     stages = outcome.results.stages
