@@ -132,7 +132,7 @@ async def test_creates_that_came_before_the_first_look_wait_their_turn(vm: Machi
 
 async def test_a_client_that_leaves_while_stackd_asks_whose_cluster_it_is_ends_no_process(vm: Machine) -> None:
     async with before_the_first_look(vm, 1) as (at, (creating,)):
-        at.faults.add_fault(action="latency", verb="get", resource="namespaces", seconds=2.0)
+        at.faults.add_fault(action="latency", verb="get", resource="namespaces", seconds=0.5)
         at.verify_again()
         at.faults.end("hang")
         await at.daemon.ready.wait()

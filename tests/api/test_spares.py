@@ -25,6 +25,8 @@ async def spares(at: Harness) -> dict[str, dict[str, Any]]:
 
 async def filled(at: Harness, count: int = SPARES) -> dict[str, dict[str, Any]]:
     async def enough() -> bool:
+        at.daemon.context.spares.not_before = 0.0  # nobody waits for a quiet moment
+        await at.run_now("spares")
         return len(await spares(at)) == count and len(at.daemon.context.spares.rows) == count
 
     await eventually(enough)

@@ -11,7 +11,6 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster, Rule, User
 from stackd.kube.template_maps import MOST_BYTES_BY_OTHERS, TEMPLATES, template_manifest
-from stackd.lifecycle import templates as templating
 from stackd.model import Principal, StoredTemplate
 from stackd.store import backup_file
 from stackd.templates.sources import MOST_PROBLEMS
@@ -416,7 +415,8 @@ def images(pods: dict[str, Any]) -> list[str]:
 async def test_while_the_templates_cannot_be_read_an_older_file_changes_no_pool(
     at: Harness, vm: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templating, "TEMPLATES_LISTED_SECONDS", 0.2)
+    for module in ("stackd.daemon", "stackd.lifecycle.templates"):
+        monkeypatch.setattr(f"{module}.TEMPLATES_LISTED_SECONDS", 0.2)
     await put(at, "web-1", POOLED)
     await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
     backup_file(vm.folder / "stackd.db", vm.folder / "copy.db")
