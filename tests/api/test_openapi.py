@@ -8,37 +8,15 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
 from stackd.play import ROUTES
 from stackd.web import examples
-from stackd.web.openapi import document
 from tests.harness import KEY, Harness, harness, request_for, seed
 from tests.templates import ABOUT, WEB, folder_with
 
 FUZZING = Path(__file__).parent / "fuzzing"
-
-
-async def test_the_document_is_rendered_once_for_each_configuration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    renders = mock.Mock(wraps=document)
-    monkeypatch.setattr("stackd.web.openapi.document", renders)
-    settings = {"STACKD_BATCH_DELETE__MAX_IDS": "7", "STACKD_STACKS__MAX_TTL": "3h", "STACKD_LIMITS__POD_SPEC": "5KiB"}
-    async with harness(tmp_path, settings) as at:
-        first = await at.call("GET", "/openapi.json", key=None)
-        unchanged = await at.call("GET", "/openapi.json", key=None, headers={"If-None-Match": first.headers["Etag"]})
-        assert (unchanged.status, renders.call_count) == (304, 1)
-        at.reload("auth", enabled=False)
-        changed = await at.call("GET", "/openapi.json", key=None)
-        assert (changed.json["security"], changed.headers["Etag"] != first.headers["Etag"]) == ([], True)
-    assert first.json["openapi"] == "3.1.0"
-    schemas = first.json["components"]["schemas"]
-    assert schemas["BatchDelete"]["properties"]["stack_ids"]["maxItems"] == 7
-    assert "at most 3h" in schemas["Create"]["properties"]["ttl"]["description"]
-    assert "5120 bytes (`limits.pod_spec`)" in schemas["Create"]["properties"]["pod_spec"]["description"]
 
 
 async def test_the_contracts_example_is_answered_as_the_document_shows(at: Harness) -> None:

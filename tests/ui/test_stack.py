@@ -54,34 +54,6 @@ async def test_timeline_and_logs_say_why_a_stack_failed(board: Board) -> None:
         assert await board.page.evaluate(ADDED, [before, after]) == more
 
 
-async def test_an_address_is_copied_a_label_filters_and_a_stack_is_extended(boards: Boards) -> None:
-    settings = {"STACKD_STACKS__MAX_TTL": "4h"}
-    async with boards(settings, refused={"409"}, permissions=["clipboard-read", "clipboard-write"]) as board:
-        await board.create(labels={"team": "8"})
-        stack_id = await board.create(status="running", ttl="10m", labels={"team": "7"})
-        stack, row = await board.at.stack(stack_id), board.row(stack_id)
-        await board.open()
-        address = f"{stack['node_public_ip']}:{stack['ports'][0]['node_port']}"
-        await row.get_by_role("button", name=f"Copy {address}").click()
-        await expect(board.page.locator(".toast")).to_contain_text(f"copied {address}")
-        assert await board.page.evaluate("navigator.clipboard.readText()") == address
-        await expect(board.panel).to_be_hidden()
-        await board.open_panel(stack_id)
-        panel, left = board.panel, row.locator(".left")
-        await panel.get_by_role("button", name="team=7").click()
-        await expect(board.rows).to_have_count(1)
-        await panel.get_by_role("button", name="+1h").click()
-        await expect(left).to_have_text(re.compile("^1h 09m"))
-        await panel.get_by_role("button", name="Extend…").click()
-        await board.dialog.get_by_label("By how much").fill("2h")
-        await board.page.keyboard.press("Enter")
-        await expect(left).to_have_text(re.compile("^3h 09m"))
-        await expect(board.page.locator(".toast").last).to_contain_text("1 extended")
-        await panel.get_by_role("button", name="+1h").click()
-        refusal = (await board.at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1h"})).error
-        await expect(board.page.get_by_role("alert").filter(has_text=refusal[:30])).to_be_visible()
-
-
 async def test_stop_restart_and_delete_ask_first(board: Board) -> None:
     stack_id = await board.create(status="running")
     await board.open(panel=stack_id)
@@ -151,29 +123,3 @@ async def test_hostile_text_stays_text(board: Board) -> None:
         await expect(part.get_by_text("onerror").first).to_be_visible()
     assert await board.page.locator("img, body script").count() == 0
     assert await board.page.title() == "stackd"
-
-
-async def test_a_link_opens_it_and_back_closes_it_but_keeps_the_filter(board: Board) -> None:
-    first, second = await board.several({}, {})
-    heading = board.panel.get_by_role("heading")
-    await board.open(path=f"/dashboard#stack={first}")
-    await expect(heading.filter(has_text=first)).to_be_visible()
-    await board.page.reload()
-    await expect(heading.filter(has_text=first)).to_be_visible()
-    await board.panel.get_by_role("button", name="Close the panel").click()
-    await expect(board.panel).to_be_hidden()
-    home = f"{board.url}/dashboard"
-    assert board.page.url == home
-    await board.open_panel(first)
-    await board.open_panel(second)
-    await board.page.go_back()
-    await expect(board.panel).to_be_hidden()
-    assert board.page.url == home
-    await board.page.go_forward()
-    await expect(heading.filter(has_text=second)).to_be_visible()
-    await board.find().fill(second)
-    await expect(board.rows).to_have_count(1)
-    await board.page.go_back()
-    await expect(board.panel).to_be_hidden()
-    await expect(board.find()).to_have_value(second)
-    assert board.page.url.endswith(f"#find={second}")

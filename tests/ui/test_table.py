@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Route, expect
 
 from tests.harness import eventually
-from tests.ui.conftest import Board, Boards
+from tests.ui.conftest import Board
 
 pytestmark = pytest.mark.ui
 
@@ -28,13 +28,6 @@ COLOUR = "(e) => getComputedStyle(e).color"
 ORDER = "() => [...document.querySelectorAll('tbody tr[aria-rowindex]')].map((e) => e.dataset.group ?? e.dataset.id)"
 PLACE = """() => [...document.querySelectorAll("tbody tr[data-id]")]
   .map((row) => [row.dataset.id, Math.round(row.getBoundingClientRect().top)]).find(([, top]) => top > 200 && top < 400)"""
-GAMES: tuple[dict[str, str], ...] = (
-    {"challenge": "web", "team": "2", "player": "eve"},
-    {"challenge": "pwn", "team": "10", "player": "bob"},
-    {"challenge": "web", "team": "10", "player": "joe"},
-    {"challenge": "web", "team": "1"},
-    {},
-)
 
 
 async def test_a_stack_appears_changes_and_goes_without_the_list_being_read_again(board: Board) -> None:
@@ -72,33 +65,6 @@ async def test_a_stack_appears_changes_and_goes_without_the_list_being_read_agai
     await board.button("1 gone").click()
     await expect(row).to_have_count(0)
     assert not [url for url in board.requests if url.startswith("/stacks?")]
-
-
-async def test_filters_narrow_the_list_and_outlive_a_reload(boards: Boards) -> None:
-    async with boards() as board:
-        ids = await board.several(*GAMES)
-        failed = await board.create("registry.example/fail", "failed", ttl="10m")
-        await board.open()
-        await expect(board.rows).to_have_count(6)
-        for text, count in (("ch", 4), ("challenge", 4), ("challenge=", 4), ("challenge=web", 3), ("challenge=we", 0)):
-            await board.find().fill(text)
-            await expect(board.rows).to_have_count(count)
-        await expect(board.page.get_by_text("No stack matches the filter.")).to_be_visible()
-        await board.find().fill("challenge=web team=1")
-        await expect(board.row(ids[3])).to_be_visible()
-        await expect(board.page.locator("#count")).to_have_text("1 of 6 stacks")
-        await board.button("Clear filters").click()
-        await board.button("failed").click()
-        await expect(board.rows).to_have_count(1)
-        await board.page.reload()
-        await expect(board.rows).to_have_count(1)
-        await expect(board.row(failed)).to_be_visible()
-        await expect(board.button("failed")).to_have_attribute("aria-pressed", "true")
-        await board.button("Clear filters").click()
-        nodes = [(await board.at.stack(stack_id))["node_id"] for stack_id in [*ids, failed]]
-        for node in sorted(set(nodes)):
-            await board.page.locator("#node").select_option(node)
-            await expect(board.page.locator("tbody .c-node")).to_have_text([node] * nodes.count(node))
 
 
 async def test_rows_stay_where_they_are_until_the_reader_wants_it_and_what_waits_is_said(board: Board) -> None:

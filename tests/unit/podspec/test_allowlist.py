@@ -13,7 +13,7 @@ from stackd.cli.provision import ManifestOptions, documents
 from stackd.errors import InvalidRequest
 from stackd.kube.manifests import service_manifest
 from stackd.podspec import Policy, parse_target_ports
-from stackd.podspec.fields import MODELS, WHY
+from stackd.podspec.fields import MODELS
 from stackd.podspec.policy import is_reserved
 from tests.kube.samples import STACK
 from tests.unit.podspec.specs import (
@@ -183,10 +183,6 @@ def test_a_model_has_the_fields_and_types_of_the_client_library(name: str) -> No
     theirs = SCHEMAS[f"V1{name.removeprefix('Init')}"]["properties"]
     ours = {key: (one.kind, one.model.removeprefix("Init")) for key, one in MODELS[name].items()}
     assert ours == {key: shape(schema) for key, schema in theirs.items()}
-
-
-def test_each_reason_is_for_a_field_that_is_never_accepted() -> None:
-    assert not [path for path in WHY if MODELS[path.partition(".")[0]][path.partition(".")[2]].use]
 
 
 # ---- labels and annotations: a tenant's own are kept; those that something acts on are refused by their path

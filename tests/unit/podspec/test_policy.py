@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from itertools import product
 from typing import Any
 
 import pytest
@@ -276,7 +275,12 @@ NAMES_OF_HUB = ["nginx", "library/*", "docker.io/**", "index.docker.io/**", "reg
 
 @pytest.mark.parametrize(
     ("image", "pattern"),
-    [*product(HUB, NAMES_OF_HUB), *product(USERS, ["acme/*", "*.docker.io/acme/**", "registry.hub.docker.com/acme/x"])],
+    [
+        *((image, "nginx") for image in HUB),
+        *(("nginx", pattern) for pattern in NAMES_OF_HUB),
+        *((image, "acme/*") for image in USERS),
+        *((USERS[0], pattern) for pattern in ("*.docker.io/acme/**", "registry.hub.docker.com/acme/x")),
+    ],
 )
 def test_docker_hub_is_the_same_under_all_of_its_names(image: str, pattern: str) -> None:
     assert denied(image, pattern)
