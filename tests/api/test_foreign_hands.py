@@ -214,6 +214,7 @@ async def test_a_pod_that_somebody_keeps_at_the_stacks_name_fails_its_start_unti
             True,
         )
     deleted, started = stopped
+    at.give_kubernetes(timeout=10.0)
     await at.delete(deleted)
     assert await at.used_ports() == 1
     await at.patch("pods", started, {"metadata": {"finalizers": None}})
