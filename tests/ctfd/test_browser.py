@@ -99,6 +99,21 @@ async def test_at_the_limit_the_box_names_what_can_make_room(ctfd: Ctfd, stackd:
     await stackd.until_listed(1)
 
 
+async def test_a_word_to_all_is_shown_in_the_box_to_whom_it_is_for(
+    ctfd: Ctfd, stackd: Harness, browser: Browser
+) -> None:
+    await ctfd.challenge()
+    await ctfd.player("ada")
+    page = await page_of(browser, ctfd, "ada")
+    said = (await open_challenge(page)).locator("#news")
+    await expect(said).to_have_attribute("aria-live", "polite")
+    await stackd.post("/messages", {"text": "For somebody else", "labels": {"player": "user-999"}}, 201)
+    await stackd.post("/messages", {"text": "Ten minutes left", "template": "web-1"}, 201)
+    await expect(said).to_have_text("Ten minutes left")
+    await page.goto("/stackd/instances")
+    await expect(page.locator("stackd-instances").get_by_text("Ten minutes left")).to_have_count(1)
+
+
 async def test_a_ctfd_that_does_not_answer_is_said_within_seconds(ctfd: Ctfd, browser: Browser) -> None:
     await ctfd.challenge()
     await ctfd.player("ada")

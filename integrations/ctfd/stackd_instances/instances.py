@@ -34,6 +34,21 @@ SHARED = "stackd_shared"
 """The cache has the stacks that all players share here, by their templates."""
 
 
+MESSAGES = "stackd_messages"
+"""The cache has what organisers say to players."""
+
+
+def messages(account: Account, challenges: Iterable[StackdChallenge]) -> list[dict[str, str]]:
+    """What organisers say to the account, to all or about one of these challenges."""
+    own = [recipe.labels(settings.site(), account.key, each.stackd_key, "") for each in challenges]
+    templates = {"", *(each.stackd_template for each in challenges)}
+    return [
+        {"message_id": each["message_id"], "text": each["text"]}
+        for each in cache.get(MESSAGES) or []
+        if each["template"] in templates and any(each["labels"].items() <= labels.items() for labels in own)
+    ]
+
+
 def now() -> int:
     """Seconds since 1970."""
     return int(time.time())

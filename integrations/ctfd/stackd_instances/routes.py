@@ -48,12 +48,12 @@ def answer_error(sentence, status, code, **values):
     return jsonify({"success": False, "errors": {"": [sentence]}, "code": code, "values": values}), status
 
 
-def answer(row, account, challenge_id=None):
+def answer(row, account, challenge_id=None, **said):
     data = {**NONE, "challenge_id": challenge_id} if row is None else instances.shown(row)
     more = instances.allowance(account, StackdChallenge.query.filter_by(id=challenge_id).first())
     if data["status"] != "none":
         more["others"] = []
-    return jsonify({"success": True, "data": {**data, **more, "locale": str(get_locale() or "")}})
+    return jsonify({"success": True, "data": {**data, **more, **said, "locale": str(get_locale() or "")}})
 
 
 @blueprint.route(f"/{PAGE}", methods=["GET"])
@@ -77,7 +77,8 @@ def listed(account):
 def mine():
     account = access.account()
     more = instances.allowance(account)
-    return jsonify({"success": True, "data": {"instances": listed(account), **more}})
+    said = instances.messages(account, StackdChallenge.query.all())
+    return jsonify({"success": True, "data": {"instances": listed(account), "messages": said, **more}})
 
 
 @blueprint.route(f"{API}/challenges/<int:challenge_id>", methods=["GET"])
@@ -89,8 +90,9 @@ def look(challenge_id):
     challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
     if row is None and challenge is not None and instances.shared(challenge) is not None:
         data = NONE | instances.shared(access.startable(challenge_id)) | {"locale": str(get_locale() or "")}
-        return jsonify({"success": True, "data": data})
-    return answer(row, account, challenge_id)
+        return jsonify({"success": True, "data": data | {"messages": instances.messages(account, [challenge])}})
+    said = instances.messages(account, [challenge] if challenge is not None else [])
+    return answer(row, account, challenge_id, messages=said)
 
 
 @blueprint.route(f"{API}/challenges/<int:challenge_id>", methods=["POST"])

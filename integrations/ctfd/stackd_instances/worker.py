@@ -16,7 +16,7 @@ from CTFd.models import db
 
 from . import access, settings
 from .client import Stackd
-from .instances import ERROR_KEPT, SHARED, ended, now, stop
+from .instances import ERROR_KEPT, MESSAGES, SHARED, ended, now, stop
 from .models import StackdChallenge, StackdInstance
 from .steps import carry_out, claim, note_problem, note_silence, settle, write_stack
 
@@ -24,7 +24,8 @@ log = logging.getLogger("stackd_instances")
 
 AT_ONCE = 8
 """Requests to stackd of one process at a time."""
-BUSY_PAUSE, STARTING_PAUSE, IDLE_PAUSE = 0.5, 1.5, 5.0
+BUSY_PAUSE, STARTING_PAUSE, IDLE_PAUSE = 0.5, 1.5, 2.0
+ACCOUNTS = 5  # seconds between two looks for accounts that are gone
 REFRESH = 15
 """Seconds between two looks at stacks of which none starts."""
 FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,ttl_expires_at,labels,addresses,problem"
@@ -76,13 +77,16 @@ class Worker:
         with self._app.app_context():
             # One process reads for all; if two do, nothing is harmed.
             mine = is_time(f"stackd_refresh_{pause}", max(1, int(pause) if pause < IDLE_PAUSE else REFRESH))
-            if is_time("stackd_accounts", int(IDLE_PAUSE)):
+            if is_time("stackd_accounts", ACCOUNTS):
                 stop_of_what_is_gone()
             shares = is_time("stackd_look_at_shared", REFRESH)
+            listens = is_time("stackd_listen", 1)
         if mine:
             self._refresh()
         if shares:
             self._look_at_shared()
+        if listens:
+            self._listen()
         return pause
 
     def _due(self) -> list[int]:
@@ -168,6 +172,17 @@ class Worker:
             shared = {one["template"]: one for one in reply.data.get("stacks") or [] if one.get("shared")}
             with self._app.app_context():
                 cache.set(SHARED, shared, timeout=20 * REFRESH)
+
+    def _listen(self) -> None:
+        """Read what organisers say to players."""
+        with self._app.app_context():
+            if StackdChallenge.query.first() is None:
+                return
+            stackd = settings.stackd()
+        reply = stackd.call("GET", "/messages")
+        if reply.ok:
+            with self._app.app_context():
+                cache.set(MESSAGES, reply.data.get("messages") or [], timeout=60)
 
     def _keep_log(self, stackd: Stackd, row_id: int, stack_id: str) -> None:
         """Note the last lines of a stack that has failed, for organisers."""

@@ -141,7 +141,7 @@ export class Box {
     const again = state.pending || problem?.again;
     let failed = problem && !ended && `${texts.why(problem, again)} ${help}`.trim();
     if (closed(state)) failed = opens_in ? texts("opens", { time: texts.when(opens_in) }) : texts("over");
-    announce(this.news, messages);
+    if (messages) announce(this.news, messages);
     say(this.problem, refusal ? texts.why(refusal) : failed || "");
     this.sentence = `${ended || texts(`status.${state.status}`)} ${texts(`by.${state.organiser}`)}`.trim();
     this.section.dataset.status = state.status;
