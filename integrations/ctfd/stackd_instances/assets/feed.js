@@ -21,8 +21,8 @@ export async function request(send, url, method = "GET", body = {}, headers = {}
   throw Object.assign(new Error(), { code: data.code, player_message });
 }
 
-/** Read again and again while the page is visible: often while something happens, else after `pause`. `tell` makes all tabs look. @param {() => Promise<any>} read @param {(data: any) => State[]} show @param {(refusal: any) => void} lose @param {number} pause in milliseconds */
-export function follow(read, show, lose, pause) {
+/** Read again and again while the page is visible: so often that a message is seen within five seconds. `tell` makes all tabs look. @param {() => Promise<any>} read @param {(data: any) => State[]} show @param {(refusal: any) => void} lose */
+export function follow(read, show, lose) {
   const news = new BroadcastChannel("stackd-instances");
   const gone = new AbortController();
   let [turn, timer] = [0, 0];
@@ -34,7 +34,7 @@ export function follow(read, show, lose, pause) {
       .then((data) => (newest() ? show(data) : []))
       .catch((refusal) => void (newest() && lose(refusal)));
     const soon = states?.some(({ pending, status }) => pending || /(start|stopp)ing$/.test(status));
-    if (newest()) timer = setTimeout(seen, !states ? 5000 : soon ? 1500 : pause);
+    if (newest()) timer = setTimeout(seen, !states ? 5000 : soon ? 1500 : 2500);
   };
   const seen = () => document.hidden || void look();
   const tell = () => {

@@ -23,7 +23,6 @@ globalThis.stackdInstances ??= (async () => {
   const ASSETS = `${CTFd.config.urlRoot}/plugins/stackd_instances/assets/`;
   const { Box, announce, arrange, load, say } = await import(`${ASSETS}box.js`);
   const { follow, request } = await import(`${ASSETS}feed.js`);
-  const LOOK = 4000; // milliseconds: a message is read within five seconds
   const call = (path, method, body) => request(CTFd.fetch, `/api/v1/stackd/${path}`, method, body);
   const actions = {
     extend: ({ name }) => call(`instances/${name}/extend`, "POST"),
@@ -53,7 +52,7 @@ globalThis.stackdInstances ??= (async () => {
         return [state];
       };
       const lose = (refusal) => this.box.lose(refusal);
-      return follow(() => call(path), show, lose, LOOK);
+      return follow(() => call(path), show, lose);
     }
   }
 
@@ -79,7 +78,7 @@ globalThis.stackdInstances ??= (async () => {
         return this.arrange(instances.map(linked));
       };
       const lose = (refusal) => say(notice, texts.why(refusal, true));
-      return follow(() => call("instances"), show, lose, LOOK);
+      return follow(() => call("instances"), show, lose);
     }
   }
   customElements.define("stackd-instance", StackdInstance);

@@ -79,7 +79,7 @@ function lose(refusal) {
   announce(part("messages"));
   arranged([]);
 }
-const { tell, stop } = follow(read, show, lose, 2500);
+const { tell, stop } = follow(read, show, lose);
 /** @type {Options["actions"]} */
 const actions = watched
   ? {}
