@@ -275,3 +275,18 @@ async def test_the_node_of_a_member_is_lost(at: Harness) -> None:
     lost = await at.until_status(stack_id, "node_deleted")
     assert there[1] in lost["status_message"]
     assert lost["node_id"] == here[1]
+
+
+async def test_a_change_of_labels_reaches_all_pods_and_starts_none_again(at: Harness) -> None:
+    stack_id = await at.running(three() | {"labels": {"player": "7", "seat": "3"}})
+    before = await pod_uids(at)
+    reply = await at.call("PATCH", f"/stacks/{stack_id}", {"labels": {"player": "8", "seat": None}})
+    assert (reply.status, reply.json["labels"]) == (200, {"player": "8"})
+
+    async def labels() -> set[tuple[str | None, str | None]]:
+        seen = [pod["metadata"]["labels"] for pod in (await at.objects("pods")).values()]
+        return {(each.get("label.stackd.io/player"), each.get("label.stackd.io/seat")) for each in seen}
+
+    await until(labels, lambda seen: seen == {("8", None)})
+    assert await pod_uids(at) == before
+    assert (await at.get("/reconcile"))["actions"] == []
