@@ -594,11 +594,16 @@ class Surroundings:
 def of_orphans(found: Sequence[Orphan], around: Surroundings) -> ReconcilePlan:
     """What a pass would do now about these objects. One is removed only if the file has removed its stack, or if the owner
     before did not complete its create. A stack is adopted from its Service, and from nothing else."""
-    served = {orphan.stack_id for orphan in found if orphan.is_service}
+    served = {orphan.stack_id for orphan in found if orphan.is_service and not _is_spare(orphan)}
     waiting = (orphan for orphan in found if orphan.stack_id not in around.busy)
     actions = [action for orphan in waiting if (action := _of_orphan(orphan, served, around)) is not None]
     unknown = [action for action in actions if action.decision.kind is Kind.ADOPT and action.orphan]
     return ReconcilePlan(actions=tuple(action for action in actions if action not in unknown), unknown=tuple(unknown))
+
+
+def _is_spare(orphan: Orphan) -> bool:
+    """Whether it is a Service that no stack has taken: a create that began to has not been completed."""
+    return isinstance(orphan.seen, ServiceState) and orphan.seen.spare and not orphan.seen.recorded
 
 
 def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> Action | None:
@@ -606,7 +611,7 @@ def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> 
     seen, stack_id = orphan.seen, orphan.stack_id
     if stack_id in around.removed:
         return _remove(orphan, "its stack was removed", brake=False)
-    if isinstance(seen, ServiceState) and seen.spare and not seen.recorded:
+    if _is_spare(orphan):
         return _remove(orphan, "a spare Service that the file does not have", brake=False)
     is_old = around.now is not None and around.now - seen.created_at >= around.orphan_grace
     if orphan.is_service and seen.name.startswith(RANGE_PREFIX):

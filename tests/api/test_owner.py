@@ -167,11 +167,15 @@ async def test_an_owner_that_was_replaced_says_so_and_ends(vms: Machines) -> Non
     assert await one.pods_and_services() == before
 
 
-async def test_a_create_that_the_owner_before_did_not_finish_leaves_no_pod(vms: Machines) -> None:
+@pytest.mark.parametrize(("spares", "verb"), [("0", "create"), ("1", "patch")])
+async def test_a_create_that_the_owner_before_did_not_finish_leaves_no_pod(
+    vms: Machines, spares: str, verb: str
+) -> None:
     """The pod has no record yet, and its stack was never acknowledged; the next owner has another file."""
-    one = await vms.start("vm1")
+    one = await vms.start("vm1", stacks__spare_services=spares)
     stack_id = await one.running()
-    one.faults.add_fault(action="hang", verb="create", resource="services")
+    await until(lambda: one.get("/stats"), lambda stats: stats["spare_services"] == int(spares))
+    one.faults.add_fault(action="hang", verb=verb, resource="services")
     creating = asyncio.create_task(one.call("POST", "/stacks", seed()))
     await until(lambda: one.objects("pods"), lambda pods: len(pods) == 2)
     replace_owner(one.cluster)

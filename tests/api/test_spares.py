@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness import Harness, Machine, eventually, seed, until
+from stackd.store import backup_file
+from tests.harness import Harness, Machine, Machines, eventually, seed, until
 
 SPARES = 3
 OPEN = "- containerPort: 80\n          protocol: TCP"
@@ -77,6 +81,28 @@ async def test_what_does_not_fit_is_created_as_without_spares(at: Harness) -> No
 
 
 @pytest.mark.stackd(stacks__spare_services=str(SPARES))
+async def test_a_create_waits_for_no_spare_that_is_being_made(at: Harness) -> None:
+    there = await filled(at)
+    at.faults.add_fault(action="hang", verb="create", resource="services", count=SPARES)
+    made = [(await at.create())["stack_id"] for _ in there]
+    await eventually(lambda: at.counts.in_flight == SPARES)
+    begun = set(at.daemon.context.spares.rows)
+    made.append((await at.create())["stack_id"])
+    assert (len(begun), begun.isdisjoint(made)) == (SPARES, True)
+    at.faults.clear()
+    await filled(at)
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES), limits__max_stacks="1")
+async def test_a_create_beyond_a_limit_takes_no_spare(at: Harness) -> None:
+    await filled(at)
+    await at.create()
+    there = await filled(at)
+    assert (await at.call("POST", "/stacks", seed())).status >= 400
+    assert {f"svc-{name}" for name in at.daemon.context.spares.rows} == there.keys()
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES))
 async def test_a_create_that_is_refused_leaves_the_spare(at: Harness) -> None:
     there = await filled(at)
     at.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=1)
@@ -136,6 +162,56 @@ async def test_spares_outlive_a_restart_and_are_replaced_with_a_lost_file(vm: Ma
     at = await vm.start(stacks__spare_services=str(SPARES))
     await until(lambda: spares(at), lambda seen: len(seen) == SPARES and not seen.keys() & kept.keys())
     assert await at.listed() == [stack["stack_id"]]
+
+
+async def creates(at: Harness, count: int) -> dict[str, Any]:
+    """So many new stacks, by id; each node port has one holder."""
+    made = [await at.create() for _ in range(count)]
+    ports = [port["nodePort"] for one in (await at.objects("services")).values() for port in one["spec"]["ports"]]
+    assert len(ports) == len(set(ports))
+    return {one["stack_id"]: one for one in made}
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES), cluster__lease_duration="1s")
+async def test_a_restored_file_has_none_of_the_spares_that_were_taken_since(vm: Machine, tmp_path: Path) -> None:
+    copy, at = tmp_path / "copy.db", await vm.start()
+    there = await filled(at)
+    await asyncio.to_thread(backup_file, tmp_path / "stackd.db", copy)
+    taken, deleted = [await at.running() for _ in range(2)]
+    assert {f"svc-{taken}", f"svc-{deleted}"} < there.keys()
+    await at.delete(deleted)
+    before, record = await at.stack(taken), (await at.objects("services"))[f"svc-{taken}"]["metadata"]["annotations"]
+    await vm.lose_file()
+    shutil.copy(copy, tmp_path / "stackd.db")
+    at = await vm.start()
+    assert await at.listed() == [taken]
+    await filled(at)
+    made = await creates(at, SPARES)
+    assert made.keys().isdisjoint({taken, deleted}), "an id is never given to two stacks"
+    assert sorted(await at.listed()) == sorted([taken, *made])
+    assert (await at.objects("services"))[f"svc-{taken}"]["metadata"]["annotations"] == record
+    assert {**await at.stack(taken), "updated_at": ""} == {**before, "updated_at": ""}
+
+
+async def test_two_owners_in_turn_share_no_spare(vms: Machines) -> None:
+    """Each has a file of its own, with rows of the spares that it had when it was owner last."""
+    keeps = {"stacks__spare_services": str(SPARES)}
+    one = await vms.start("vm1", **keeps)
+    of_one = await filled(one)
+    stacks = await creates(one, 1)
+    await vms.stop("vm1")
+    two = await vms.start("vm2", **keeps)
+    await until(lambda: spares(two), lambda seen: len(seen) == SPARES and not seen.keys() & of_one.keys())
+    assert await two.listed() == [*stacks]
+    stacks |= await creates(two, 2)
+    await vms.stop("vm2")
+    one = await vms.start("vm1", **keeps)
+    await filled(one)
+    stacks |= await creates(one, SPARES)
+    assert len(stacks) == 3 + SPARES, "an id is never given to two stacks"
+    assert sorted(await one.listed()) == sorted(stacks)
+    await filled(one)
+    assert (await one.objects("services")).keys() == (await spares(one)).keys() | {f"svc-{name}" for name in stacks}
 
 
 async def test_fewer_are_kept_once_fewer_are_configured(vm: Machine) -> None:

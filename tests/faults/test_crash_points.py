@@ -410,7 +410,8 @@ SCENES = {
         act=take_a_spare,
         deaths=(
             *("spare.intended:1", "service.written:1", "create.reserved:1", "pod.created:1", "service.written:2"),
-            *("accept.accepted:1", "service.written:1", "spare.delete_marked:1", *removals(1)),
+            *("accept.decided:1", "accept.accepted:1", "service.written:1", "spare.delete_marked:1", *removals(1)),
+            *("delete.confirmed:1", "delete.removed:1"),
         ),
         routes=("",),
     ),

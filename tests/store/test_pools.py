@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stackd.errors import Conflict, LabelLimitReached, Unavailable
+from stackd.lifecycle.spares import new_spare
 from stackd.model import DeleteReason, Desired, EventKind, PortMapping, Stack, StackStatus
 from stackd.store import Assignment, CreateLimits, Store
 from stackd.store.adoption import updated
@@ -42,6 +43,20 @@ async def pooled(store: Store, number: int = 0, status: StackStatus = StackStatu
 def wanted(number: int = 0, limits: CreateLimits | None = None, **other: Any) -> Assignment:
     fields = {"labels": {}, "digest": DIGEST, "created_at": LATER, "updated_at": LATER, "ttl_expires_at": LATER + 5}
     return Assignment(stack=new_stack(number, **{**fields, **other}), by=ALICE, limits=limits or CreateLimits())
+
+
+async def test_a_spare_is_taken_once_and_only_as_one(path: Path) -> None:
+    store = await open_store(path)
+    stacks, one = store.stacks, await store.stacks.reserve(new_spare(ZERO, "stacks", START))
+    going = await stacks.reserve(new_spare(stack_id(1), "stacks", START))
+    await stacks.mark_deleting([going.stack_id], DeleteReason.POOL)
+    taken = await stacks.take_spare(new_stack(), claim=claim())
+    assert taken is not None
+    assert (taken.node_ports, taken.spare, taken.labels) == (one.node_ports, False, new_stack().labels)
+    for number in range(3):  # it is a stack now; it is to be removed; there is none
+        assert await stacks.take_spare(new_stack(number, labels={})) is None
+    assert (store.ports.used, len(store.ports.spare)) == (1, 1)
+    assert stacks.get(ZERO) == taken
 
 
 async def test_it_is_in_no_list_until_it_is_assigned_with_labels_and_times_of_now(path: Path) -> None:
