@@ -169,11 +169,23 @@ class Daemon(Http):
             raise RuntimeError(f"the job did not delete all: {job}")
         return time.perf_counter() - began
 
-    def asked(self) -> int:
-        """All requests to Kubernetes so far except watches."""
+    def leave(self) -> None:
+        """Delete all stacks and spare Services."""
+        self.delete(self.ids())
+        if spares := self.json("GET", "/stats")["spare_services"]:
+            self._environment["STACKD_STACKS__SPARE_SERVICES"] = "0"
+            self.restart()
+            self.process.until(lambda: self.asked("delete") >= spares, 60.0, every=0.2)
+
+    def asked(self, verb: str = "") -> int:
+        """The requests to Kubernetes of this verb so far; without one, all except watches."""
         lines = self.call("GET", "/metrics")[1].decode().splitlines()
         counts = (line.rsplit(" ", 1) for line in lines if line.startswith("stackd_kubernetes_requests_total{"))
-        return sum(int(float(count)) for labels, count in counts if 'verb="watch"' not in labels)
+        return sum(
+            int(float(count))
+            for labels, count in counts
+            if (f'verb="{verb}"' in labels) == bool(verb) and 'verb="watch"' not in labels
+        )
 
     def longest_lag(self) -> tuple[float, float]:
         """Since the last call: the longest lag of the event loop, and the most CPU that one turn has used, in seconds."""
@@ -239,7 +251,7 @@ def arena(
             daemon = Daemon(folder, str(path), settings)
             try:
                 yield cluster, str(path), daemon
-                daemon.delete(daemon.ids())
+                daemon.leave()
             finally:
                 daemon.process.stop()
         finally:

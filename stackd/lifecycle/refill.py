@@ -55,7 +55,7 @@ class Refill:
                 self._context.pools.of(after.template).closes = None  # its create began with another text
                 self.queue.add(after.template, delay=GATHER_SECONDS)
         row = before if before is not None and before.unassigned else after or before
-        if row is not None and (row.unassigned or row.shared):
+        if row is not None and not row.spare and (row.unassigned or row.shared):
             self.queue.add(row.template or "", delay=GATHER_SECONDS)
 
     def node_changed(self, change: Changed | Relisted) -> None:

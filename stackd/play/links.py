@@ -81,21 +81,15 @@ async def create_link(call: ApiCall) -> web.Response:
     token, code = signer.token(link), new_code() if link.stacks else ""
     if (over := len(token) - LONGEST_TOKEN) > 0:
         raise wrong("labels", f"name, labels and templates are too long for a link, by {over} bytes")
-    kept = KeptLink(
-        link_id=link.link_id,
-        name=link.name,
-        labels=link.labels,
-        templates=link.templates,
-        stacks=link.stacks,
-        total=link.total,
-        expires_at=link.expires_at * NANOSECONDS,
-        by=call.key.principal,
-        code=next(iter(signer.code_digests(code))) if code else "",
-        among=link.among,
-    )
+    ends = link.expires_at * NANOSECONDS
+    same = {
+        name: getattr(link, name) for name in ("link_id", "name", "labels", "templates", "stacks", "total", "among")
+    }
+    code_digest = next(iter(signer.code_digests(code))) if code else ""
+    kept = KeptLink(**same, expires_at=ends, by=call.key.principal, code=code_digest)
     await call.api.context.store.links.add(kept)
     url = play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}")
-    expires_at = time_of(link.expires_at * NANOSECONDS)
+    expires_at = time_of(ends)
     reads = "" if link.stacks else ", who reads the dashboard"
     what = f"{link.link_id} made: {link.name}{reads}, until {expires_at}"
     call.api.context.audit.note(AuditKind.LINK, what, by=call.key.principal)

@@ -13,8 +13,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import json
-
 from stackd.model import (
     CHECK_FAILED,
     CLUSTER,
@@ -230,19 +228,12 @@ class Holder:
     by: Principal | None
 
 
+HOLDER = Columns(Holder, read={"labels": labels_from, "by": lambda by: by and Principal.parse(by)})
+
+
 def holders(tx: Transaction, value: str) -> list[Holder]:
     """The removed stacks that had the value, the last one first."""
-    found = tx.rows(HOLDERS, (digest_of_value(value),))
-    return [
-        Holder(
-            stack_id=stack_id,
-            name=name,
-            labels=json.decode(labels),
-            removed_at=at,
-            by=None if by is None else Principal.parse(by),
-        )
-        for stack_id, name, labels, at, by in found
-    ]
+    return [HOLDER.record(row) for row in tx.rows(HOLDERS, (digest_of_value(value),))]
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:

@@ -1,6 +1,6 @@
 """The identity of the state file: whose stacks it holds, and how far its history goes.
- Does not know the cluster, nor
-how identities are compared.
+
+Does not know the cluster, nor how identities are compared.
 """
 
 from __future__ import annotations
@@ -41,15 +41,9 @@ class FileIdentity:
     @classmethod
     def from_meta(cls, values: Mapping[str, str]) -> FileIdentity:
         """The identity from the named values of a file."""
-        return cls(
-            file_id=values.get(FILE_ID, ""),
-            epoch=int(values.get("epoch", "0")),
-            sequence=int(values.get(SEQUENCE, "0")),
-            incomplete=INCOMPLETE in values,
-            cluster_uid=values.get("cluster_uid", ""),
-            namespace=values.get("namespace", ""),
-            instance=values.get("instance", ""),
-        )
+        texts = {name: values.get(name, "") for name in (FILE_ID, "cluster_uid", "namespace", "instance")}
+        epoch, sequence = (int(values.get(name, "0")) for name in ("epoch", SEQUENCE))
+        return cls(**texts, epoch=epoch, sequence=sequence, incomplete=INCOMPLETE in values)
 
     def contradiction(self, namespace: str, instance: str) -> str:
         """How the file differs from the configuration; empty if they agree, or the file does not say."""
