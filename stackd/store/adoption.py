@@ -122,10 +122,8 @@ def _renew_one(tx: Transaction, row: Stack, after: Stack) -> None:
     if (row.ports, row.ports_held) != (after.ports, after.ports_held):
         rows.give_back_ports(tx, [row.stack_id])
         rows.hold_ports(tx, after)
-    if after.pod_spec != row.pod_spec:
-        tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (after.pod_spec, row.stack_id))
     if not row.accepted:
         rows.drop_unanswered(tx, id_array([row.stack_id]))
     if row.labels != after.labels:
         rows.replace_labels(tx, after)
-    rows.save_one(tx, after)
+    rows.save_one(tx, after, spec=after.pod_spec != row.pod_spec)

@@ -342,10 +342,8 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
         members=_without_pods(before, later=1) if before.members else (),
         **({} if wanted.renewed is None else {of.name: getattr(wanted.renewed, of.name) for of in fields(Renewed)}),
     )
-    if after.pod_spec != before.pod_spec:
-        tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (after.pod_spec, stack_id))
     history.note(tx, stack_id, wanted.kind, reason=wanted.reason, message=wanted.message, by=wanted.by)
-    return rows.save_one(tx, after)
+    return rows.save_one(tx, after, spec=after.pod_spec != before.pod_spec)
 
 
 def _start_member(tx: Transaction, before: Stack, wanted: Start) -> Stack:

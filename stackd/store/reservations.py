@@ -93,11 +93,10 @@ def take_spare(
     _check_limits(tx, new, limits)
     port = replace(new.ports[0], node_port=spare.ports[0].node_port)
     stack = replace(new, ports=(port,))
-    tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (stack.pod_spec, stack.stack_id))
     rows.insert_labels(tx, stack)
     if claim is not None:
         rows.insert_claim(tx, replace(claim, stack_id=stack.stack_id))
-    return rows.save_one(tx, stack)
+    return rows.save_one(tx, stack, spec=True)
 
 
 def _check_limits(tx: Transaction, new: Stack, limits: CreateLimits) -> None:

@@ -92,6 +92,7 @@ ALL_STACKS = f"SELECT {STACKS.sql.replace('pod_spec', _SHORT, 1)} FROM stacks"
 COUNT_STACKS = "SELECT count(*) FROM stacks WHERE unassigned = 0 OR template IS NOT NULL"
 INSERT_STACK = f"INSERT INTO stacks ({STACKS.sql}) VALUES ({STACKS.parameters})"
 UPDATE_STACK = f"UPDATE stacks SET {STACKS.assignments(sorted(_CHANGING))} WHERE stack_id = :stack_id"
+UPDATE_WITH_SPEC = UPDATE_STACK.replace(" WHERE", ", pod_spec = :pod_spec WHERE")
 INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"
 """The primary key decides which stack holds a node port (invariant 2)."""
 
@@ -170,9 +171,10 @@ def save(tx: Transaction, stacks: Sequence[Stack]) -> list[Stack]:
     return [stage(tx, stack) for stack in stacks]
 
 
-def save_one(tx: Transaction, stack: Stack) -> Stack:
-    """As ``save``."""
-    return save(tx, [stack])[0]
+def save_one(tx: Transaction, stack: Stack, *, spec: bool = False) -> Stack:
+    """As ``save``; with ``spec`` also the pod spec."""
+    tx.run(UPDATE_WITH_SPEC if spec else UPDATE_STACK, STACKS.values(stack))
+    return stage(tx, stack)
 
 
 def touched(tx: Transaction, stack: Stack, **changed: Any) -> Stack:
