@@ -462,7 +462,7 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
         context.gate.ownership.asked_for.is_set() or not process.restarts
     ):
         await _hand_over(daemon, deadline)
-    listener.stop_accepting()
+    await listener.stop_accepting()
     if listener.lasting or stands_by:
         await listener.last_requests(min(IDLE_SECONDS, SHARE_OF_REQUESTS * deadline.left))
     context.gate.closing = True

@@ -1,7 +1,6 @@
 """The aiohttp application: the routes, with the work that every request needs around each handler.
 
-Owns: what happens before and after a handler. One function wraps each handler, without middleware, so that a read costs
-little more than aiohttp itself.
+Owns: what happens before and after a handler: one function wraps each handler.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from itertools import count
 from time import perf_counter
 
 from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.typedefs import Middleware
 
 from stackd.codes import ErrorCode
 from stackd.errors import NotOwner, StillToDo, TooManyRequests
@@ -44,7 +44,7 @@ from stackd.web.parameters import NO_PARAMETERS, Parameters
 from stackd.web.requests import check_coding
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
-__all__ = ["ROUTES", "application", "unrouted"]
+__all__ = ["ROUTES", "application"]
 PARTS = (activity, events, exposition, listing, openapi, pages, sign_in, stacks, system, templates, values)
 """Their imports fill ``ROUTES``, and that of ``stackd.play``."""
 
@@ -70,19 +70,31 @@ ANY_PATH = r"/{anything:[\s\S]*}"
 
 def application(api: Api) -> web.Application:
     """The application for one daemon."""
-    app = web.Application(client_max_size=api.context.config.server.max_body)
+    app = web.Application(client_max_size=api.context.config.server.max_body, middlewares=[_first(api)])
     app.on_response_prepare.append(_before_head(api.context.fence))
     for route in ROUTES:
         handler = _guarded(api, route)
         for method in {route.method, *((hdrs.METH_HEAD,) if route.method == hdrs.METH_GET else ())}:
             app.router.add_route(method, route.path, handler, expect_handler=_continue)
-    app.router.add_route("*", ANY_PATH, unrouted(api), expect_handler=_continue)
+    app.router.add_route("*", ANY_PATH, _guarded(api, _elsewhere(ROUTES)), expect_handler=_continue)
     return app
 
 
-def unrouted(api: Api) -> AiohttpHandler:
-    """Return the handler for requests without any route in aiohttp: their target is not a path (``*``, or a host)."""
-    return _guarded(api, _elsewhere(ROUTES))
+def _first(api: Api) -> Middleware:
+    """Return what each request passes first: its connection learns that it begins. It also answers requests without any route
+    in aiohttp, whose target is not a path (``*``, or a host)."""
+    unrouted = _guarded(api, _elsewhere(ROUTES))
+
+    @web.middleware
+    async def first(request: web.Request, handler: AiohttpHandler) -> web.StreamResponse:
+        if isinstance(connection := request.protocol, HttpConnection):
+            await connection.begin(request)
+        try:
+            return await handler(request)
+        except web.HTTPException:  # it is the router's: the routes' own handlers let none through
+            return await unrouted(request)
+
+    return first
 
 
 async def _continue(request: web.Request) -> None:

@@ -5,6 +5,9 @@ If there are too many, the oldest one without a valid key is closed first. One k
 there are other keys. aiohttp's timeout cuts off a client whose head does not arrive, the kernel's one that does not read
 its answer. Bytes that are not HTTP are answered in JSON and never quoted, because they may hold a key. Knows nothing of
 routes or stacks.
+
+aiohttp bounds each header and their number, but not the whole head: with 64 headers of 16 KiB, 250 unfinished ones would
+cost 500 MB. So ``data_received`` counts the bytes that have come since the last request began.
 """
 
 from __future__ import annotations
@@ -14,13 +17,11 @@ import logging
 import resource
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from aiohttp import hdrs, web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from msgspec import json
 
 from stackd.codes import ErrorCode
@@ -36,13 +37,11 @@ MAX_HEADERS: Final = 64
 """Most header lines of a request."""
 
 LONGEST_HEAD: Final = 32 * 1024
-"""Most bytes of a request line and all headers; or of one of them, if ``limits.header_size`` is larger."""
+"""Once a client has sent more than this ahead of the request that is being read or answered, it may send nothing more."""
 
-READ_AT_ONCE: Final = 16 * 1024
-"""So many bytes of one client are parsed in one turn of the loop, and about twice as many are buffered."""
-
-RECEIVED: Final = memoryview(bytearray(READ_AT_ONCE))
-"""What the loop has just read for a connection, which takes it before the loop reads again."""
+RECEIVE_BUFFER: Final = 8 * 1024
+"""Of the kernel, for each connection; it takes twice as much. No more is read in one turn of the loop: asyncio and uvloop would
+read 256 KiB, and what all clients send together takes long to parse."""
 
 LINGER_SECONDS: Final = 2.0
 """How long the unread body of a refused client is still read, so that the client can read the reason."""
@@ -52,8 +51,6 @@ PLAYER_CONNECTIONS: Final = 16
 
 RESERVED_DESCRIPTORS: Final = 200
 UNREADABLE: Final = "(unreadable)"
-
-BaseHandler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 
 class Connections:
@@ -132,10 +129,10 @@ class HttpConnection(web.RequestHandler):
     """A client's connection; ``caller`` is empty until it has sent a valid key, or is a ``player``'s.
 
     ``discards``: nothing more is parsed, because the rest of a refused body in chunks is of no use. A chunk of one byte takes
-    as long as one of many.
+    as long as one of many, so a body that consists mostly of their sizes is refused, too.
     """
 
-    __slots__ = ("_body", "_head", "_socket", "caller", "connections", "discards", "player", "sent_more")
+    __slots__ = ("_ahead", "_body", "_socket", "_taken", "caller", "connections", "discards", "player", "sent_more")
 
     def __init__(self, server: web.Server, connections: Connections, accepted: socket.socket) -> None:
         limits = connections.limits
@@ -148,10 +145,11 @@ class HttpConnection(web.RequestHandler):
             max_line_size=limits.header_size,
             max_field_size=limits.header_size,
             max_headers=MAX_HEADERS,
-            read_bufsize=READ_AT_ONCE,
+            read_bufsize=RECEIVE_BUFFER,
             auto_decompress=False,
         )
-        self._head = 0  # bytes of the head that is arriving
+        self._ahead = 0  # bytes that have come since the last request began, or its body was complete
+        self._taken = 0  # bytes of the body that is arriving, with the sizes of its chunks
         self._body: StreamReader = EMPTY_PAYLOAD
         self.discards = False
         self.connections = connections
@@ -167,34 +165,32 @@ class HttpConnection(web.RequestHandler):
                 self._socket.send(last_words)
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def received(self, nbytes: int) -> None:
-        """Take what the loop has read. If there is more, the other connections come first."""
-        self.data_received(bytes(RECEIVED[:nbytes]))
-        if nbytes == READ_AT_ONCE:
-            self._pause_transport_reading()
-            self._loop.call_soon(self._read_on)
-
-    def _read_on(self) -> None:
-        if not (self._reading_paused or self._buffer_paused):
-            self._resume_transport_reading()
+    async def begin(self, request: web.BaseRequest) -> None:
+        """A request begins. If it was sent behind another one, the other connections come first: from Python 3.12 on, aiohttp
+        answers all of them in one turn of the loop."""
+        self._body, self._ahead, self._taken = request.content, 0, 0
+        if not self.sent_more:
+            await asyncio.sleep(0)
+        self.sent_more = False
 
     def data_received(self, data: bytes) -> None:
         """Take what the client has sent."""
         self.sent_more = bool(data)  # aiohttp passes b"" to go on with what it has
         if self.discards:
             return
-        is_head, requests = self._body.is_eof(), self._request_count
-        room = max(LONGEST_HEAD, self.max_field_size) - self._head if is_head else len(data)
-        super().data_received(data[:room])
-        if self._request_count != requests:
-            self._head, self._body = 0, self._messages[-1][1]
-        elif is_head and data:
-            self._head += len(data)
-            if len(data) > room:
+        if self._body.is_eof():
+            if data and self._ahead > LONGEST_HEAD:
                 super().data_received(b"x" * (self.max_field_size + 1))  # the parser refuses it
                 self.discards = True
-        if len(data) > room and not self.discards:
-            self.data_received(data[room:])
+                return
+            self._ahead += len(data)
+        else:
+            self._taken += len(data)
+            if self._taken > 2 * self._body.total_bytes + LONGEST_HEAD:
+                self._body.set_exception(web.RequestPayloadError("its chunks are too small"))
+                self.discards = True
+                return
+        super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count the connection as closed."""
@@ -207,7 +203,7 @@ class HttpConnection(web.RequestHandler):
         """The answer to a request that is not HTTP (aiohttp calls this; ``message`` quotes the request and is left out)."""
         code, sentence = _refusal(status, exc, self.connections.limits.header_size)
         if self.discards:
-            sentence = f"the request line and the headers are longer than {LONGEST_HEAD} bytes in all"
+            sentence = f"the request line and the headers are longer than {LONGEST_HEAD} bytes in all, or too much is sent ahead"
         if code is ErrorCode.INTERNAL_ERROR:
             log.error("a request failed unexpectedly before it was routed: %s", type(exc).__name__)
         else:
@@ -225,22 +221,6 @@ class HttpConnection(web.RequestHandler):
         log.debug("aiohttp: %s", args[0] if args else "")
 
 
-class Receiver(asyncio.BufferedProtocol):
-    """Reads ``READ_AT_ONCE`` bytes for a connection. The connection is an ``asyncio.Protocol``, because aiohttp's is: uvloop
-    gives such a one 256 KB, even if it had a buffer."""
-
-    def __init__(self, connection: HttpConnection) -> None:
-        self.buffer_updated = connection.received  # type: ignore[method-assign]
-        self.connection_made = connection.connection_made  # type: ignore[method-assign]
-        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
-        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the loop puts what it reads next."""
-        return RECEIVED
-
-
 def _refusal(status: int, exc: BaseException | None, header_size: int) -> tuple[ErrorCode, str]:
     if isinstance(exc, LineTooLong):
         return (
@@ -255,19 +235,3 @@ def _refusal(status: int, exc: BaseException | None, header_size: int) -> tuple[
     if status >= 500:
         return ErrorCode.INTERNAL_ERROR, "internal server error"
     return ErrorCode.INVALID_REQUEST, "the request is not valid HTTP"
-
-
-def routed(handler: BaseHandler, unrouted: BaseHandler) -> BaseHandler:
-    """Wrap aiohttp's handler of all requests; ``unrouted`` answers those for which there is no route."""
-
-    async def answer(request: Any) -> web.StreamResponse:
-        connection = request.protocol
-        if not connection.sent_more:  # it was sent behind another request: from Python 3.12 on,
-            await asyncio.sleep(0)  # aiohttp would answer all of them in one turn of the loop
-        connection.sent_more = False
-        try:
-            return await handler(request)
-        except web.HTTPException:  # it is the router's: the routes' own handlers let none through
-            return await unrouted(request)
-
-    return answer

@@ -42,7 +42,7 @@ from stackd.web.parameters import (
     flag,
     number,
 )
-from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
+from stackd.web.responses import JSON, json_response, streamed_json
 from stackd.web.stacks import STACKS, TIMEOUT, Run, first_answer, patience, unrepeated
 
 BATCH = "Batch jobs"
@@ -109,7 +109,7 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     entries = list(map(render, stacks)) if fields else await cache.entries(stacks)
     size = len(OPEN) + sum(map(len, entries)) + max(0, len(entries) - 1) + len(end)
     if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
-        return ReadyAnswer(OPEN + b",".join(entries) + end)
+        return json_response(OPEN + b",".join(entries) + end)
     # A long list is sent in pieces, at the reader's pace.
     response = web.StreamResponse()
     response.content_type = JSON

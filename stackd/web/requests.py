@@ -91,7 +91,9 @@ async def read(request: web.Request, max_body: int, timeout: float, count: Calla
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except (RequestPayloadError, HttpProcessingError) as exc:
-        raise InvalidRequest("the request body is not valid HTTP: its encoding or its length is wrong") from exc
+        raise InvalidRequest(
+            "the request body is not valid HTTP: its encoding, its length or the size of its chunks is wrong"
+        ) from exc
 
 
 def parse(body: bytes, kind: type[B], most_parts: int = MOST_PARTS) -> B:

@@ -1,29 +1,21 @@
 """Responses: ready JSON, JSON in pieces, and errors.
 
-Owns: the form of an error, ``{"error": "<sentence>", "code": "<code>"}`` with the documented fields beside it, and the head
-of a plain 200. aiohttp builds the headers of each answer again, which is a third of the cost of a read. So ``ReadyAnswer``
-writes ready JSON with its head in one piece. An answer that is not plain (HEAD, HTTP/1.0, the last one of a connection) is
-written by aiohttp, with the same headers; a test compares both.
+Owns: the form of an error, ``{"error": "<sentence>", "code": "<code>"}`` with the documented fields beside it.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from email.utils import formatdate
-from functools import lru_cache
 from typing import Any, Final
 
-from aiohttp import HttpVersion11, hdrs, web
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp import hdrs, web
 
 from stackd import contract, errors
 from stackd.codes import ErrorCode, of_status
 from stackd.contract import LONGEST_ERROR, Body
-from stackd.logs import REQUEST_ID
 from stackd.podspec import by_line
 from stackd.web.bodies import encode
 
@@ -35,17 +27,6 @@ SERVER_NAME: Final = "stackd"
 NOT_KEPT: Final = "no-store"
 """Answers hold data that needs a key, so no cache between stackd and the client may keep them."""
 
-_ANSWER: Final = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Request-ID: %b\r\nServer: stackd\r\n"
-    b"Cache-Control: no-store\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b"
-)
-
-
-@lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    """The second in the format of HTTP."""
-    return formatdate(second, usegmt=True).encode()
-
 
 def is_last(request: web.BaseRequest) -> bool:
     """Whether the connection has to be closed after this request: it has chunks, or offers another protocol.
@@ -53,51 +34,6 @@ def is_last(request: web.BaseRequest) -> bool:
     aiohttp's parser may keep trailers as headers of the next request, which is another caller's behind a proxy.
     """
     return hdrs.TRANSFER_ENCODING in request.headers or hdrs.UPGRADE in request.headers
-
-
-class ReadyAnswer(web.StreamResponse):
-    """A 200 with ready JSON. aiohttp writes it, as an ordinary response, only if the request is not plain."""
-
-    def __init__(self, body: bytes) -> None:
-        # Without super().__init__(), which costs more than the whole answer. So nothing but these names may be used.
-        self._ready = body
-        self._stays_open = True
-        self._ordinary: web.Response | None = None
-
-    @property
-    def status(self) -> int:
-        """200."""
-        return 200
-
-    @property
-    def keep_alive(self) -> bool | None:
-        """Whether the connection stays open."""
-        return self._stays_open if self._ordinary is None else self._ordinary.keep_alive
-
-    def force_close(self) -> None:
-        """Close the connection after this answer."""
-        self._stays_open = False
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the answer. Raises ConnectionError if the client has left."""
-        plain = request.method == hdrs.METH_GET and request.version == HttpVersion11 and request.keep_alive
-        if not plain or not self._stays_open or is_last(request):
-            self._ordinary = json_response(self._ready)
-            if not self._stays_open:
-                self._ordinary.force_close()
-            return await self._ordinary.prepare(request)
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has left")
-        body = self._ready
-        transport.write(_ANSWER % (REQUEST_ID.get().encode(), len(body), _date(int(time.time())), body))
-        await request.writer.drain()
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """End an ordinary response; a plain one is complete."""
-        if self._ordinary is not None:
-            await self._ordinary.write_eof(data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

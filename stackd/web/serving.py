@@ -21,9 +21,10 @@ from aiohttp import web
 
 from stackd.config import Config
 from stackd.contract import host_and_port
+from stackd.tasks import Tasks
 from stackd.web.api import Api
-from stackd.web.app import application, unrouted
-from stackd.web.connection import Connections, HttpConnection, Receiver, routed
+from stackd.web.app import application
+from stackd.web.connection import RECEIVE_BUFFER, Connections, HttpConnection
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +49,18 @@ ContextFactory = Callable[[], ssl.SSLContext]
 class HttpListener:
     """The sockets of one daemon and their server; ``lasting`` if the sockets outlive the process.
 
-    It accepts clients itself. Servers of asyncio report a TLS client only after its handshake, so that silent ones would
-    not be counted, and keep the certificate that they started with. uvloop's accepts one client in each turn of the
-    loop: while many connections are busy a turn is long, and new clients would wait for many of them.
+    It accepts clients itself. Servers of asyncio report a TLS client only after its handshake, so that silent ones could not
+    be cut off when there are too many, and keep the certificate that they started with; uvloop's stops listening when there
+    are no file descriptors.
     """
 
     runner: web.AppRunner
     connections: Connections
+    tasks: Tasks
     sockets: Sequence[socket.socket]
     lasting: bool
     _context: ContextFactory | None = None
-    _pauses: dict[socket.socket, asyncio.TimerHandle] = field(default_factory=dict)
+    _accepting: list[asyncio.Task[None]] = field(default_factory=list)
     _opening: dict[asyncio.Task[None], HttpConnection] = field(default_factory=dict)
 
     @property
@@ -78,36 +80,32 @@ class HttpListener:
         self._context = context
         for listening in self.sockets:
             listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # accepted ones have it, too
             listening.listen(BACKLOG)
-            self._go_on(listening)
+            self._accepting.append(self.tasks.supervise("accept", self._accept(listening)))
 
-    def stop_accepting(self) -> None:
+    async def stop_accepting(self) -> None:
         """Stop accepting connections; accepted ones continue."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         for listening in self.sockets:
-            if listening in self._pauses:
-                self._pauses.pop(listening).cancel()
-            asyncio.get_running_loop().remove_reader(listening)
             listening.close()
 
-    def _go_on(self, listening: socket.socket) -> None:
-        self._pauses.pop(listening, None)
-        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
-
-    def _accept(self, listening: socket.socket) -> None:
-        """Accept the waiting clients, at most ``BACKLOG`` of them, so that other tasks get a turn."""
-        for _ in range(BACKLOG):
+    async def _accept(self, listening: socket.socket) -> None:
+        """Accept clients until this is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
             try:
-                accepted, _ = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                accepted, _ = await loop.sock_accept(listening)
+            except ConnectionAbortedError:
+                continue
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     raise
                 log.error("accepting no connections for %g s: %s", PAUSE_SECONDS, error.strerror)
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(listening)
-                self._pauses[listening] = loop.call_later(PAUSE_SECONDS, self._go_on, listening)
-                return
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
             if (server := self.runner.server) is None:
                 raise RuntimeError("the runner is not set up")
             connection = HttpConnection(server, self.connections, accepted)
@@ -126,7 +124,7 @@ class HttpListener:
             accepted.setblocking(False)
             with suppress(OSError):  # a Unix socket has none
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(slow * 1000))
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: Receiver(connection), accepted, **tls)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted, **tls)
             connected = True
         except OSError as error:  # ssl.SSLError is one, too
             log.debug("a connection has failed: %s", error)
@@ -162,9 +160,9 @@ async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) 
     """Set up everything, without accepting connections yet."""
     runner = web.AppRunner(application(api), handler_cancellation=True)
     await runner.setup()
-    if runner.server is not None:
-        runner.server.request_handler = routed(runner.server.request_handler, unrouted(api))
-    return HttpListener(runner=runner, connections=Connections(api.context), sockets=sockets, lasting=lasting)
+    return HttpListener(
+        runner=runner, connections=Connections(api.context), tasks=api.context.tasks, sockets=sockets, lasting=lasting
+    )
 
 
 def listen(config: Config) -> list[socket.socket]:

@@ -35,7 +35,7 @@ from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
 from stackd.web.idempotency import Replayable, StoredResponse, check_key
 from stackd.web.parameters import DRY_RUN, FIELDS, Parameter, Parameters, any_of, named, number, one_of, seconds_of
 from stackd.web.requests import CreateBody
-from stackd.web.responses import ReadyAnswer, json_response
+from stackd.web.responses import json_response
 
 STACKS, HISTORY = "Stacks", "History"
 LARGEST_OF_PLAYER, PLAY = 16 * 1024, "/play/"
@@ -180,7 +180,7 @@ async def get_stack(call: ApiCall) -> web.StreamResponse:
     """
     stack, fields = call.stack, call.parameters.get(FIELDS)
     if not fields:
-        return ReadyAnswer(await call.api.bodies.detail(stack))
+        return json_response(await call.api.bodies.detail(stack))
     if "pod_spec" in fields:
         stack = await call.api.context.store.stacks.with_pod_spec(stack)
     return json_response(bodies.encoder(contract.Stack, fields)(stack))
@@ -201,7 +201,7 @@ async def get_stack_status(call: ApiCall) -> web.StreamResponse:
     """
     if call.parameters:
         return await _awaited_status(call, call.parameters)
-    return ReadyAnswer(call.api.bodies.status(call.stack))
+    return json_response(call.api.bodies.status(call.stack))
 
 
 async def _awaited_status(call: ApiCall, query: Parameters) -> web.StreamResponse:
@@ -216,7 +216,7 @@ async def _awaited_status(call: ApiCall, query: Parameters) -> web.StreamRespons
         stack = await until_status(call.api.context, stack_id, [*map(StackStatus, wait)], seconds)
     if stack is None:
         return json_response(contract.Deleted(stack_id=stack_id))
-    return ReadyAnswer(call.api.bodies.status(stack))
+    return json_response(call.api.bodies.status(stack))
 
 
 def patience(call: ApiCall, query: Parameters) -> float:
