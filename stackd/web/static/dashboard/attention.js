@@ -5,7 +5,7 @@
 /** @import { Stacks } from "./stacks.js" */
 /** @import { Kind } from "./trouble.js" */
 
-import { at, button, found, h, memo, numbers, show, steady } from "../shared/dom.js";
+import { at, button, found, h, memo, numbers, paced, show, steady } from "../shared/dom.js";
 import { grouped, LABEL, quoted } from "./arrange.js";
 import { DEEDS } from "./bulk.js";
 import { groupName, headOf, plural, reasonLink } from "./table.js";
@@ -17,9 +17,7 @@ const LOGS_SAY_WHY = new Set(["Error", "CrashLoopBackOff", "NotReady", "CheckFai
 const kinds = /** @type {Kind[]} */ (Object.keys(KINDS));
 
 export class Attention {
-  #drawn = 0;
-  /** @type {number | undefined} */
-  #later;
+  #drawing = paced(PAUSE, () => this.#draw());
   /** The columns: what is broken anywhere. */
   #kinds = kinds;
 
@@ -29,30 +27,21 @@ export class Attention {
     this.actions = actions;
     this.logs = logs;
     this.place = found("attention", HTMLDetailsElement);
-    stacks.subscribe(() => this.#soon());
+    stacks.subscribe(this.#drawing.soon);
     this.place.open = stacks.view.state.attention !== "";
     this.place.addEventListener("toggle", () => {
       if (this.place.open !== (stacks.view.state.attention !== "")) this.#choose(this.place.open ? "open" : "");
     });
-    setInterval(() => document.hidden || this.#soon(), 5_000); // stacks expire, and start for too long
+    setInterval(() => document.hidden || this.#drawing.soon(), 5_000); // stacks expire, and start for too long
   }
 
   /** Show what needs attention by this; by nothing, only how much does. @param {string} attention */
   #choose(attention) {
     this.stacks.view.change({ attention });
-    this.#draw();
-  }
-
-  /** Draw now, or in a moment if that was done just before. */
-  #soon() {
-    const pause = Math.max(0, this.#drawn + PAUSE - performance.now());
-    this.#later ??= setTimeout(() => this.#draw(), pause);
+    this.#drawing.now();
   }
 
   #draw() {
-    clearTimeout(this.#later);
-    this.#later = undefined;
-    this.#drawn = performance.now();
     const stacks = [...this.stacks.all.values()];
     const bys = [...this.stacks.labels.map((name) => LABEL + name), "template", "node"];
     if (stacks.every((stack) => !stack.template)) bys.splice(bys.indexOf("template"), 1);

@@ -25,11 +25,7 @@ export class Links extends Subject {
   /** Whether the roster is open. */
   isWatched = () => false;
 
-  start() {
-    this.stop();
-    this.refresh();
-  }
-
+  /** Forget all. */
   stop() {
     clearTimeout(this.#timer);
     [this.all, this.arrived, this.#text] = [[], false, ""];

@@ -121,7 +121,7 @@ function enter() {
   feed.start();
   banners.start();
   glance.start();
-  links.start();
+  links.refresh();
   showOwner(at("owner"));
   showOpened();
 }

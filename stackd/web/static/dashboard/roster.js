@@ -4,7 +4,7 @@
 /** @import { Link, Links } from "./links.js" */
 /** @import { Stack, Stacks } from "./stacks.js" */
 
-import { at, button, copy, h, memo, numbers, quiet, say, show } from "../shared/dom.js";
+import { at, button, copy, h, memo, numbers, paced, quiet, say, show } from "../shared/dom.js";
 import { ask, sentence } from "./api.js";
 import { compare, finder, fold } from "./arrange.js";
 import { complain, confirm, dialog, tell } from "./dialogs.js";
@@ -15,36 +15,28 @@ import { kindOf, reasonOf } from "./trouble.js";
 
 const PAUSE = 500;
 const MOST = 1_000;
+const MOST_SAID = 10; // so many messages a key may have
 
 /**
  * A link, or a visitor of an open one, with its stacks; `stack` is the one that needs attention first.
  *
  * @typedef {{ key: string, name: string, labels: string, link: Link, visitor: string, stacks: Stack[], stack: Stack | undefined,
- *   word: string, why: string, started: number, address: string, left: number, opened: number, seen: number }} Row
+ *   status: string, problem: string, started: number, address: string, left: number, opened: number, seen: number }} Row
  */
 
-/** @type {Record<string, keyof Row>} */
-const COLUMNS = {
-  Name: "name",
-  Opened: "opened",
-  Started: "started",
-  Status: "word",
-  Problem: "why",
-  Address: "address",
-  "Time left": "left",
-  "Last seen": "seen",
-};
+const COLUMNS = /** @type {const} */ (["name", "opened", "started", "status", "problem", "address", "left", "seen"]);
+const TIMES = new Set(["opened", "started", "left", "seen"]);
 /** Which rows there are to choose. @type {Record<string, (row: Row) => boolean>} */
 const KINDS = {
   "in all": () => true,
   "not started": (row) => !row.stack && (!row.link.each || row.visitor !== ""),
-  stuck: (row) => row.why !== "",
+  stuck: (row) => row.problem !== "",
   "not opened": (row) => !row.opened,
 };
 
 export class Roster {
   #kind = "in all";
-  /** @type {keyof Row} */
+  /** @type {typeof COLUMNS[number]} */
   #by = "name";
   #down = false;
   /** @type {Set<string>} */
@@ -52,9 +44,7 @@ export class Roster {
   /** The keys of the rows: their order stays until the reader asks for something else. @type {string[]} */
   #order = [];
   #asked = "";
-  #drawn = 0;
-  /** @type {number | undefined} */
-  #later;
+  #drawing = paced(PAUSE, () => this.#draw());
 
   /** @param {Stacks} stacks @param {Links} links @param {Actions} actions */
   constructor(stacks, links, actions) {
@@ -66,17 +56,12 @@ export class Roster {
       stacks.view.change({ players: this.isOpen ? "" : "open" });
       links.refresh();
     });
-    for (const subject of [stacks, links]) subject.subscribe(() => this.#soon());
-    setInterval(() => document.hidden || this.#soon(), 5_000); // times
+    for (const subject of [stacks, links]) subject.subscribe(this.#drawing.soon);
+    setInterval(() => document.hidden || this.#drawing.soon(), 5_000); // times
   }
 
   get isOpen() {
     return this.stacks.view.state.players !== "";
-  }
-
-  #soon() {
-    const pause = Math.max(0, this.#drawn + PAUSE - performance.now());
-    this.#later ??= setTimeout(() => this.#draw(), pause);
   }
 
   /** All rows: the players, the open links, and their visitors. @returns {Row[]} */
@@ -100,9 +85,8 @@ export class Roster {
     const byKey = new Map(rows.map((row) => [row.key, row]));
     const kept = this.#order.flatMap((key) => byKey.get(key) ?? []);
     const wanted = rows.filter((row) => isAsked?.(row) && finds(searched(row)));
-    const of = (/** @type {Row} */ row) => /** @type {string | number} */ (row[this.#by]);
-    const sign = this.#down ? -1 : 1;
-    wanted.sort((one, other) => sign * compare(of(one), of(other)) || compare(one.name, other.name));
+    const [by, sign] = [this.#by, this.#down ? -1 : 1];
+    wanted.sort((one, other) => sign * compare(one[by], other[by]) || compare(one.name, other.name));
     const stays = asked === this.#asked && this.stacks.isRead();
     const shown = (stays ? [...new Set([...kept, ...wanted])] : wanted).slice(0, MOST);
     [this.#asked, this.#order] = [asked, shown.map((row) => row.key)];
@@ -110,9 +94,6 @@ export class Roster {
   }
 
   #draw() {
-    clearTimeout(this.#later);
-    this.#later = undefined;
-    this.#drawn = performance.now();
     const isOpen = this.isOpen;
     document.body.classList.toggle("players", isOpen);
     at("show-players").hidden = !this.links.all.length && !isOpen;
@@ -158,10 +139,10 @@ export class Roster {
     const box = h("input", { type: "checkbox", "aria-label": "Choose all that are shown", click: all });
     box.checked = chosen.length > 0 && chosen.length === shown.length;
     box.indeterminate = chosen.length > 0 && !box.checked;
-    const heads = Object.entries(COLUMNS).map(([name, key]) => {
+    const heads = COLUMNS.map((key) => {
       const sort = () => this.#change(() => ([this.#down, this.#by] = [this.#by === key && !this.#down, key]));
       const sorted = this.#by === key && (this.#down ? "descending" : "ascending");
-      return headCell(button(name, sort, { class: "plain" }), { "aria-sort": sorted });
+      return headCell(button(titled(key), sort, { class: "plain" }), { "aria-sort": sorted });
     });
     return h("tr", { role: "row" }, headCell(h("label", {}, box), { class: "c-box" }), heads, headCell("What to do"));
   }
@@ -182,47 +163,67 @@ export class Roster {
       h("span", { class: "quiet", role: "status" }, `${numbers.format(rows.length)} ${which}`),
       deed("Extend", count, () => this.actions.many("extend", ids, about + ends)),
       deed("Restart", count, () => this.actions.many("restart", ids, about)),
+      deed("Message", rows.length, () => this.#say(rows, which === "shown" && rows.length === this.#rows().length)),
       deed("New link", links.length, () => this.#renew(links)),
       deed("Revoke", links.length, () => this.#end(links, [])),
       deed("End lab", links.length, () => this.#end(links, ids()), "danger"),
       button("Whose flag…", () => this.#whoseFlag(), { class: "writes", "data-key": "flag" }),
-      button("CSV", () => download("players.csv", [HEAD, ...rows.map(cellsOf)]), { "data-key": "csv" }),
+      button("CSV", () => download("players.csv", [[...COLUMNS, "labels", "link", "stacks"], ...rows.map(cellsOf)]), {
+        "data-key": "csv",
+      }),
     ];
   }
 
   /** @param {Row} row */
   #row(row) {
-    const { key, name, link, stack, word, why, address } = row;
+    const { key, name, link, stack, status, problem, address } = row;
     const [kind, on] = [stack ? kindOf(stack) : null, this.#chosen.has(key)];
     const [opened, started, seen] = [row.opened, row.started, row.seen].map(ago);
     const rest = stack ? coarse(left(row.left)) : "";
-    const inputs = [name, opened, started, seen, rest, word, why, address, kind, on, stack?.stack_id];
+    const inputs = [name, opened, started, seen, rest, status, problem, address, kind, on, stack?.stack_id];
     return memo(key, inputs, () => {
       const click = () => this.#change(() => (this.#chosen = this.#chosen.symmetricDifference(new Set([key]))));
       const box = h("input", { type: "checkbox", "aria-label": `Choose ${name}`, click });
       box.checked = on;
       const open = () => this.stacks.view.open(stack?.stack_id ?? "");
+      const about = { class: "called", title: row.labels };
       const page = { class: "button", target: "_blank", href: `/play#as=${key}`, "aria-label": `Page of ${name}` };
       const renew = { class: "writes", "aria-label": `New link for ${name}` };
-      const status = { class: "status", "data-status": stack?.status ?? "gone", "data-kind": kind };
+      const look = { class: "status", "data-status": stack?.status ?? "gone", "data-kind": kind };
       /** @type {Record<string, import("../shared/dom.js").Child>} */
       const contents = {
-        Name: stack
-          ? button(name, open, { class: "plain called", title: row.labels })
-          : h("span", { class: "called", title: row.labels }, name),
-        Opened: opened || "never",
-        Started: started,
-        Status: h("span", status, word),
-        Problem: stack && kind && [reasonLink(reasonOf(stack, kind)), " ", quiet(stack.status_message ?? "")],
-        Address: address && button(address, () => copy(address, tell), { class: "plain mono", title: "Copy" }),
-        "Time left": rest,
-        "Last seen": seen,
+        name: stack ? button(name, open, { ...about, class: "plain called" }) : h("span", about, name),
+        opened: opened || "never",
+        started,
+        status: h("span", look, status),
+        problem: stack && kind && [reasonLink(reasonOf(stack, kind)), " ", quiet(stack.status_message ?? "")],
+        address: address && button(address, () => copy(address, tell), { class: "plain mono", title: "Copy" }),
+        left: rest,
+        seen,
         "": [h("a", page, "Page"), " ", !row.visitor && button("New link…", () => this.#renew([link]), renew)],
       };
-      const cells = Object.entries(contents).map(([head, content]) => cell(content, { "data-head": head }));
+      const cells = Object.entries(contents).map(([head, content]) => cell(content, { "data-head": titled(head) }));
       const all = [cell(h("label", {}, box), { class: "c-box" }), ...cells];
       return h("tr", { role: "row", class: on && "selected", "data-link": key }, all);
     });
+  }
+
+  /** Say something on the pages of these players; `everybody`: of all whom the filter for a template leaves. @param {Row[]} rows @param {boolean} everybody */
+  async #say(rows, everybody) {
+    const { template } = this.stacks.view.state;
+    /** @type {{ name: string, labels?: Record<string, string>, template?: string }[]} */
+    const to = rows.map(({ name, visitor, link }) => ({ name, labels: visitor ? { player: visitor } : link.labels }));
+    if (!everybody && (to.length > MOST_SAID || to.some(({ labels = {} }) => !Object.keys(labels).length)))
+      return complain(`Choose at most ${MOST_SAID} players, visitors of open links each by a row, or show all.`);
+    const who = everybody ? `everybody${template && ` who may start ${template}`}` : `${rows.length} chosen`;
+    const input = { name: "What they read on their pages for an hour", value: "" };
+    const text = await confirm({ title: `A message to ${who}?`, text: "", verb: "Send", input });
+    if (!text) return;
+    const wrong = await forEach(everybody ? [{ name: who, template }] : to, ({ name, ...body }) =>
+      ask("POST", "/messages", { body: { text, ...body, template: template || null } }),
+    );
+    if (wrong) complain(wrong);
+    else tell(`the message to ${who} is on their pages`);
   }
 
   /** Replace links: show the new ones once, and revoke the old ones. @param {Link[]} links */
@@ -230,20 +231,28 @@ export class Roster {
     const title = `New links for ${named(links)}?`;
     const text = "The old ones open nothing from then on. Stacks stay, and are on the pages of the new links.";
     if ((await confirm({ title, text, verb: "Make them", harmless: true })) === null) return;
-    const made = [["name", "url"]];
+    const made = [["name", "url", "code"]];
     const wrong = await forEach(links, async (link) => {
       const { link_id: id, name, labels, templates, stacks, each, total, expires_at: end } = link;
       const expires = `${Math.max(1, Math.ceil((Date.parse(end) - now()) / 1000))}s`;
       const more = { ...(templates.length && { templates }), ...(each && { each, total }) };
-      made.push([name, (await ask("POST", "/links", { body: { name, labels, stacks, expires, ...more } })).url]);
+      const { url, code = "" } = await ask("POST", "/links", { body: { name, labels, stacks, expires, ...more } });
+      made.push([name, url, code]);
       await ask("DELETE", `/links/${id}`);
     });
     this.links.refresh();
     const box = dialog(`The new links`, { "data-keep": "yes" });
-    const rows = made.slice(1).map(([name = "", url = ""]) => {
+    const rows = made.slice(1).map(([name = "", url = "", code = ""]) => {
       const look = { "aria-label": `Copy the link of ${name}` };
       const copied = button("Copy", () => copy(url, () => tell("copied the link")), look);
-      return h("li", { class: "row" }, h("b", {}, name), h("code", { class: "said" }, url), copied);
+      return h(
+        "li",
+        { class: "row" },
+        h("b", {}, name),
+        h("code", { class: "said" }, url),
+        h("code", {}, code),
+        copied,
+      );
     });
     box.append(
       h("p", {}, "They are shown once."),
@@ -309,49 +318,27 @@ function rowOf(link, visitor, stacks) {
   const [stack] = stacks.toSorted((one, other) => weight(other) - weight(one));
   const kind = stack ? kindOf(stack) : null;
   const word = stack ? wordOf(stack, kind) : link.each && !visitor ? "open link" : "not started";
-  return {
-    key: visitor ? `${link.link_id}/${visitor}` : link.link_id,
-    name: visitor ? `${link.name} ${shortName(visitor)}` : link.name,
-    labels: pairsOf(link.labels),
-    link,
-    visitor,
-    stacks,
-    stack,
-    word: word + (stacks.length > 1 ? ` (1 of ${stacks.length})` : ""),
-    why: stack && kind ? [reasonOf(stack, kind), stack.status_message].filter(Boolean).join(": ") : "",
-    started: stack?.created ?? 0,
-    address: stack?.address ?? "",
-    left: stack?.expires ?? 0,
-    opened: Date.parse(link.opened_at ?? "") || 0,
-    seen: Date.parse(link.seen_at ?? "") || 0,
-  };
+  const status = word + (stacks.length > 1 ? ` (1 of ${stacks.length})` : "");
+  const problem = stack && kind ? [reasonOf(stack, kind), stack.status_message].filter(Boolean).join(": ") : "";
+  const key = visitor ? `${link.link_id}/${visitor}` : link.link_id;
+  const name = visitor ? `${link.name} ${shortName(visitor)}` : link.name;
+  const { created: started = 0, address = "", expires: left = 0 } = stack ?? {};
+  const [opened = 0, seen = 0] = [link.opened_at, link.seen_at].map((time) => Date.parse(time ?? "") || 0);
+  const labels = pairsOf(link.labels);
+  return { key, name, labels, link, visitor, stacks, stack, status, problem, started, address, left, opened, seen };
 }
 
 /** What the filter looks into. @param {Row} row */
-function searched({ name, labels, link, visitor, word, why, address }) {
-  const text = [name, labels, visitor, link.link_id, word, why, address].join(" ");
+function searched({ name, labels, link, visitor, status, problem, address }) {
+  const text = [name, labels, visitor, link.link_id, status, problem, address].join(" ");
   return { haystack: fold(text), tags: new Set(fold(labels).split(" ")) };
 }
 
-const HEAD = [
-  "name",
-  "labels",
-  "opened",
-  "started",
-  "status",
-  "problem",
-  "address",
-  "ends",
-  "last_seen",
-  "link",
-  "stacks",
-];
-
 /** A row of the file. @param {Row} row */
-function cellsOf({ name, labels, opened, started, word, why, address, left, seen, link, stacks }) {
+function cellsOf(row) {
   const time = (/** @type {number} */ at) => (at && at < Infinity ? new Date(at).toISOString() : "");
-  const ids = stacks.map((stack) => stack.stack_id).join(" ");
-  return [name, labels, time(opened), time(started), word, why, address, time(left), time(seen), link.link_id, ids];
+  const cells = COLUMNS.map((key) => (TIMES.has(key) ? time(Number(row[key])) : String(row[key])));
+  return [...cells, row.labels, row.link.link_id, row.stacks.map((stack) => stack.stack_id).join(" ")];
 }
 
 /** Hand over a file for a spreadsheet; no cell of it is a formula. @param {string} name @param {string[][]} rows */
@@ -363,19 +350,21 @@ function download(name, rows) {
   setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }
 
-/** Do it for each link, a few at a time; returns what went wrong. @param {Link[]} links @param {(link: Link) => Promise<unknown>} work */
-async function forEach(links, work) {
-  const [rest, wrong] = [[...links], /** @type {string[]} */ ([])];
+/** Do it for each, a few at a time; returns what went wrong. @template {{ name: string }} Each @param {Each[]} all @param {(each: Each) => Promise<unknown>} work */
+async function forEach(all, work) {
+  const [rest, wrong] = [[...all], /** @type {string[]} */ ([])];
   const worker = async () => {
-    for (let link = rest.shift(); link; link = rest.shift()) {
-      const { name } = link;
-      await work(link).catch((error) => wrong.push(`${name}: ${sentence(error)}`));
+    for (let each = rest.shift(); each; each = rest.shift()) {
+      const { name } = each;
+      await work(each).catch((error) => wrong.push(`${name}: ${sentence(error)}`));
     }
   };
   await Promise.all([worker(), worker(), worker(), worker()]);
   return wrong.slice(0, 3).join("\n") + (wrong.length > 3 ? `\nand ${wrong.length - 3} more` : "");
 }
 
+/** The head of a column. @param {string} name */
+const titled = (name) => name.charAt(0).toUpperCase() + name.slice(1);
 /** @param {Link[]} links */
 const named = (links) => (links.length === 1 ? links[0]?.name : `${links.length} players`);
 /** @param {Record<string, string>} labels */

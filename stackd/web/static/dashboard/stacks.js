@@ -23,6 +23,7 @@ import { Subject } from "./subject.js";
  */
 
 const PAUSE = 200; // between two looks at a burst of events, in milliseconds
+const PAUSE_OF_CLASS = 1_000; // a class that begins at once is no slower for whoever watches it
 
 /** @type {Record<Status, string>} */
 export const WORDS = {
@@ -130,7 +131,8 @@ export class Stacks extends Subject {
 
   /** Tell everybody once; a burst of events is one change. */
   #changed() {
-    const pause = Math.max(0, this.#flushed + PAUSE - performance.now());
+    const least = this.view.state.players ? PAUSE_OF_CLASS : PAUSE;
+    const pause = Math.max(0, this.#flushed + least - performance.now());
     this.#pending ??= setTimeout(() => this.flush(), pause);
   }
 

@@ -285,6 +285,7 @@ export class Table {
   }
 
   #changed() {
+    if (this.stacks.view.state.players) return; // nobody sees it
     const before = this.#firstSeen();
     const anchor = before > 0 ? this.#rows[before] : undefined;
     const within = this.#top(before);

@@ -144,6 +144,20 @@ function pieces(children) {
   return children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
+/** Work that is done now, or soon: so many milliseconds after the last time, once for all who ask. @param {number} pause @param {() => void} work */
+export function paced(pause, work) {
+  let last = 0;
+  /** @type {number | undefined} */
+  let timer;
+  const now = () => {
+    clearTimeout(timer);
+    timer = undefined;
+    last = performance.now();
+    work();
+  };
+  return { now, soon: () => (timer ??= setTimeout(now, Math.max(0, last + pause - performance.now()))) };
+}
+
 /** Set an element's text, touching the page only where it differs. @template {Element} Any @param {Any} element @param {string} text */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
