@@ -103,7 +103,7 @@ async def test_three_deeds_take_four_interactions_each(boards: Boards, tmp_path:
         await hand.click("Players")
         await hand.click("New link for Emmy Noether")
         await hand.press("Enter")
-        new = board.dialog.locator("code")
+        new = board.dialog.locator("code.said")
         await expect(new).to_contain_text("/play#")
         async with browser(board.at) as seat:
             assert (await seat.open(links["Emmy Noether"])).code == "link_revoked"
@@ -157,12 +157,31 @@ async def test_players_are_found_sorted_chosen_and_exported(boards: Boards, tmp_
         await expect(page.get_by_role("region", name="Lab one")).to_contain_text("Your instance is running.")
         await expect(page.get_by_role("button", name="Stop")).to_have_count(0)
         await page.close()
-        board.requests.clear()
         await board.button("Revoke 1…").click()
         await board.confirm("Revoke")
         await expect(line(board, "Ada")).to_have_count(0)
         revoked = [link["name"] for link in (await board.at.get("/links"))["links"] if link["revoked"]]
         assert revoked == ["Ada Lovelace"]
+
+
+async def test_a_message_reaches_those_chosen_or_everybody(boards: Boards, tmp_path: Path) -> None:
+    async with lesson(boards, tmp_path) as (board, _):
+        await board.button("Players").click()
+        await board.page.get_by_label("Choose Ada Lovelace").check()
+        await board.button("Message 1…").click()
+        await board.page.keyboard.type("Five minutes.")
+        await board.page.keyboard.press("Enter")
+        await expect(board.page.locator(".toast").last).to_contain_text("the message to 1 chosen is on their pages")
+        await board.page.get_by_label("Choose Ada Lovelace").uncheck()
+        await board.button("Message 4…").click()
+        await board.page.keyboard.type("Well done.")
+        await board.page.keyboard.press("Enter")
+        await expect(board.page.locator(".toast").last).to_contain_text("the message to everybody")
+        messages = (await board.at.get("/messages"))["messages"]
+        assert [(each["text"], each["labels"]) for each in messages] == [
+            ("Five minutes.", {"player": "seat-0"}),
+            ("Well done.", {}),
+        ]
 
 
 async def test_what_a_visitor_of_an_open_link_reads_out_finds_the_broken_instance(
