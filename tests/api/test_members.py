@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stackd.embedded.resources import NETWORK_POLICIES, NODES, PODS, SERVICES
+from stackd.lifecycle import decide
 from tests.api.scenes import pod_of, three
 from tests.harness import Harness, Machine, Machines, eventually, until
 from tests.templates import BODY, PLAIN, WEB, folder_with, start
@@ -212,7 +213,9 @@ def labels_of_pods(at: Harness, stack_id: str) -> list[dict[str, str]]:
     return [pod.obj["metadata"]["labels"] for pod in pods if pod.key[1].startswith(stack_id)]
 
 
-async def test_a_shared_stack_has_members(vm: Machine, tmp_path: Path) -> None:
+async def test_a_shared_stack_has_members(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROVEN", "LINGER", "ROOM"):
+        monkeypatch.setattr(decide, f"{name}_NANOSECONDS", 0)
     at = await start(vm, web_1=PLAIN + MEMBERS + "shared: true\n")
     (stack_id,) = await at.until_listed(1)
     await at.until_status(stack_id, "running")
