@@ -50,8 +50,7 @@ class HttpListener:
     """The sockets of one daemon and their server; ``lasting`` if the sockets outlive the process.
 
     It accepts clients itself. Servers of asyncio report a TLS client only after its handshake, so that silent ones could not
-    be cut off when there are too many, and keep the certificate that they started with; uvloop's stops listening when there
-    are no file descriptors.
+    be cut off when there are too many, and keep the certificate that they started with.
     """
 
     runner: web.AppRunner
