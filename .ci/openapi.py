@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-import orjson
+from msgspec import json
 
 from stackd.config import Config
 from stackd.play import ROUTES
 from stackd.web.openapi import document
 
-sys.stdout.buffer.write(orjson.dumps(document(ROUTES, Config()), option=orjson.OPT_INDENT_2))
+sys.stdout.buffer.write(json.format(json.encode(document(ROUTES, Config()))))
