@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from itertools import chain
 
 from tests.harness import Harness
 
@@ -38,9 +39,9 @@ async def say(at: Harness, raw: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def saying(*replies: bytes) -> AsyncIterator[str]:
-    """The address of a server that gives one of these answers to each request, and closes its connection."""
-    left = iter(replies)
+async def saying(*replies: bytes, more: Iterable[bytes] = ()) -> AsyncIterator[str]:
+    """The address of a server that gives one of these answers to each request, then ``more``, and closes its connection."""
+    left = chain(replies, more)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()

@@ -6,10 +6,12 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, get_args
 
@@ -299,13 +301,18 @@ async def test_what_is_followed_is_listed_again_until_that_succeeds(kind: Any) -
     hello, busy = "event: hello\ndata: {}", answered("application/json", '{"error": "no"}', "503 No")
     replies = [
         streamed(f"{hello}\nid: x-1"), busy, streamed(hello), listed(stack("a", "creating"), stack("b", "running")),
+    ]  # fmt: skip
+    reads = threading.Event()
+    later = [
         streamed(f"{hello}\nid: y-1", "event: reset\ndata: {}"), busy, streamed(hello), listed(stack("b", "failed")),
         streamed(f"event: stack\nid: y-2\ndata: {stack('c', 'running')}", 'event: left\ndata: {"stack_id": "b"}'),
     ]  # fmt: skip
-    async with saying(*replies, *[busy] * 1000) as url:
+    more = chain((busy for _ in iter(reads.is_set, True)), later, repeat(busy))  # what comes later is not missed
+    async with saying(*replies, more=more) as url:
         client = kind(url, KEY, retries=Retries(times=1, first=0.0, busy=False))
         async with following(client) as view:
             changes = view.changes()
+            reads.set()
             await eventually(lambda: list(view.stacks) == ["c"])
         await Caller(client)("close")
     seen = [(one.kind, one.stack.stack_id, one.stack.status, one.before is None) for one in await all_of(changes)]
