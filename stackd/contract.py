@@ -281,6 +281,9 @@ class Problem(Body, frozen=True, kw_only=True):
     ]
     player_message: Annotated[str, doc("What a player may read about it.")] = ""
     restart: Annotated[bool, doc("Whether a restart by its player may help.")] = False
+    guide: Annotated[
+        str, doc("Where the guides say what to do about it, below `/docs/`: `troubleshooting#node--has-been-deleted`.")
+    ] = ""
 
     optional = ()
 

@@ -46,6 +46,24 @@ NO_RESTART: Final = {"pull": "", **dict.fromkeys(("image", "config", "no_address
 """What no restart ends, and what a player does about it instead."""
 
 
+GUIDE: Final = "troubleshooting#"
+PARTS: Final[dict[ProblemKey, str]] = {
+    **dict.fromkeys(("image", "pull"), "image--cannot-be-pulled"),
+    "config": "container--cannot-be-started",
+    "no_address": "node_public_ip-null",
+    "crash": "container--ended-with-exit-code-",
+    "memory": "container--was-killed-because-it-ran-out-of-memory-exit-code-",
+    "node": "node--has-been-deleted",
+    "not_ready": "it-runs-but-its-address-does-not-answer",
+    "unhealthy": "a-check-fails",
+}
+PARTS_OF_REASONS: Final = {
+    "CrashLoopBackOff": "container--ends-again-and-again--restarts",
+    POD_DELETED: "the-pod-is-gone-from-the-cluster-and-stackd-did-not-delete-it",
+}
+ANY_PART: Final = "a-stack-does-not-run"
+
+
 def addresses_of(stack: Stack) -> tuple[Address, ...]:
     """Where its ports are reached. What has ended has given its ports back."""
     return () if stack.ended else tuple(filter(None, (_address(stack, port) for port in stack.ports)))
@@ -75,7 +93,9 @@ def problem_of(stack: Stack) -> Problem | None:
     else:
         remedy = "It is being started again." if stack.shared else "Restart it, or stop it and start a new one."
     message = f"{what[0].upper()}{what[1:]} {remedy}".strip()
-    return Problem(key=key, player_message=message, restart=key not in NO_RESTART and not stack.shared)
+    part = PARTS_OF_REASONS.get(stack.status_reason) or PARTS.get(key, ANY_PART)
+    restart = key not in NO_RESTART and not stack.shared
+    return Problem(key=key, player_message=message, restart=restart, guide=f"{GUIDE}{part}")
 
 
 def _problem_key(stack: Stack) -> ProblemKey | None:

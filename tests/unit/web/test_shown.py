@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -9,7 +10,8 @@ import pytest
 
 from stackd.contract import ProblemKey
 from stackd.model import Offer, PortMapping, Route, RoutedPort, StackStatus
-from stackd.web.shown import SENTENCES, addresses_of, problem_of, title_of
+from stackd.web.pages import anchor, files
+from stackd.web.shown import ANY_PART, PARTS, PARTS_OF_REASONS, SENTENCES, addresses_of, problem_of, title_of
 from tests.store.building import new_stack
 
 V6 = "2001:db8::7"
@@ -74,6 +76,17 @@ def test_each_problem_has_a_sentence() -> None:
     assert nowhere is not None
     assert (nowhere.key, nowhere.restart) == ("no_address", False)
     assert problem_of(stack(ports=PORTS, node_public_ip=None)) is None, "it has names"
+
+
+def test_each_problem_leads_to_its_part_of_the_guide() -> None:
+    lines = files()["guide/troubleshooting.md"].body.decode().splitlines()
+    headings = {anchor(line.lstrip("# ")) for line in lines if line.startswith("#")}
+    assert {*PARTS.values(), *PARTS_OF_REASONS.values(), ANY_PART} <= headings
+    page = files()["dashboard/trouble.js"].body.decode()
+    assert {*re.findall(r'"troubleshooting#([^"]+)"', page)} <= headings
+    problem = problem_of(stack(status=StackStatus.FAILED, status_reason="ErrImagePull"))
+    assert problem is not None
+    assert problem.guide == "troubleshooting#image--cannot-be-pulled"
 
 
 def test_a_stack_is_called_what_its_template_was_called() -> None:

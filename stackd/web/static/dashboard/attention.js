@@ -114,7 +114,7 @@ export class Attention {
         h("th", { scope: "row" }, lead),
         h("td", { class: "num" }, numbers.format(total)),
         cells,
-        h("td", { class: "because" }, top && reasonLink(top.reason, top.count)),
+        h("td", { class: "because" }, top && reasonLink(top.stack, top.reason, top.count)),
         h("td", { class: "remedies" }, this.#remedies(by, { value, tally })),
       );
     });
@@ -124,7 +124,7 @@ export class Attention {
   #remedies(by, { value, tally: { counts, top } }) {
     const reason = top?.reason ?? "";
     const isGone = top && kindOf(top.stack) === "gone";
-    const fix = remedyOf(reason);
+    const fix = top && remedyOf(top.stack);
     /** @param {"move" | "restart"} action @param {Kind[]} cured */
     const remedy = (action, ...cured) => {
       const count = cured.reduce((sum, kind) => sum + counts[kind], 0);
@@ -136,7 +136,7 @@ export class Attention {
     const logs = top && !isGone && button("Logs", () => this.logs(top.stack.stack_id), { title });
     const pods = [remedy("restart", "failed", "unready", "restarting", "pulling"), remedy("move", "gone")];
     return [
-      fix && h("a", { class: "button", href: guideOf(reason), target: "_blank" }, fix),
+      fix && h("a", { class: "button", href: guideOf(top.stack), target: "_blank" }, fix),
       LOGS_SAY_WHY.has(reason) ? [logs, pods] : [isGone ? pods.reverse() : pods, logs],
     ].flat(2);
   }

@@ -178,7 +178,8 @@ class Sheet {
     const end = stack.expires === Infinity ? null : quiet(` until ${full(stack.ttl_expires_at)}`);
     return [
       h("p", { class: "status", "data-status": stack.status, "data-kind": kind }, wordOf(stack, kind)),
-      (kind || why) && h("p", { class: "cause" }, kind && reasonLink(reasonOf(stack, kind)), kind && why && ": ", why),
+      (kind || why) &&
+        h("p", { class: "cause" }, kind && reasonLink(stack, reasonOf(stack, kind)), kind && why && ": ", why),
       h(
         "dl",
         { class: "facts" },

@@ -274,7 +274,7 @@ export class Table {
         counts[index] ? count(status, counts[index], WORDS[status]) : null,
       );
       const all = count(null, ids.length, plural(ids.length));
-      const why = top && reasonLink(top.reason, top.count);
+      const why = top && reasonLink(top.stack, top.reason, top.count);
       return h(
         "tr",
         { role: "row", class: "group", "aria-rowindex": place + 2, "data-group": value },
@@ -352,10 +352,10 @@ export class Table {
   }
 }
 
-/** A reason, how many have it, and the way to its entry in the guide. @param {string} reason @param {number} count */
-export function reasonLink(reason, count = 0) {
+/** A reason, how many have it, and where the guide says what to do about it. @param {Stack} stack @param {string} reason @param {number} count */
+export function reasonLink(stack, reason, count = 0) {
   const text = count ? `${numbers.format(count)} × ${wordsOf(reason)}` : wordsOf(reason);
-  return h("a", { class: "why", href: guideOf(reason), target: "_blank", title: "What to do about it" }, text);
+  return h("a", { class: "why", href: guideOf(stack), target: "_blank", title: "What to do about it" }, text);
 }
 
 /** @param {number} count */

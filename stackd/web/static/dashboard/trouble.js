@@ -22,41 +22,20 @@ const SLOW = 60_000; // a stack that is created for longer
 const SOON = 10 * 60_000; // a stack that lives for less
 const ENDS = /^container \S+ (ended with|was killed|could not)/;
 
-const GUIDE = "/docs/troubleshooting#";
-const PULL = "image--cannot-be-pulled";
-const START = "container--cannot-be-started";
-/** The headings of the guide, by reason. @type {Record<string, string>} */
-const ENTRIES = {
-  ErrImagePull: PULL,
-  ImagePullBackOff: PULL,
-  ErrImageNeverPull: PULL,
-  InvalidImageName: PULL,
-  OOMKilled: "container--was-killed-because-it-ran-out-of-memory-exit-code-",
-  Error: "container--ended-with-exit-code-",
-  CrashLoopBackOff: "container--ends-again-and-again--restarts",
-  CreateContainerConfigError: START,
-  CreateContainerError: START,
-  RunContainerError: START,
-  StartError: START,
-  PodDeleted: "the-pod-is-gone-from-the-cluster-and-stackd-did-not-delete-it",
-  NodeDeleted: "node--has-been-deleted",
-  NotReady: "it-runs-but-its-address-does-not-answer",
-  "no public address": "node_public_ip-null",
-  "still creating": "a-stack-stays-creating",
-  CheckFailed: "a-check-fails",
-};
-/** What the guide names first, where that is no restart. @type {Record<string, string>} */
+const CREATING = "troubleshooting#a-stack-stays-creating";
+/** What the guide names first, where that is no restart, by problem. @type {Record<string, string>} */
 const REMEDIES = {
-  [PULL]: "Correct the image",
-  [START]: "Correct the pod spec",
-  [ENTRIES.OOMKilled ?? ""]: "Raise the limit",
+  image: "Correct the image",
+  pull: "Correct the image",
+  config: "Correct the pod spec",
+  memory: "Raise the limit",
 };
 
-/** Where the guide says what to do. @param {string} reason */
-export const guideOf = (reason) => GUIDE + (ENTRIES[reason] ?? "a-stack-does-not-run");
+/** Where the guide says what to do. @param {Stack} stack */
+export const guideOf = (stack) => `/docs/${stack.problem?.guide ?? CREATING}`;
 
-/** What to change before a restart can help; undefined where nothing is. @param {string} reason */
-export const remedyOf = (reason) => REMEDIES[ENTRIES[reason] ?? ""];
+/** What to change before a restart can help; undefined where nothing is. @param {Stack} stack */
+export const remedyOf = (stack) => REMEDIES[stack.problem?.key ?? ""];
 
 /** A reason, in the words that the page has for it. @param {string} reason */
 export const wordsOf = (reason) => (reason === "NodeDeleted" ? KINDS.gone : reason);
