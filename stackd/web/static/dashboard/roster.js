@@ -196,7 +196,7 @@ export class Roster {
         opened: opened || "never",
         started,
         status: h("span", look, status),
-        problem: stack && kind && [reasonLink(reasonOf(stack, kind)), " ", quiet(stack.status_message ?? "")],
+        problem: stack && kind && [reasonLink(stack, reasonOf(stack, kind)), " ", quiet(stack.status_message ?? "")],
         address: address && button(address, () => copy(address, tell), { class: "plain mono", title: "Copy" }),
         left: rest,
         seen,
