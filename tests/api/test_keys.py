@@ -168,6 +168,8 @@ async def test_a_client_that_asks_and_does_not_read_is_soon_not_listened_to(at: 
                 refused = 0
             except BlockingIOError:
                 refused += 1
+            except ConnectionError:
+                return  # it sends too much ahead, and was cut off
             await asyncio.sleep(0.001)
         assert refused == PATIENCE, f"{sent} bytes of requests were taken while no answer was read"
 
