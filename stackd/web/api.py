@@ -209,6 +209,11 @@ class Route:
         """Whether an answer acknowledges a change. Only the owner of the stacks may do that."""
         return self.method not in QUIET_METHODS and not (self.standby or self.asks)
 
+    @property
+    def answers_players(self) -> bool:
+        """Whether a player's page calls it, so that its errors are sentences for players."""
+        return self.players or (self.public and self.path.startswith("/play/"))
+
 
 ROUTES: list[Route] = []
 """Filled by ``route``; complete once ``stackd.web.app`` and ``stackd.play`` are imported."""

@@ -172,8 +172,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
             raise
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
             request[INTENDED] = isinstance(error, StillToDo)
-            to_player = route.path.startswith("/play/") and (route.public or route.players)
-            response = problem_of(error if public else gate.reported(error), to_player=to_player)
+            response = problem_of(error if public else gate.reported(error), to_player=route.answers_players)
         _close_if_due(request, response, draining=api.draining)
         ended(request, response.status, started)
         return response
