@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -21,7 +22,7 @@ from stackd.kube.objects import NodeState, pod_state
 from stackd.kube.policies import CHECKS_POLICY, EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, of_account, reviews
 from stackd.kube.routes import kinds_of
-from stackd.kube.wire import JsonObject
+from stackd.kube.wire import NETWORK_POLICIES, JsonObject
 from stackd.lifecycle import nodes
 from stackd.lifecycle.templates import all_templates
 from stackd.model import NODE_PORTS_REMEDY
@@ -159,8 +160,10 @@ async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Findi
 
 
 async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    routed = kinds_of(config.routes), config.routes.served_by
-    wanted = list(asks(config.stacks.namespace, config.cluster.instance, *routed))
+    kinds = kinds_of(config.routes)
+    with suppress(ConfigError):  # another check says what is wrong with them
+        kinds += (NETWORK_POLICIES,) * any(one.spec.members for one in all_templates(config).values())
+    wanted = list(asks(config.stacks.namespace, config.cluster.instance, kinds, config.routes.served_by))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
     own = [may for ask, may in zip(wanted, allowed, strict=True) if ask.namespace == config.stacks.namespace]
     if not any(own):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from msgspec import json
 
@@ -176,6 +177,16 @@ async def test_what_is_wrong_in_the_cluster_is_found(tmp_path: Path, case: str) 
     for about, level, part in expected:
         texts = [f"{one.what}\n{one.advice}" for one in found if (one.about, one.level) == (about, level)]
         assert any(part.lower() in text.lower() for text in texts), (part, texts)
+
+
+async def test_a_template_with_members_needs_rights_on_network_policies(tmp_path: Path) -> None:
+    pod = yaml.safe_load(PLAIN)["pod"]
+    async with prepared(tmp_path) as at:
+        findings = await at.look(
+            **folder_with(tmp_path, trio=PLAIN + yaml.safe_dump({"members": {"db": {"pod": pod}}}))
+        )
+    told = [finding.what for finding in bad(findings) if finding.about == "rights"]
+    assert any(what.startswith("stackd may not create networkpolicies in stacks:") for what in told)
 
 
 async def test_too_many_rights_are_reported(tmp_path: Path) -> None:

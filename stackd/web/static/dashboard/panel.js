@@ -187,6 +187,12 @@ class Sheet {
         stack.template ? fact("Template", stack.template) : [],
         fact("Address", addresses.length ? addresses : "none"),
         fact("Node", stack.node_id ?? "none"),
+        stack.members
+          ? fact(
+              "Members",
+              stack.members.map(({ name, node_id }) => h("p", {}, name, quiet(` on ${node_id ?? "no node"}`))),
+            )
+          : [],
         check ? fact("Last check", checkLine(check)) : [],
         fact("Time left", [h("span", {}, left(stack.expires)), end]),
         fact("Age", [h("span", {}, length(now() - stack.created)), quiet(` since ${full(stack.created_at)}`)]),
