@@ -249,6 +249,30 @@ def test_all_patterns_of_a_template_may_cost_no_more_than_four_of_the_costliest(
     assert (path, "more than 10240 in all" in text) == ("env", True), text
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        "".join(f"unknown-field-{number}: 1\n" for number in range(4000)),
+        "policy: {" + ", ".join(f"unknown-{number}: 1" for number in range(4000)) + "}\n",
+        "values: {" + ", ".join(f"{number}-no-name: <uuid>" for number in range(4000)) + "}\n",
+    ],
+    ids=["fields", "policy", "values"],
+)
+def test_a_hundred_mistakes_are_enough(tmp_path: Path, more: str) -> None:
+    found = mistakes(tmp_path, WEB + more)
+    assert len(found) == 101
+    assert found[-1].endswith("there may be more, only the first 100 problems are listed")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [f"{'x' * 50_000}: 1\n", f"network: {{egress: [{'x' * 50_000}]}}\n", f"values: {{{'x ' * 25_000}: <uuid>}}\n"],
+)
+def test_a_mistake_repeats_only_the_beginning_of_a_text(tmp_path: Path, more: str) -> None:
+    (only,) = mistakes(tmp_path, WEB + more)
+    assert len(only) < 1500
+
+
 def test_no_mistake_tells_what_a_pod_holds(tmp_path: Path) -> None:
     text = WEB.replace("value: hello", "value: [s3cret]") + "ttl: s3cret\nlabels: {a: 's3cret s3cret'}\n"
     assert not [one for one in mistakes(tmp_path, text) if "s3cret" in one]

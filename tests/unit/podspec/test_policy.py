@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from typing import Any
 
@@ -134,6 +135,19 @@ def test_an_empty_dir_has_the_smaller_size_limit(size: str, given_limit: str | N
 )  # fmt: skip
 def test_patterns_match_complete_names(pattern: str, name: str, matching: bool) -> None:
     assert matches_any([pattern], name) is matching
+
+
+REGULAR = {"**": "(?s:.)*", "*": "[^/]*", "?": "[^/]"}
+
+
+@given(
+    st.lists(st.text("ab*?/\n", max_size=7), max_size=3),
+    st.text("ab/\n", max_size=8),
+)
+def test_patterns_match_what_such_regular_expressions_do(patterns: list[str], name: str) -> None:
+    parts = [re.split(r"(\*\*|\*|\?)", pattern) for pattern in patterns]
+    regular = ["".join(REGULAR.get(part) or re.escape(part) for part in each) for each in parts]
+    assert matches_any(patterns, name) is any(re.fullmatch(each, name) for each in regular)
 
 
 @pytest.mark.parametrize("pattern", ["*" * 60 + "x", "**a" * 20 + "x", "*a*" * 20 + "x", "?*" * 30 + "x"])
