@@ -162,7 +162,8 @@ async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Findi
 async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     kinds = kinds_of(config.routes)
     with suppress(ConfigError):  # another check says what is wrong with them
-        kinds += (NETWORK_POLICIES,) * any(one.spec.members for one in all_templates(config).values())
+        if any(one.spec.members for one in all_templates(config).values()):
+            kinds = (*kinds, NETWORK_POLICIES)
     wanted = list(asks(config.stacks.namespace, config.cluster.instance, kinds, config.routes.served_by))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
     own = [may for ask, may in zip(wanted, allowed, strict=True) if ask.namespace == config.stacks.namespace]

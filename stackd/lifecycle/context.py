@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS, Clock, WallClock
@@ -125,14 +125,13 @@ class CreateRequest:
     def limits(self, config: LimitsSection) -> CreateLimits:
         """What the reservation of the stack checks; the limit of all is for those that clients ask for."""
         most = None if self.for_template else config.max_stacks or None
-        return CreateLimits(
-            max_stacks=most,
-            labels=config.stacks_per_label,
-            costs=config.cost_per_label,
-            among=self.among,
-            others=self.others,
-            quotas=self.quotas,
-        )
+        limits = CreateLimits(max_stacks=most, among=self.among, others=self.others, quotas=self.quotas)
+        return with_label_limits(limits, config)
+
+
+def with_label_limits(limits: CreateLimits, config: LimitsSection) -> CreateLimits:
+    """These limits, and the configured ones of labels."""
+    return replace(limits, labels=config.stacks_per_label, costs=config.cost_per_label)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ which ``apply`` builds only for those that it writes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from stackd.config import RoutesSection
 from stackd.kube import labels
@@ -103,21 +104,19 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
             ),
         )
         if stack.members:
-            pods += _of_members(stack)
+            pods += _of_members(stack, pods[0])
     named = () if over else wanted_routes(stack, routes, instance)
     if stack.members and not over:
         named += wanted_members(stack, instance)
     return Objects(service=service, pods=pods, named=named)
 
 
-def _of_members(stack: Stack) -> tuple[WantedPod, ...]:
+def _of_members(stack: Stack, first: WantedPod) -> tuple[WantedPod, ...]:
     return tuple(
-        WantedPod(
+        replace(
+            first,
             name=stack.member_name(member.name),
-            stack_id=stack.stack_id,
             generation=member.generation,
-            unassigned=stack.unassigned,
-            labels=stack.labels,
             uid=member.pod_uid,
             part=member.name,
         )

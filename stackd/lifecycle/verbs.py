@@ -33,7 +33,7 @@ from stackd.errors import (
     public_text,
 )
 from stackd.lifecycle.apply import spec_of
-from stackd.lifecycle.context import Context
+from stackd.lifecycle.context import Context, with_label_limits
 from stackd.lifecycle.desired import service_difference
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import is_gone
@@ -152,7 +152,7 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: Principal
     await context.gate.admitted()
     template = newest_of(context, stack) if how.renew else None
     wanted = await start_of(context, stack, kind, by, template=template)
-    limits = replace(how.limits, labels=wanted.limits.labels, costs=wanted.limits.costs)
+    limits = with_label_limits(how.limits, context.config.limits)
     await context.store.stacks.start(stack_id, replace(wanted, limits=limits, member=how.member))
     crash_point("restart.intended")
     await until_done(context, stack_id, "started", is_started)
@@ -192,8 +192,7 @@ async def start_of(
             requested_cpu_milli=spec.requested_cpu_milli,
             requested_memory_bytes=spec.requested_memory_bytes,
         )
-    config = context.config.limits
-    limits = CreateLimits(labels=config.stacks_per_label, costs=config.cost_per_label)
+    limits = with_label_limits(NO_CREATE_LIMITS, context.config.limits)
     return Start(pod_spec=spec.text, kind=kind, by=by, limits=limits, reason=reason, message=message, renewed=renewed)
 
 

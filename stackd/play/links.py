@@ -22,7 +22,7 @@ from stackd.errors import ClusterUnavailable, Conflict, NotFound, PermissionDeni
 from stackd.keys import READ, ApiKey
 from stackd.model import NO_LABELS, AuditKind
 from stackd.names import matches_any
-from stackd.play.players import link_of, players_of
+from stackd.play.players import KEPT, link_of, players_of
 from stackd.play.state import Shown
 from stackd.play.tokens import LINK, LONGEST_TOKEN, PLAYER, Link, new_code
 from stackd.podspec.decoding import decode
@@ -82,9 +82,7 @@ async def create_link(call: ApiCall) -> web.Response:
     if (over := len(token) - LONGEST_TOKEN) > 0:
         raise wrong("labels", f"name, labels and templates are too long for a link, by {over} bytes")
     ends = link.expires_at * NANOSECONDS
-    same = {
-        name: getattr(link, name) for name in ("link_id", "name", "labels", "templates", "stacks", "total", "among")
-    }
+    same = {name: getattr(link, name) for name in KEPT}
     code_digest = next(iter(signer.code_digests(code))) if code else ""
     kept = KeptLink(**same, expires_at=ends, by=call.key.principal, code=code_digest)
     await call.api.context.store.links.add(kept)

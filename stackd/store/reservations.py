@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from msgspec import json
 
@@ -32,9 +33,18 @@ from stackd.store.node_ports import NodePorts
 from stackd.store.rows import Claim
 from stackd.store.transaction import Submit, Table, Transaction, operation
 
-_Living = tuple[str, str, str | None, int, bool]
 FROM_POOL = "FromPool"
 PORT_REPLACED = "NodePortReplaced"
+
+
+class _Living(NamedTuple):
+    """What limits of labels have to know of a living stack; ``labels`` as JSON, ``failed`` as SQLite has a truth."""
+
+    stack_id: str
+    labels: str
+    template: str | None
+    cost: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,16 +184,16 @@ def check_labels(
         for name, value in labels.items():
             if name.lower() == key.lower():
                 holders = _living(tx, key, value, limits.among, limits.others, apart_from)
-                same = (one for one, text, *_ in holders if _folded(labels) <= _folded(json.decode(text)))
+                same = (one.stack_id for one in holders if _folded(labels) <= _folded(json.decode(one.labels)))
                 _check_count(f"{key}={value}", holders, limits.labels.get(key), same)
                 _check_cost(tx, f"{key}={value}", holders, limits.costs.get(key), cost, same)
 
 
 def _check_count(label: str, holders: Sequence[_Living], most: int | None, same: Iterator[str]) -> None:
     if most is not None and len(holders) >= most:
-        named = ", ".join(stack_id for stack_id, *_ in holders[:5])
+        named = ", ".join(one.stack_id for one in holders[:5])
         sentence = f"label {label} has {len(holders)} of {most} stacks (limits.stacks_per_label): {named}"
-        raise LabelLimitReached(sentence, holders[0][0], same=next(same, ""))
+        raise LabelLimitReached(sentence, holders[0].stack_id, same=next(same, ""))
 
 
 def _check_cost(
@@ -191,7 +201,7 @@ def _check_cost(
 ) -> None:
     if most is None:
         return
-    costs = {stack_id: each for stack_id, *_, each, failed in holders if not failed or _has_run(tx, stack_id)}
+    costs = {one.stack_id: one.cost for one in holders if not one.failed or _has_run(tx, one.stack_id)}
     used = sum(costs.values())
     if used + cost > most:
         enough = next((stack_id for stack_id, each in costs.items() if used - each + cost <= most), "")
@@ -210,23 +220,24 @@ def _living(
     others: tuple[Mapping[str, str], ...],
     apart_from: str = "",
 ) -> list[_Living]:
-    """Id, labels, template, cost and whether it has failed, of the living stacks with this label that have all labels of
-    ``among``, and not all of one of ``others``; the oldest first."""
-    holders = tx.rows(
+    """The living stacks with this label that have all labels of ``among``, and not all of one of ``others``; the oldest
+    first."""
+    found = tx.rows(
         "SELECT s.stack_id, s.labels, s.template, coalesce(json_extract(s.offer, '$.cost'), 1), s.status = 'failed'"
         " FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
         " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
         " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id",
         (key.lower(), value.lower(), apart_from, tx.now),
     )
+    holders = [_Living(*row) for row in found]
     if among or others:
-        own = ((holder, json.decode(holder[1]).items()) for holder in holders)
+        own = ((holder, json.decode(holder.labels).items()) for holder in holders)
         holders = [
             holder
             for holder, has in own
             if among.items() <= has and not any(theirs.items() <= has for theirs in others)
         ]
-    return [(stack_id, text, template, cost, bool(failed)) for stack_id, text, template, cost, failed in holders]
+    return holders
 
 
 def check_quotas(tx: Transaction, quotas: Iterable[LabelQuota], template: str | None) -> None:
@@ -234,15 +245,17 @@ def check_quotas(tx: Transaction, quotas: Iterable[LabelQuota], template: str | 
     for quota in quotas:
         name, value = next(iter(quota.labels.items()))
         holders = [
-            row for row in _living(tx, name, value, quota.labels, quota.others) if quota.template in (None, row[2])
+            one
+            for one in _living(tx, name, value, quota.labels, quota.others)
+            if quota.template in (None, one.template)
         ]
         if len(holders) < quota.most:
             continue
         if quota.shared:
             raise MaxStacksReached(f"all visitors of the link have {len(holders)} of {quota.most} stacks")
-        same = next((stack_id for stack_id, _, of, *_ in holders if of == template), "")
+        same = next((one.stack_id for one in holders if one.template == template), "")
         sentence = f"the player has {len(holders)} of {quota.most} stacks"
-        raise LabelLimitReached(sentence, holders[0][0], same=same)
+        raise LabelLimitReached(sentence, holders[0].stack_id, same=same)
 
 
 def _folded(labels: Mapping[str, str]) -> set[tuple[str, str]]:

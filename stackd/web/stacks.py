@@ -22,7 +22,7 @@ from stackd.codes import ErrorCode
 from stackd.contract import DURATION
 from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, StackNotFound
 from stackd.lifecycle.checks import check_stack as checked
-from stackd.lifecycle.context import Context
+from stackd.lifecycle.context import Context, with_label_limits
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.diagnostics import read_logs
 from stackd.lifecycle.verbs import delete, extend, relabel, restart, start, stop, until_gone, until_status
@@ -367,8 +367,7 @@ async def change_stack(call: ApiCall) -> web.Response:
         sentence = f"{stack.stack_id} is shared by everybody: its labels are its template's"
         raise Conflict(sentence, code=ErrorCode.SHARED_TEMPLATE)
     labels = partial(requests.relabelled, given=given, config=view.context.config)
-    config = view.context.config.limits
-    limits = replace(view.limits(stack.template), labels=config.stacks_per_label, costs=config.cost_per_label)
+    limits = with_label_limits(view.limits(stack.template), view.context.config.limits)
     change = Relabelling(labels=labels, by=call.key.principal, limits=limits)
     new = dict(labels(stack.labels).items() - stack.labels.items())
     with call.api.limits.per_label.create(new, call.key.among):

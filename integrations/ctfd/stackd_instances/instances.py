@@ -90,10 +90,15 @@ def cost_of(fields: Mapping[str, Any]) -> int:
     return 1 if cost is None else int(cost)
 
 
+def spent_on(rows: Iterable[StackdInstance]) -> int:
+    """What these instances cost in all."""
+    return sum(cost_of(row.fields) for row in rows)
+
+
 def in_the_way(mine: Sequence[StackdInstance], cost: int) -> list[StackdInstance] | None:
     """Each of which would make room for another one of this cost, the oldest first; None if there is room."""
     budget, limit = settings.number(settings.COST), settings.number(settings.INSTANCES)
-    over = sum(cost_of(row.fields) for row in mine) + cost - budget if budget else 0
+    over = spent_on(mine) + cost - budget if budget else 0
     if over > 0:
         return [row for row in mine if cost_of(row.fields) >= over]
     return list(mine) if len(mine) >= limit else None
@@ -109,7 +114,7 @@ def allowance(account: Account, challenge: StackdChallenge | None = None) -> dic
         for row in in_the_way(mine, cost) or ()
     ]
     makes_room = bool(settings.number(settings.MAKES_ROOM))
-    spending = {"budget": budget, "spent": sum(cost_of(row.fields) for row in mine), "cost": cost} if budget else {}
+    spending = {"budget": budget, "spent": spent_on(mine), "cost": cost} if budget else {}
     return {"used": len(mine), "limit": limit, "others": others, "makes_room": makes_room, **spending}
 
 
@@ -152,7 +157,7 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
                 return other
         else:
             budget = settings.number(settings.COST)
-            if budget and sum(cost_of(each.fields) for each in running(account)[0]) > budget:
+            if budget and spent_on(running(account)[0]) > budget:
                 stop(StackdInstance.id == row.id)  # another press at the same moment, which sees this one
                 break
             return row
