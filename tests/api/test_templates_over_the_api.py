@@ -352,11 +352,10 @@ async def test_of_concurrent_writes_one_is_in_force_and_kept(at: Harness, vm: Ma
     assert (await shown(at))["web-1"]["ttl"] == last
 
 
-@pytest.mark.stackd(stacks__spare_services="0")  # so that what is pending is the template
 async def test_a_writer_that_leaves_has_written_all_or_nothing(at: Harness) -> None:
     with at.no_writing():
         leaving = asyncio.create_task(put(at, "web-1", PLAIN))
-        await eventually(lambda: at.daemon.context.store.pending)
+        await eventually(lambda: at.objects("configmaps"))  # and its row waits for the file
         leaving.cancel()
     await until(lambda: shown(at), lambda seen: "web-1" in seen)
     await eventually(lambda: at.rows("SELECT name FROM templates") == [("web-1",)])
