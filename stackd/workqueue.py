@@ -8,6 +8,7 @@ while it is being worked on is queued again afterwards.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
@@ -21,6 +22,10 @@ from stackd.tasks import Tasks
 K = TypeVar("K", bound=Hashable)
 Work = Callable[[K], Awaitable[object]]
 Failed = Callable[[K, StackdError, float | None], None]
+
+# A key to which something happens while it is being worked on is worked on so much later again: whoever waits for what was done
+# is answered first, and what follows closely is seen at the same time.
+GATHER_SECONDS = 0.01
 
 
 @struct
@@ -64,8 +69,8 @@ class WorkQueue(Generic[K]):
 
     def __contains__(self, key: object) -> bool:
         """Whether the key is due, is being worked on, or waits after a failure: not one that waits for a time of its own."""
-        at = self._due.get(key)  # type: ignore[arg-type]  # any object may be asked for
-        return key in self._working or (at is not None and (at <= self._loop.time() or key in self._tries))
+        at = self._due.get(key, math.inf)  # type: ignore[arg-type]  # any object may be asked for
+        return key in self._working or key in self._tries or at <= self._loop.time() + GATHER_SECONDS
 
     def at_work(self, key: K) -> bool:
         """Whether the key is being worked on."""
@@ -89,10 +94,13 @@ class WorkQueue(Generic[K]):
         """Have the key worked on, ``delay`` seconds from now; if it already waits, at the earlier of the two times.
 
         A key that waits after a failure keeps its time, unless ``reset``: then the cause of the failure may be over, and
-        the delays begin anew. A key that is being worked on is worked on once more afterwards.
+        the delays begin anew. A key that is being worked on is worked on once more afterwards, after ``GATHER_SECONDS`` unless
+        ``reset``.
         """
-        at = self._loop.time() + delay
+        now = self._loop.time()
+        at = now + delay
         if key in self._working:
+            at = at if reset else max(at, now + GATHER_SECONDS)
             before, was_reset = self._again.get(key, (at, False))
             self._again[key] = min(at, before), reset or was_reset
             return

@@ -282,7 +282,7 @@ async def _write_expiry(context: Context, stack: Stack, change: Change) -> Servi
 
 async def _expose(context: Context, stack: Stack, change: Change, wanted: WantedService) -> tuple[Stack, ServiceState]:
     deadline = context.cluster.deadline()
-    keep = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted and not stack.spare else 0.0)
+    keep = KEEP_PORT_SECONDS if stack.accepted and not stack.spare else 0.0
     stack = await context.store.stacks.with_pod_spec(stack)
     if not wanted.node_ports:
         stack = replace(stack, ports_held=False)
@@ -293,7 +293,7 @@ async def _expose(context: Context, stack: Stack, change: Change, wanted: Wanted
             await learn_node_ports(context, PortRange(*refused.cluster))
             taken: NodePortOutOfRange | NodePortTaken = refused
         except NodePortTaken as refused:
-            if (pause := RETRIES.delay(tries)) < keep.left:
+            if deadline.spent + (pause := RETRIES.delay(tries)) < keep:
                 await asyncio.sleep(pause)
                 continue
             taken = refused

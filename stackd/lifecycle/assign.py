@@ -126,7 +126,7 @@ def _in_order(context: Context, stack: Stack) -> bool:
     objects = objects_of(context, stack)
     if objects.service is None or context.loop.queue.at_work(stack.stack_id):
         return False
-    if first_route_difference(objects.named, names(context, stack)) is not None:
+    if first_route_difference(objects.named, names(context, objects)) is not None:
         return False
     return may_be_assigned(stack, pod, context.mirror.services.get(stack.service_name), node, objects.service)
 

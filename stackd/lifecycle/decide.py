@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterUnavailable, NoRoom, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState, TemplatePod
-from stackd.kube.routes import INNER_PREFIXES, OF_GATEWAYS, RouteState, WantedRoute, names_of
+from stackd.kube.routes import INNER_PREFIXES, OF_GATEWAYS, RouteState, WantedRoute
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.desired import (
     PODS,
@@ -186,7 +186,7 @@ def decide(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Decis
     """What is to be done now about this stack. ``objects`` are those that it should have. ``now`` in nanoseconds; None while
     the clock cannot be trusted: then nothing expires."""
     if stack.deleting_since is not None:
-        return _deletion(stack, seen)
+        return _deletion(stack, objects, seen)
     left = None
     if now is not None and not (stack.unassigned or stack.shared):
         left = stack.ttl_expires_at - now + (0 if stack.accepted else LATE_CREATE_NANOSECONDS)
@@ -284,11 +284,11 @@ def _ask(name: str, uid: str | None) -> Change:
 # ---- the end of a stack
 
 
-def _deletion(stack: Stack, seen: Seen) -> Decision:
+def _deletion(stack: Stack, objects: Objects, seen: Seen) -> Decision:
     """Pods and names first: the Service carries the record, so whoever owns the stacks next takes over what is left. What
     something holds up (a finalizer, say) keeps neither the Service nor the node ports."""
     why = f"its delete was requested ({stack.delete_reason})"
-    first = [*_pod_removals(stack, seen), *_name_removals(stack, seen)]
+    first = [*_pod_removals(stack, seen), *_name_removals(objects, seen)]
     if fresh := [change for change in first if not change.retried]:
         return _apply(why, *fresh)
     service = SERVICES, stack.service_name
@@ -327,8 +327,8 @@ def _removal_of(state: State) -> Change:
     return Change(verb=Verb.REMOVE, resource=state.resource, name=state.name, uid=state.uid)
 
 
-def _name_removals(stack: Stack, seen: Seen) -> Iterator[Change]:
-    for name in names_of(stack):
+def _name_removals(objects: Objects, seen: Seen) -> Iterator[Change]:
+    for name in objects.names:
         if name not in seen.gone:
             state = seen.named.get(name)
             uid = None if state is None else state.uid
@@ -345,7 +345,7 @@ def _ended(stack: Stack, objects: Objects, seen: Seen) -> Decision:
     of several has ended: the others go."""
     removals = [_removal(route, seen) for route in seen.named.values() if route is not None]
     if stack.ports_held:  # also of kinds that are not watched now
-        removals = list(_name_removals(stack, seen))
+        removals = list(_name_removals(objects, seen))
     if seen.pod is not None and stack.pod_uid not in (None, seen.pod.uid):
         removals.append(_removal(seen.pod, seen))
     elif stack.members:

@@ -15,7 +15,7 @@ from stackd.kube import labels
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import wanted_members as which_members
 from stackd.kube.records import wanted_pod
-from stackd.kube.routes import INNER_PREFIXES, RouteState, WantedRoute, wanted_members, wanted_routes
+from stackd.kube.routes import INNER_PREFIXES, RouteState, WantedRoute, names_of, wanted_members, wanted_routes
 from stackd.kube.routes import stack_of as stack_of_route
 from stackd.kube.wire import KINDS
 from stackd.model import SERVICE_PREFIX, Desired, Stack, struct
@@ -60,21 +60,20 @@ class WantedPod:
 @struct
 class Objects:
     """All objects that a stack should have. ``pods``: the first, then those of its members, in order. ``named`` are its routes
-    and the Service behind them, and what connects its pods."""
+    and the Service behind them, and what connects its pods; ``names``: of all such objects that it may have."""
 
     service: WantedService | None = None
     pods: tuple[WantedPod, ...] = ()
     named: tuple[WantedRoute, ...] = ()
-
-
-NOTHING = Objects()
+    names: tuple[ObjectName, ...] = ()
 
 
 def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
     """The objects that the stack should have: none once it is to be deleted, no pod while it is to be stopped, and neither
     pod nor node ports nor names once it has ended; a shared one keeps its ports, because it is started again."""
+    names = names_of(stack)
     if stack.deleting_since is not None:
-        return NOTHING
+        return Objects(names=names)
     over = stack.ended and not stack.shared
     service = WantedService(
         name=stack.service_name,
@@ -108,7 +107,7 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
     named = () if over else wanted_routes(stack, routes, instance)
     if stack.members and not over:
         named += wanted_members(stack, instance)
-    return Objects(service=service, pods=pods, named=named)
+    return Objects(service=service, pods=pods, named=named, names=names)
 
 
 def _of_members(stack: Stack, first: WantedPod) -> tuple[WantedPod, ...]:

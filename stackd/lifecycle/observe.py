@@ -152,7 +152,7 @@ def _repaired(context: Context, stack: Stack, pod: PodState | None) -> tuple[str
         why = service_error(objects.service, service)
     if why is not None:
         return "ServiceChanged", f"{why}; stackd repairs it"
-    if (why := first_route_difference(objects.named, names(context, stack))) is not None:
+    if (why := first_route_difference(objects.named, names(context, objects))) is not None:
         return "RouteChanged", f"{why}; stackd repairs it"
     if stack.routed and (wrong := _refused_by_gateway(context, stack, objects.named))[0]:
         return wrong

@@ -5,17 +5,21 @@ Owns: ``see`` and ``look_at``. Sends nothing and changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from stackd.codes import ErrorCode
 from stackd.errors import NotFound
 from stackd.kube.labels import PUBLISHED
 from stackd.kube.objects import PodState
-from stackd.kube.routes import RouteState, names_of
+from stackd.kube.routes import RouteState
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Creating, Decision, Seen, decide
 from stackd.lifecycle.desired import ObjectName, Objects, desired, own_pod
 from stackd.model import SERVICE_PREFIX, Member, Stack
+
+NO_NAMES: Mapping[ObjectName, RouteState | None] = MappingProxyType({})
 
 
 def look_at(context: Context, stack: Stack) -> Decision:
@@ -49,7 +53,7 @@ def see(context: Context, stack: Stack, objects: Objects) -> Seen:
         pod=pod,
         earlier=earlier,
         members=members,
-        named=names(context, stack),
+        named=names(context, objects),
         nodes=mirror.nodes,
         gone=memory.gone.get(stack_id, ()),
         held=memory.held.get(stack_id, ()),
@@ -60,10 +64,12 @@ def see(context: Context, stack: Stack, objects: Objects) -> Seen:
     )
 
 
-def names(context: Context, stack: Stack) -> dict[ObjectName, RouteState | None]:
-    """What gives the stack names, as far as it is watched."""
+def names(context: Context, objects: Objects) -> Mapping[ObjectName, RouteState | None]:
+    """What gives a stack with these objects its names, as far as it is watched."""
+    if not objects.names:
+        return NO_NAMES
     mirror = context.mirror
-    return {(kind, name): mirror.routes[kind].get(name) for kind, name in names_of(stack) if mirror.knows(kind)}
+    return {(kind, name): mirror.routes[kind].get(name) for kind, name in objects.names if mirror.knows(kind)}
 
 
 def current_pod(context: Context, stack: Stack) -> PodState | None:

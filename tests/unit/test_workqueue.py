@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from stackd import workqueue
 from stackd.errors import StackdError
 from stackd.tasks import ServiceEnded, Tasks
 from stackd.workqueue import A_SECOND, RetryPolicy, Slots, TokenBucket, WorkQueue
@@ -93,6 +94,24 @@ async def test_what_is_being_worked_on_comes_again_after_that(late: Work) -> Non
     await late.until_begun("a", "a")
     await late.end("a")
     assert len(late.queue) == 0
+
+
+async def test_what_happens_meanwhile_waits_a_moment_and_whoever_asks_does_not(
+    late: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workqueue, "GATHER_SECONDS", 60.0)
+    for reset in (False, True):
+        late.begun.clear()
+        late.queue.add("a")
+        await late.until_begun("a")
+        late.queue.add("a")
+        late.queue.add("a", reset=reset)
+        await late.end("a")
+        assert "a" in late.queue, "it is due, or about to be"
+        await late.until_begun(*["a"] * (1 + reset))
+        late.queue.add("a", reset=True)
+        await late.until_begun("a", "a")
+        await late.end("a")
 
 
 async def test_failures_delay_the_next_try_until_a_success(tasks: Tasks) -> None:
