@@ -12,7 +12,7 @@ bring_up                reaches the cluster, and checks what must exist in it
 passes, rebuild         finds what was missed, and removes old history; recovers rows from objects
 templates               what is in force: those of files, and those of the API
 pools, assign           pooled stacks: which may be assigned; assigning them
-owned, refill           what is to be done about what a template owns: its pool, its shared stack (pure); the loop that does it
+owned, refill           what is to be done about what a template owns: stacks, check, images (pure); the loop that does it
 checks, health          runs the checks of templates; what they have said
 prepull                 pulls images before stacks need them
 template_pods           the pods that checks and pulls want, and the waiting for them

@@ -1,7 +1,8 @@
 """Check stacks: run the program of the template's author as a pod of its own, which reaches a stack as players do.
 
-Owns: what the state of a check's pod means (``template_pods`` has it created and deleted), and which check is due: of a
-shared stack on schedule and after each start, of a template with a pool once an hour, with a stack of the pool.
+Owns: what the state of a check's pod means (``template_pods`` has it created and deleted), and how often a template is checked:
+with a shared stack at the interval of its text, with a pool once an hour, with a stack of the pool. ``owned`` decides when
+each is due.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stackd.lifecycle.context import Context, CreateRequest, new_id
 from stackd.lifecycle.create import create
 from stackd.lifecycle.desired import has_pod
 from stackd.lifecycle.health import CheckResult
-from stackd.lifecycle.pools import is_ready
+from stackd.lifecycle.owned import Subject
 from stackd.lifecycle.status import STUCK_REASONS
 from stackd.lifecycle.verbs import delete, until_status
 from stackd.logs import stack_log
@@ -33,11 +34,9 @@ from stackd.podspec.additions import with_values
 from stackd.templates import Check, Template
 from stackd.templates.hiding import hide, hide_in
 from stackd.timing import CHECK_AGAIN_SECONDS, FORWARDED_NANOSECONDS, POOL_CHECK_SECONDS
-from stackd.workqueue import A_SECOND
 
 log = logging.getLogger(__name__)
 
-SCHEDULED = 4  # so many checks run at a time that no client waits for
 TAIL_LINES, LONGEST_MESSAGE = 10, 1000
 # Reasons of an end that say nothing about the stack: the check itself could not run.
 NOT_ITS_OWN = frozenset({"StartError", "ContainerCannotRun", "OOMKilled", "Evicted", "NodeLost", "Preempting"})
@@ -184,35 +183,13 @@ async def _last_lines(context: Context, name: str) -> str:
 # ---- on schedule
 
 
-def begin_due(context: Context, template: Template) -> float:
-    """Begin the template's check if it is due. Returns in how many seconds to look again."""
-    checks, now = context.checks, context.clock.monotonic()
-    what, stack_id = _subject(context, template) if template.check is not None else (None, "")
-    if template.check is None or what is None:
-        return math.inf
-    last, again = checks.next.get(template.name, (None, 0.0))
-    if what == last and now < again:
-        return again - now
-    if checks.scheduled >= SCHEDULED:
-        return A_SECOND
+def begin(context: Context, template: Template, subject: Subject) -> None:
+    """Begin the template's check, which is due."""
+    assert template.check is not None, "it has one"
     every = template.check.every if template.shared else POOL_CHECK_SECONDS
-    checks.next[template.name] = what, now + every
-    checks.scheduled += 1
-    context.tasks.background(f"check {template.name}", _scheduled(context, template, stack_id))
-    return every
-
-
-def _subject(context: Context, template: Template) -> tuple[object, str]:
-    """What there is to check of the template: a new one is checked at once. None: nothing now. The stack's id, unless it
-    is to be one of the pool."""
-    pool = context.pools.of(template.name)
-    if template.shared:
-        for row in pool.shared.values():
-            if is_ready(row) and row.serving == row.generation and has_pod(row):
-                return (row.stack_id, row.generation), row.stack_id
-        return None, ""
-    ready = sum(is_ready(row) and row.digest == template.digest for row in pool.waits.values())
-    return (template.digest if template.pool and ready >= template.pool else None), ""
+    context.checks.next[template.name] = subject, context.clock.monotonic() + every
+    context.checks.scheduled += 1
+    context.tasks.background(f"check {template.name}", _scheduled(context, template, subject.stack_id))
 
 
 async def _scheduled(context: Context, template: Template, stack_id: str) -> None:
@@ -230,7 +207,8 @@ async def _scheduled(context: Context, template: Template, stack_id: str) -> Non
         log.warning("%s cannot be checked now: %s", name, error, extra={"same": f"check {name}"})
     finally:
         checks.scheduled -= 1
-        context.template_loop.add(name)
+        for waiting in (name, *checks.waiting):
+            context.template_loop.add(waiting)
 
 
 async def _check_pooled(context: Context, template: Template) -> CheckResult:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from stackd.errors import TooManyRequests
+from stackd.lifecycle.owned import Subject
 from stackd.model import CHECK_FAILED, Stack, struct
 
 ON_DEMAND, ON_DEMAND_OF_A_KEY = 4, 2
@@ -41,13 +42,15 @@ class Checks:
 
     ``running``  the checks under way by the stack's id
     ``next``     of each template, what was checked last and when (monotonic seconds) it is to be checked again
+    ``scheduled``  how many run that no client waits for; ``waiting``: the templates whose checks wait for the end of one of these
     """
 
     of_stack: dict[str, CheckResult] = field(default_factory=dict)
     of_template: dict[str, CheckResult] = field(default_factory=dict)
     running: dict[str, asyncio.Task[CheckResult]] = field(default_factory=dict)
-    next: dict[str, tuple[object, float]] = field(default_factory=dict)
+    next: dict[str, tuple[Subject, float]] = field(default_factory=dict)
     scheduled: int = 0
+    waiting: dict[str, None] = field(default_factory=dict)
     on_demand: Counter[str] = field(default_factory=Counter)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:

@@ -1,17 +1,21 @@
-"""What a template owns and what is to be done about it now: the stacks of its pool, and its shared stack. Pure.
+"""What a template owns and what is to be done about it now: the stacks of its pool, its shared stack, its check, and its images
+on nodes. Pure.
 
-Owns: ``decide_template``. It is taken from the template, from the rows, and from what is remembered of the pool. The loop
-for templates (``refill``) does what it says, and looks again when it says so, or when a row changes.
+Owns: ``decide_template``. It is taken from the template, from the rows, and from what is remembered of the pool, of checks and
+of pulls. The loop for templates (``refill``) does what it says, and looks again when it says so, or when a row changes.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from stackd.clock import NANOSECONDS
+from stackd.lifecycle.desired import has_pod
 from stackd.lifecycle.pools import Pool, has_failed, has_lost_readiness, is_ready
 from stackd.model import CHECK_FAILED, Desired, Stack, StackStatus
 from stackd.templates import Template
@@ -21,6 +25,48 @@ TEMPLATE_CHANGED = "TemplateChanged"
 # How many creates for an empty pool run at a time, of ``loop.CREATES_AT_ONCE``: what it cannot give, the cluster has to make for
 # clients anyway. The fuller it is, the fewer: what it can give is not slowed down by what is made.
 AT_ONCE = 24
+# So many checks run at a time that no client waits for, and so many pulls: kubelets pull one image after the other, and stacks
+# wait behind them.
+CHECKS_AT_ONCE, PULLS_AT_ONCE = 4, 2
+
+
+class ImageOnNode(NamedTuple):
+    """One image on one node."""
+
+    node: str
+    image: str
+
+    def __str__(self) -> str:
+        return f"{self.image} on {self.node}"
+
+
+class PullState(enum.StrEnum):
+    """The state of an image's pull on a node."""
+
+    WAITING = "waiting"
+    PULLING = "pulling"
+    PULLED = "pulled"
+    FAILING = "failing"
+
+
+@dataclass(slots=True, kw_only=True)
+class Pull:
+    """What is known of an image on a node. ``due``: when (monotonic seconds) to pull it next; ``pod``: the name of the pod that
+    pulls it now; ``failures`` in a row."""
+
+    state: PullState = PullState.WAITING
+    reason: str = ""
+    due: float = 0.0
+    pod: str = ""
+    failures: int = 0
+
+
+class Subject(NamedTuple):
+    """What there is to check: this pod of a shared stack, or a stack of the pool with this digest."""
+
+    stack_id: str = ""
+    generation: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +74,11 @@ class Seen:
     """What else the decision rests on. ``cordoned``: the nodes that take no new stacks; ``unhealthy``: the stacks that fail their
     check; ``longest_life``: of a stack, in nanoseconds; ``paused``: for how many seconds nothing is tried after failures.
     ``missing``: the template is not there, although nobody has removed it. ``making``: how many creates run for all templates;
-    ``crowded``: clients wait for theirs."""
+    ``crowded``: clients wait for theirs.
+
+    ``checked``: what of the template was checked last, ``recheck``: when that is to be checked again (seconds, as ``clock``), and
+    ``checking``: how many checks on schedule run. ``images``: those that are wanted on nodes, with the
+    first template that has each; ``pulls``: what is known of such."""
 
     cordoned: Collection[str] = ()
     unhealthy: Collection[str] = ()
@@ -37,6 +87,12 @@ class Seen:
     missing: bool = False
     making: int = 0
     crowded: bool = False
+    clock: float = 0.0
+    checked: Subject | None = None
+    recheck: float = 0.0
+    checking: int = 0
+    images: Mapping[ImageOnNode, Template] = field(default_factory=dict)
+    pulls: Mapping[ImageOnNode, Pull] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +102,10 @@ class Work:
     none has.
 
     Of shared stacks, ``kept`` are those whose end is put off, and until when (nanoseconds), ``restarts`` those that get a new
-    pod, and why. ``again``: in how many seconds to look again if nothing changes.
+    pod, and why.
+
+    ``check``: what to check now; ``check_waits``: once another check has ended. ``pulls``: which images to begin to pull now,
+    ``dropped`` those that nobody wants any more. ``again``: in how many seconds to look again if nothing changes.
     """
 
     missing: int = 0
@@ -56,6 +115,10 @@ class Work:
     failed: str = ""
     kept: list[tuple[Stack, int]] = field(default_factory=list)
     restarts: list[tuple[Stack, str]] = field(default_factory=list)
+    check: Subject | None = None
+    check_waits: bool = False
+    pulls: list[ImageOnNode] = field(default_factory=list)
+    dropped: list[ImageOnNode] = field(default_factory=list)
     again: float = math.inf
 
     def is_over(self, now: int, since: int, seconds: float) -> bool:
@@ -86,6 +149,8 @@ def decide_template(pool: Pool, template: Template | None, now: int, seen: Seen 
         changes = (at - now for at in (template.hours.opens, template.hours.closes) if at > now)
         work.again = min(work.again, *(left / NANOSECONDS for left in changes), math.inf)
         _begin(work, pool, template, seen)
+        _of_check(work, pool, template, seen)
+    _of_images(work, seen)
     return work
 
 
@@ -181,3 +246,43 @@ def fits(row: Stack, template: Template) -> bool:
     names = {port.container_port: port.hostname.partition(".")[0] for port in row.routed}
     ports = {port.container_port: port.node_port for port in row.ports}
     return template.hostnames.items() <= names.items() and template.node_ports.items() <= ports.items()
+
+
+# ---- its check, and its images
+
+
+def _of_check(work: Work, pool: Pool, template: Template, seen: Seen) -> None:
+    """A new subject is checked at once; a pod that is to be replaced is none."""
+    subject = _subject(pool, template)
+    if subject is None or work.restarts or (template.shared and work.failing):
+        return
+    if subject == seen.checked and seen.recheck > seen.clock:
+        work.again = min(work.again, seen.recheck - seen.clock)
+    elif seen.checking >= CHECKS_AT_ONCE:
+        work.check_waits = True
+    else:
+        work.check = subject
+
+
+def _subject(pool: Pool, template: Template) -> Subject | None:
+    if template.check is None:
+        return None
+    if template.shared:
+        served = (row for row in pool.shared.values() if is_ready(row) and has_pod(row))
+        there = (Subject(row.stack_id, row.generation) for row in served if row.serving == row.generation)
+        return next(there, None)
+    ready = sum(is_ready(row) and row.digest == template.digest for row in pool.waits.values())
+    return Subject(digest=template.digest) if template.pool and ready >= template.pool else None
+
+
+def _of_images(work: Work, seen: Seen) -> None:
+    """Few at a time, and on each node one after the other: what is due waits for the end of another pull."""
+    pulls = {image: seen.pulls.get(image, Pull()) for image in seen.images}
+    work.dropped = [image for image in seen.pulls if image not in pulls]
+    busy = {image.node for image, pull in pulls.items() if pull.pod}
+    for image, pull in sorted(pulls.items(), key=lambda item: item[1].due):
+        if pull.due > seen.clock:
+            work.again = min(work.again, pull.due - seen.clock)
+        elif len(busy) < PULLS_AT_ONCE and image.node not in busy:
+            busy.add(image.node)
+            work.pulls.append(image)

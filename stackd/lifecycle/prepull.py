@@ -1,31 +1,26 @@
 """Have the images of templates with ``prepull: true`` on every node that takes stacks, also on nodes that join later.
 
-Owns: which images are wanted on which nodes, the state of each pull, and that only few run at a time: kubelets pull one
-image after the other, and stacks wait behind them. A pod that pulls runs nothing, and goes as soon as its image is there
-(``template_pods``).
+Owns: which images are wanted on which nodes, and the state of each pull; ``owned`` decides when each begins. A pod that pulls
+runs nothing, and goes as soon as its image is there (``template_pods``).
 """
 
 from __future__ import annotations
 
-import enum
 import logging
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 from stackd.errors import ClusterUnavailable, StackdError
 from stackd.kube.manifests import DEADLINE_SECONDS, prepull_name, prepull_pod, prepull_spec
 from stackd.kube.objects import PodState
 from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.owned import ImageOnNode, Pull, PullState, Work
 from stackd.podspec import harden
 from stackd.templates import Template
 from stackd.timing import PULL_AGAIN_SECONDS, PULL_RETRIES
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2
 LONGEST_REASON = 512
 # What a container waits for until its image is there, and why the kubelet has no image.
 NOT_YET = ("", "ContainerCreating", "PodInitializing")
@@ -35,47 +30,7 @@ PULL_FAILED = (
 )  # fmt: skip
 
 
-class PullState(enum.StrEnum):
-    """The state of an image's pull on a node."""
-
-    WAITING = "waiting"
-    PULLING = "pulling"
-    PULLED = "pulled"
-    FAILING = "failing"
-
-
 _ORDER = (PullState.FAILING, PullState.WAITING, PullState.PULLING, PullState.PULLED)
-
-
-class ImageOnNode(NamedTuple):
-    """One image on one node."""
-
-    node: str
-    image: str
-
-    def __str__(self) -> str:
-        return f"{self.image} on {self.node}"
-
-
-@dataclass(slots=True, kw_only=True)
-class Pull:
-    """What is known of an image on a node. ``due``: when (monotonic seconds) to pull it next; ``pod``: the name of the pod that
-    pulls it now; ``failures`` in a row."""
-
-    state: PullState = PullState.WAITING
-    reason: str = ""
-    due: float = 0.0
-    pod: str = ""
-    failures: int = 0
-
-
-def begin(pulls: Mapping[ImageOnNode, Pull], now: float) -> Iterator[ImageOnNode]:
-    """Which images to begin to pull now: few at a time, and on each node one after the other. Pure."""
-    busy = {target.node for target, pull in pulls.items() if pull.pod}
-    for target, pull in sorted(pulls.items(), key=lambda item: item[1].due):
-        if len(busy) < AT_ONCE and target.node not in busy and pull.due <= now:
-            busy.add(target.node)
-            yield target
 
 
 def images(templates: Iterable[Template], taking: Iterable[str]) -> dict[ImageOnNode, Template]:
@@ -91,38 +46,42 @@ def images(templates: Iterable[Template], taking: Iterable[str]) -> dict[ImageOn
 
 
 class PrePulls:
-    """The images that are wanted on nodes, and their pulls."""
+    """The images that are wanted on nodes, and what is ``known`` of their pulls."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._pulls: dict[ImageOnNode, Pull] = {}
+        self.known: dict[ImageOnNode, Pull] = {}
 
     def of(self, template: Template) -> Mapping[str, Pull]:
         """The pull state of one template's images by node; per node, that of the slowest image."""
-        mine = {target: pull for target, pull in self._pulls.items() if target.image in template.images}
+        mine = {target: pull for target, pull in self.known.items() if target.image in template.images}
         fastest_first = sorted(mine.items(), key=lambda item: _ORDER.index(item[1].state), reverse=True)
         by_node = {target.node: pull for target, pull in fastest_first}
         return {node: by_node[node] for node in sorted(by_node)}
 
     def counts(self) -> Mapping[PullState, int]:
         """How many images on nodes are in which state."""
-        return {state: sum(pull.state is state for pull in self._pulls.values()) for state in PullState}
+        return {state: sum(pull.state is state for pull in self.known.values()) for state in PullState}
 
-    def begin_due(self) -> float:
-        """Begin the pulls that are due, and end those that nobody wants any more. Returns in how many seconds to look again; the
-        end of a pull has the others looked at, too."""
-        context, pulls = self._context, self._pulls
+    def wanted(self) -> dict[ImageOnNode, Template]:
+        """Each image on each node that is to have it, with the first template that has it."""
+        context = self._context
         taking = (node.name for node in nodes.eligible(context.config, context.mirror.nodes.values()))
-        now_wanted = images(context.settings.templates.values(), taking)
-        for target in pulls.keys() - now_wanted.keys():
-            context.template_pods.cancel(pulls.pop(target).pod, ClusterUnavailable("nobody wants the image any more"))
-        for target in now_wanted:
-            pulls.setdefault(target, Pull())
-        for target in begin(pulls, context.clock.monotonic()):
-            pulls[target].pod = prepull_name(context.cluster.instance, target.node, target.image)
-            context.tasks.background(f"prepull {target}", self._pull(target, pulls[target], now_wanted[target]))
-        due = min((pull.due for pull in pulls.values() if not pull.pod), default=math.inf)
-        return max(0.0, due - context.clock.monotonic()) or math.inf  # what is due waits for the end of another pull
+        return images(context.settings.templates.values(), taking)
+
+    def carry_out(self, work: Work, wanted: Mapping[ImageOnNode, Template]) -> None:
+        """Begin the pulls that were decided on, and end those that nobody wants any more."""
+        context = self._context
+        for target in work.dropped:
+            context.template_pods.cancel(
+                self.known.pop(target).pod, ClusterUnavailable("nobody wants the image any more")
+            )
+        for target in wanted:
+            self.known.setdefault(target, Pull())
+        for target in work.pulls:
+            pull = self.known[target]
+            pull.pod = prepull_name(context.cluster.instance, target.node, target.image)
+            context.tasks.background(f"prepull {target}", self._pull(target, pull, wanted[target]))
 
     async def _pull(self, target: ImageOnNode, pull: Pull, template: Template) -> None:
         context, now = self._context, self._context.clock.monotonic
@@ -140,7 +99,7 @@ class PrePulls:
         except StackdError as error:
             pull.state, pull.reason, pull.failures = PullState.FAILING, str(error)[:LONGEST_REASON], pull.failures + 1
             pull.due = now() + PULL_RETRIES.delay(pull.failures)
-            if self._pulls.get(target) is pull and not context.gate.closing:
+            if self.known.get(target) is pull and not context.gate.closing:
                 extra = {"same": f"prepull {target}"}
                 log.warning("prepull: %s: next try in %.0f s: %s", target, pull.due - now(), error, extra=extra)
         finally:

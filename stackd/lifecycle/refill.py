@@ -18,7 +18,7 @@ from stackd.lifecycle import checks
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create_for_template
 from stackd.lifecycle.nodes import cordoned
-from stackd.lifecycle.owned import TEMPLATE_CHANGED, Seen, decide_template
+from stackd.lifecycle.owned import TEMPLATE_CHANGED, Seen, Work, decide_template
 from stackd.lifecycle.pools import Pool
 from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.transitions import intend_deletes
@@ -72,7 +72,6 @@ class Refill:
         if context.settings.may_be_outdated(name):
             return
         again = await self._maintain(name, templates.get(name))
-        again = again if name else min(again, self._prepulls.begin_due())
         if not math.isinf(again):
             self.queue.add(name, delay=again)
 
@@ -93,7 +92,7 @@ class Refill:
         pool.forget_failures(now, template.digest if template is not None else pool.digest)
         if not missing:
             await self._close(pool, name, template.hours.closes if template is not None else 0)
-        seen = self._seen(pool, template, missing=missing)
+        seen = self._seen(pool, name, template, missing=missing)
         work = decide_template(pool, template, now, seen)
         if work.failed:
             pool.crashed_at = now
@@ -101,10 +100,9 @@ class Refill:
         elif template is not None and not pool.failures and seen.paused <= 0 and (work.begin or not work.missing):
             pool.reason = ""
         deletes, begins = self._allowed(len(work.unwanted)), self._allowed(work.begin)
-        if template is not None:
-            for _ in range(begins):
-                pool.making += 1
-                context.tasks.background(f"pool {name}", self._make_stack(pool, template))
+        self._begin(pool, template, work, begins)
+        if not name:
+            self._prepulls.carry_out(work, seen.images)
         await self._delete([*work.failing, *work.unwanted[:deletes]])
         for row, until in work.kept:
             await context.store.stacks.keep(row.stack_id, until)
@@ -119,19 +117,26 @@ class Refill:
             again = min(again, paused)
         if deletes < len(work.unwanted) or begins < work.begin:
             again = min(again, self._until_allowed())
-        return again if template is None else min(again, checks.begin_due(context, template))
+        return again
 
-    def _seen(self, pool: Pool, template: Template | None, *, missing: bool) -> Seen:
+    def _seen(self, pool: Pool, name: str, template: Template | None, *, missing: bool) -> Seen:
         context, most = self._context, template.check.failures if template and template.check else math.inf
+        checked, recheck = context.checks.next.get(name, (None, 0.0))
         results = (context.checks.of_stack.get(stack_id) for stack_id in pool.shared)
         return Seen(
             cordoned=cordoned(context.config, context.mirror.nodes.values()),
             unhealthy=[result.stack_id for result in results if result is not None and result.failures >= most],
             longest_life=context.longest_life,
-            paused=pool.not_before - context.clock.monotonic(),
+            paused=pool.not_before - (clock := context.clock.monotonic()),
             missing=missing,
             making=sum(other.making for other in context.pools.by_name.values()),
             crowded=context.loop.creates_wait,
+            clock=clock,
+            checked=checked,
+            recheck=recheck,
+            checking=context.checks.scheduled,
+            images={} if name else self._prepulls.wanted(),
+            pulls={} if name else self._prepulls.known,
         )
 
     async def _close(self, pool: Pool, name: str, closes: int) -> None:
@@ -147,6 +152,21 @@ class Refill:
         context.loop.wake(row.stack_id for row in changed)
 
     # ---- what was decided
+
+    def _begin(self, pool: Pool, template: Template | None, work: Work, begins: int) -> None:
+        """Begin creates, and the check; nothing else has begun since that was decided."""
+        if template is None:
+            return
+        for _ in range(begins):
+            pool.making += 1
+            self._context.tasks.background(f"pool {template.name}", self._make_stack(pool, template))
+        waiting = self._context.checks.waiting
+        if work.check_waits:
+            waiting.setdefault(template.name)
+        else:
+            waiting.pop(template.name, None)
+        if work.check is not None:
+            checks.begin(self._context, template, work.check)
 
     async def _delete(self, rows: list[Stack]) -> None:
         for row in await intend_deletes(self._context, [row.stack_id for row in rows], DeleteReason.POOL):

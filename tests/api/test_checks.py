@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from stackd import timing
 from stackd.clock import NANOSECONDS
 from stackd.embedded.resources import PODS
-from stackd.lifecycle import checks, decide
+from stackd.lifecycle import checks, decide, owned
 from tests.api.scenes import SetBack
 from tests.harness import DEADLINE, Harness, Machine, eventually, seed, until
 from tests.templates import PLAIN, folder_with, start
@@ -198,6 +199,16 @@ async def test_a_check_that_cannot_be_run_restarts_nothing(vm: Machine) -> None:
     assert "could not be run" in seen["checked"]["trouble"]
     await at.passes(3)
     assert (await at.stack(seen["shared_stack"]))["pod_id"] == seen["shared_stack"]
+
+
+async def test_what_waits_for_another_check_begins_when_that_has_ended(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owned, "CHECKS_AT_ONCE", 1)
+    no_pass = {"STACKD_RECONCILE__INTERVAL": "1h"}
+    at = await vm.start(settings=no_pass | folder_with(vm.folder, **dict.fromkeys("abc", SHARED + PASSES)))
+    for name in "abc":
+        await until(partial(entry, at, name), lambda seen: seen["checked"])
 
 
 async def test_of_a_pool_one_stack_is_checked_and_replaced(vm: Machine) -> None:

@@ -1,4 +1,4 @@
-"""What a template's shared stack needs, as a table of situations; and when to look again."""
+"""What a template's shared stack, its check and its images need, as tables of situations; and when to look again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 
 from stackd.clock import NANOSECONDS
-from stackd.lifecycle.owned import Seen, Work, decide_template
+from stackd.lifecycle.owned import (
+    CHECKS_AT_ONCE,
+    PULLS_AT_ONCE,
+    ImageOnNode,
+    Pull,
+    Seen,
+    Subject,
+    Work,
+    decide_template,
+)
 from stackd.lifecycle.pools import Pool
 from stackd.model import Desired, PortMapping, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
-from stackd.templates import Template
+from stackd.templates import Check, Template
 from stackd.templates.template import Hours
 from stackd.timing import PROVEN_SECONDS, UNREADY_SECONDS
 from tests.unit.lifecycle.situations import NAME, NOW, stack
@@ -118,6 +127,89 @@ ONES = {f"stack-{number:016x}": stack(digest="now", unassigned=True) for number 
 def test_how_many_are_begun(pool: Pool, seen: dict[str, Any], begin: int) -> None:
     pool.digest = "now"
     assert decide_template(pool, FILLS, NOW, Seen(longest_life=LIFE, **seen)).begin == begin
+
+
+CHECK = Check(
+    image="", command=(), every=60.0, timeout=10.0, failures=2, spec=template().spec, policy=template().policy
+)
+CHECKED, POOLED = template(check=CHECK), replace(FILLS, pool=2, check=CHECK)
+SERVES, OF_POOL = Subject(NAME, 3), Subject(digest="now")
+ROW = shared(generation=3, serving=3)
+
+
+def full(number: int = 2, **changes: Any) -> Pool:
+    rows = [replace(row, **changes) for row in list(ONES.values())[:number]]
+    return Pool(waits={row.stack_id + str(at): row for at, row in enumerate(rows)}, digest="now")
+
+
+@pytest.mark.parametrize(
+    ("pool", "of", "seen", "expected"),
+    [
+        # of a shared stack: its pod, once it serves
+        (Pool(shared={NAME: ROW}), CHECKED, {}, SERVES),
+        (Pool(shared={NAME: ROW}), template(), {}, None),
+        (Pool(shared={NAME: shared(generation=3, serving=2)}), CHECKED, {}, None),
+        (Pool(shared={NAME: replace(ROW, status=StackStatus.CREATING)}), CHECKED, {}, None),
+        (Pool(), CHECKED, {}, None),
+        # again after a while, and another pod at once
+        (Pool(shared={NAME: ROW}), CHECKED, {"checked": SERVES, "recheck": 17.0}, 7.0),
+        (Pool(shared={NAME: ROW}), CHECKED, {"checked": SERVES, "recheck": 10.0}, SERVES),
+        (Pool(shared={NAME: ROW}), CHECKED, {"checked": Subject(NAME, 2), "recheck": 17.0}, SERVES),
+        # not a pod that is to be replaced, or to go
+        (Pool(shared={NAME: ROW}), CHECKED, {"unhealthy": [NAME]}, None),
+        (Pool(shared={NAME: replace(ROW, digest="old")}), CHECKED, {}, None),
+        (Pool(shared={NAME: ROW}), replace(CHECKED, node_ports={80: 31002}), {}, None),
+        # of a pool: once it is full, and whenever the template is another one
+        (full(), POOLED, {}, OF_POOL),
+        (full(1), POOLED, {}, None),
+        (full(digest="old"), POOLED, {}, None),
+        (full(), POOLED, {"checked": OF_POOL, "recheck": 3610.0}, 3600.0),
+        (full(), POOLED, {"checked": Subject(digest="old"), "recheck": 3610.0}, OF_POOL),
+        # few at a time: the end of another one wakes it, and no time
+        (Pool(shared={NAME: ROW}), CHECKED, {"checking": CHECKS_AT_ONCE - 1}, SERVES),
+        (Pool(shared={NAME: ROW}), CHECKED, {"checking": CHECKS_AT_ONCE}, "waits"),
+        (Pool(shared={NAME: ROW}), CHECKED, {"checking": 4, "checked": SERVES, "recheck": 17.0}, 7.0),
+    ],
+)
+def test_what_is_checked_and_when(pool: Pool, of: Template, seen: dict[str, Any], expected: object) -> None:
+    work = decide_template(pool, of, NOW, Seen(longest_life=LIFE // 4, clock=10.0, **seen))
+    assert (work.check or ("waits" if work.check_waits else None)) == (None if type(expected) is float else expected)
+    if type(expected) is float:
+        assert work.again == expected
+
+
+def on(node: str, image: str) -> ImageOnNode:
+    return ImageOnNode(node=node, image=image)
+
+
+@pytest.mark.parametrize(
+    ("images", "pulls", "begun", "again"),
+    [
+        ([], {}, [], math.inf),
+        ([on("a", "x"), on("b", "x"), on("c", "x")], {}, [on("a", "x"), on("b", "x")], math.inf),
+        # a kubelet pulls one after the other, and the end of a pull has the others looked at
+        ([on("a", "x"), on("a", "y")], {}, [on("a", "x")], math.inf),
+        ([on("a", "x"), on("a", "y"), on("b", "y")], {on("a", "x"): Pull(pod="p")}, [on("b", "y")], math.inf),
+        ([on("a", "x"), on("b", "x"), on("c", "x")], {on(n, "x"): Pull(pod="p") for n in "ab"}, [], math.inf),
+        # the one that is due longest; the others when they are due
+        (
+            [on("a", "x"), on("a", "y"), on("b", "y")],
+            {on("a", "x"): Pull(due=5.0), on("a", "y"): Pull(due=4.0), on("b", "y"): Pull(due=11.0)},
+            [on("a", "y")],
+            1.0,
+        ),
+        # a node that has joined, and one that has left
+        ([on("b", "x")], {on("a", "x"): Pull(pod="p")}, [on("b", "x")], math.inf),
+    ],
+)
+def test_few_images_are_pulled_at_a_time(
+    images: list[ImageOnNode], pulls: dict[ImageOnNode, Pull], begun: list[ImageOnNode], again: float
+) -> None:
+    seen = Seen(clock=10.0, images=dict.fromkeys(images, template()), pulls=pulls)
+    work = decide_template(Pool(), None, NOW, seen)
+    assert (work.pulls, work.again) == (begun, again)
+    assert set(work.dropped) == pulls.keys() - set(images)
+    assert PULLS_AT_ONCE == 2
 
 
 @pytest.mark.parametrize(

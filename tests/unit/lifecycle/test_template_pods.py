@@ -1,4 +1,4 @@
-"""The pods that templates own: which there should be, what a pod's state means, and which images are pulled next."""
+"""The pods that templates own: which there should be, and what a pod's state means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from stackd.errors import ClusterUnavailable
 from stackd.kube.objects import ContainerState, PodState, TemplatePod
 from stackd.lifecycle import checks
 from stackd.lifecycle.decide import State, Verb, WantedTemplatePod, without_row
-from stackd.lifecycle.prepull import AT_ONCE, ImageOnNode, Pull, begin
 from tests.unit.lifecycle.situations import pod
 
 SEEN = TemplatePod(role="check", instance="default", pod=pod())
@@ -66,23 +65,3 @@ def test_what_the_pod_of_a_check_says(seen: PodState, begun: bool | str, ended: 
                 read(seen)
         else:
             assert (read(seen) is seen) is expected
-
-
-def at(node: str, image: str) -> ImageOnNode:
-    return ImageOnNode(node=node, image=image)
-
-
-@pytest.mark.parametrize(
-    ("pulls", "expected"),
-    [
-        ({}, []),
-        ({at("a", "x"): Pull(), at("b", "x"): Pull(), at("c", "x"): Pull()}, [at("a", "x"), at("b", "x")]),
-        ({at("a", "x"): Pull(), at("a", "y"): Pull()}, [at("a", "x")]),  # a kubelet pulls one after the other
-        ({at("a", "x"): Pull(pod="p"), at("a", "y"): Pull(), at("b", "y"): Pull()}, [at("b", "y")]),
-        ({at("a", "x"): Pull(pod="p"), at("b", "x"): Pull(pod="q"), at("c", "x"): Pull()}, []),
-        ({at("a", "x"): Pull(due=5.0), at("a", "y"): Pull(due=4.0), at("b", "y"): Pull(due=11.0)}, [at("a", "y")]),
-    ],
-)
-def test_few_images_are_pulled_at_a_time(pulls: dict[ImageOnNode, Pull], expected: list[ImageOnNode]) -> None:
-    assert [*begin(pulls, 10.0)] == expected
-    assert AT_ONCE == 2
