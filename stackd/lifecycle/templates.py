@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 TRIES = 5
 """How often a write begins again because the ConfigMap has changed meanwhile."""
 
+# After texts were read, the next are for so many times as long as that took, but within the two seconds that a text may wait.
+RESTS, LONGEST_REST_SECONDS = 10, 1.0
+
 ANY = "*"
 """The version of ``If-Match`` that every template has."""
 
@@ -60,13 +63,16 @@ def all_templates(config: Config) -> TemplateSet:
 
 
 async def follow(context: Context) -> None:
-    """The service that puts in force what others write into the cluster; for ever."""
-    news = context.settings.template_news
+    """The service that puts in force what others write into the cluster; for ever. What is written in masses is read less often:
+    reading takes a small part of the time."""
+    news, now = context.settings.template_news, context.clock.monotonic
     while True:
         await news.wait()
         news.clear()
         async with context.settings.changing:
+            began = now()
             await refresh(context)
+        await asyncio.sleep(min(LONGEST_REST_SECONDS, RESTS * (now() - began)))
 
 
 async def refresh(context: Context, *, by: Principal | None = None) -> None:

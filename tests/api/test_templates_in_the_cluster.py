@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster, Rule, User
 from stackd.kube.template_maps import MOST_BYTES_BY_OTHERS, TEMPLATES, template_manifest
+from stackd.lifecycle import templates
 from stackd.model import Principal, StoredTemplate
 from stackd.store import backup_file
 from stackd.templates.sources import MOST_PROBLEMS
@@ -83,6 +85,20 @@ async def test_what_others_write_has_a_tenants_rights_at_most(at: Harness, more:
     assert (kind, why in message) == ("faulty", True), message
     assert "web-1" not in await shown(at)
     await at.refused(400, 'there is no "web-1"', "/stacks", BODY)
+
+
+async def test_what_others_write_is_read_after_a_rest_and_what_the_api_writes_at_once(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "RESTS", math.inf)
+    monkeypatch.setattr(templates, "LONGEST_REST_SECONDS", 60.0)
+    vm.options |= {"settings": folder_with(vm.folder, filed=PLAIN), "config": config(vm.folder, "")}
+    at = await vm.start()  # which reads the texts that are there
+    await applied(at, "web-1", PLAIN)
+    await eventually(lambda: NAME.format("web-1") in at.daemon.context.mirror.templates)
+    assert "web-1" not in await shown(at)
+    await put(at, "mine", PLAIN)
+    assert {"mine", "web-1"} <= (await shown(at)).keys()
 
 
 async def test_what_others_write_in_masses_neither_grows_nor_hides_what_is_there(
