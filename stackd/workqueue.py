@@ -25,7 +25,7 @@ Failed = Callable[[K, StackdError, float | None], None]
 
 # A key to which something happens while it is being worked on is worked on so much later again: whoever waits for what was done
 # is answered first, and what follows closely is seen at the same time.
-GATHER_SECONDS = 0.01
+AGAIN_SECONDS = 0.01
 
 
 @struct
@@ -70,7 +70,7 @@ class WorkQueue(Generic[K]):
     def __contains__(self, key: object) -> bool:
         """Whether the key is due, is being worked on, or waits after a failure: not one that waits for a time of its own."""
         at = self._due.get(key, math.inf)  # type: ignore[arg-type]  # any object may be asked for
-        return key in self._working or key in self._tries or at <= self._loop.time() + GATHER_SECONDS
+        return key in self._working or key in self._tries or at <= self._loop.time() + AGAIN_SECONDS
 
     def at_work(self, key: K) -> bool:
         """Whether the key is being worked on."""
@@ -94,13 +94,13 @@ class WorkQueue(Generic[K]):
         """Have the key worked on, ``delay`` seconds from now; if it already waits, at the earlier of the two times.
 
         A key that waits after a failure keeps its time, unless ``reset``: then the cause of the failure may be over, and
-        the delays begin anew. A key that is being worked on is worked on once more afterwards, after ``GATHER_SECONDS`` unless
+        the delays begin anew. A key that is being worked on is worked on once more afterwards, after ``AGAIN_SECONDS`` unless
         ``reset``.
         """
         now = self._loop.time()
         at = now + delay
         if key in self._working:
-            at = at if reset else max(at, now + GATHER_SECONDS)
+            at = at if reset else max(at, now + AGAIN_SECONDS)
             before, was_reset = self._again.get(key, (at, False))
             self._again[key] = min(at, before), reset or was_reset
             return

@@ -84,8 +84,9 @@ class Mirror:
 
     ``removals`` counts the objects that have gone.
 
-    ``routes`` are views by resource and name, ``templates`` a view by the ConfigMap's name; their watches run only while they
-    are followed (``follow``). The rest does not depend on them: while the watches of routes are away, all but names works.
+    ``routes`` are views by resource and name, ``templates`` a view by the ConfigMap's name; their watches run only while their
+    kinds are ``followed`` (``follow``). The rest does not depend on them: while the watches of routes are away, all but names
+    works.
 
     While Kubernetes does not answer, all watches count as disconnected. When the three are back, the cluster's identity is
     in doubt.
@@ -121,7 +122,7 @@ class Mirror:
             kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES, NETWORK_POLICIES, CONFIG_MAPS)
         }
         self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.extra_health)}
-        self._followed: tuple[str, ...] = ()
+        self.followed: tuple[str, ...] = ()
         self._removed: dict[str, tuple[int, State]] = {}
         self._others = template_maps.Others()
         self.removals = 0
@@ -154,7 +155,7 @@ class Mirror:
     @property
     def watches(self) -> Mapping[str, WatchHealth]:
         """All watches that should run, by kind; the copy is current without the extra ones."""
-        return {**self.health_by_kind, **{kind: self.extra_health[kind] for kind in self._followed}}
+        return {**self.health_by_kind, **{kind: self.extra_health[kind] for kind in self.followed}}
 
     def find(self, resource: str, name: str) -> State | None:
         """The object of that kind and name, as the copy has it."""
@@ -185,10 +186,10 @@ class Mirror:
 
     def follow(self, kinds: Collection[str]) -> None:
         """Watch these kinds, too, from now on, and no others."""
-        wanted, before = tuple(sorted(kinds)), self._followed
+        wanted, before = tuple(sorted(kinds)), self.followed
         if wanted == before:
             return
-        self._followed = wanted
+        self.followed = wanted
         for kind in self.extra_health.keys() - set(wanted):
             self._listed[kind].clear()
             self._replace(kind, ())
@@ -200,13 +201,8 @@ class Mirror:
 
     def also_follow(self, kind: str) -> None:
         """Watch this kind, too, from now on."""
-        if kind not in self._followed:
-            self.follow((*self._followed, kind))
-
-    @property
-    def followed(self) -> tuple[str, ...]:
-        """The kinds that are watched beside pods, Services and nodes."""
-        return self._followed
+        if kind not in self.followed:
+            self.follow((*self.followed, kind))
 
     def all_routes(self) -> Iterator[RouteState]:
         """All objects that give stacks names."""

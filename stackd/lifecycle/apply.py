@@ -97,21 +97,20 @@ async def _send(context: Context, stack: Stack | None, change: Change) -> bool:
 async def _send_for(context: Context, stack: Stack, change: Change) -> bool:
     if change.verb is Verb.ASK:
         return await _ask(context, stack, change)
-    if isinstance(change.wanted, WantedPod):
-        await (_create_pod if change.verb is Verb.CREATE else _label_pod)(context, stack, change)
-    elif isinstance(change.wanted, WantedService):
-        await _write_service(context, stack, change)
-    elif isinstance(change.wanted, WantedRoute):
-        await _write_route(context, stack, change, change.wanted)
+    if isinstance(wanted := change.wanted, WantedPod):
+        await (_create_pod if change.verb is Verb.CREATE else _label_pod)(context, stack, change, wanted)
+    elif isinstance(wanted, WantedService):
+        await _write_service(context, stack, change, wanted)
+    elif isinstance(wanted, WantedRoute):
+        await _write_route(context, stack, change, wanted)
     return True
 
 
 # ---- pods
 
 
-async def _create_pod(context: Context, stack: Stack, change: Change) -> None:
-    creation, wanted = context.creates.get(stack.stack_id), change.wanted
-    assert isinstance(wanted, WantedPod), "of a pod"
+async def _create_pod(context: Context, stack: Stack, change: Change, wanted: WantedPod) -> None:
+    creation = context.creates.get(stack.stack_id)
     member = stack.member(wanted.part) if stack.members else None
     if creation is not None:
         spec = creation.request.spec
@@ -133,11 +132,9 @@ async def _create_pod(context: Context, stack: Stack, change: Change) -> None:
         context.mirror.keep(other)
         return
     if creation is not None:
+        creation.uids[pod.name] = pod.uid
         if member is None:
-            creation.pod_uid = pod.uid
             creation.timer.lap("pod")
-        else:
-            creation.member_uids[pod.name] = pod.uid
     crash_point("pod.created")
     context.mirror.saw(pod)
 
@@ -153,12 +150,11 @@ async def _create_template_pod(context: Context, wanted: WantedTemplatePod) -> N
     context.mirror.saw(pod)
 
 
-async def _label_pod(context: Context, stack: Stack, change: Change) -> None:
+async def _label_pod(context: Context, stack: Stack, change: Change, wanted: WantedPod) -> None:
     """Put stackd's labels and the generation back: without them the watch and the Service do not see the pod. Raises
     ClusterRefused if something removes them at once."""
     assert change.uid is not None, "a pod was seen"
-    assert isinstance(change.wanted, WantedPod), "of a pod"
-    member = stack.member(change.wanted.part) if stack.members else None
+    member = stack.member(wanted.part) if stack.members else None
     before = context.mirror.pods.get(change.name)
     clients = () if before is None else before.labels
     names = pod_labels(stack, context.cluster.instance, clients, member)
@@ -238,19 +234,18 @@ def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
 # ---- the Service
 
 
-async def _write_service(context: Context, stack: Stack, change: Change) -> None:
+async def _write_service(context: Context, stack: Stack, change: Change, wanted: WantedService) -> None:
     """Make Service and record be as they should. A node port that others hold is replaced until a free one is found.
 
     An existing stack asks for its port for ``KEEP_PORT_SECONDS`` before it gets another. All tries together end by the
     deadline of one call: then ClusterUnavailable is raised, since other ports may be free. Raises NoNodePort; ClusterRefused
     if a policy changes the Service.
     """
-    wanted, creation = change.wanted, context.creates.get(stack.stack_id)
-    assert isinstance(wanted, WantedService), "of a Service"
+    creation = context.creates.get(stack.stack_id)
     before = context.mirror.services.get(change.name)
     context.memory.forget_gone(stack.stack_id, (SERVICES.resource, change.name))
     if change.verb is Verb.PATCH:
-        if (patched := await _write_expiry(context, stack, change)) is None:
+        if (patched := await _write_expiry(context, stack, change, wanted)) is None:
             return
         service = patched
     else:
@@ -266,7 +261,7 @@ async def _write_service(context: Context, stack: Stack, change: Change) -> None
         stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
 
 
-async def _write_expiry(context: Context, stack: Stack, change: Change) -> ServiceState | None:
+async def _write_expiry(context: Context, stack: Stack, change: Change, wanted: WantedService) -> ServiceState | None:
     """The Service as it is then; None if the one that was chosen is gone: the next decision is about what there is."""
     assert change.uid is not None, "a Service was seen"
     annotations = expiry_annotations(stack)
@@ -275,8 +270,7 @@ async def _write_expiry(context: Context, stack: Stack, change: Change) -> Servi
     except (ObjectNotFound, PreconditionFailed):
         _is_gone(context, change)
         return None
-    assert isinstance(change.wanted, WantedService), "of a Service"
-    _require_as_made(change.wanted, service)
+    _require_as_made(wanted, service)
     return service
 
 
@@ -288,7 +282,7 @@ async def _expose(context: Context, stack: Stack, change: Change, wanted: Wanted
         stack = replace(stack, ports_held=False)
     for tries in range(1, PORT_TRIES + 1):
         try:
-            service = await _send_service(context, stack, change, deadline)
+            service = await _send_service(context, stack, change, wanted, deadline)
         except NodePortOutOfRange as refused:
             await learn_node_ports(context, PortRange(*refused.cluster))
             taken: NodePortOutOfRange | NodePortTaken = refused
@@ -324,7 +318,9 @@ def _require_as_made(wanted: WantedService, service: ServiceState) -> None:
         raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {why}")
 
 
-async def _send_service(context: Context, stack: Stack, change: Change, deadline: Deadline) -> ServiceState:
+async def _send_service(
+    context: Context, stack: Stack, change: Change, wanted: WantedService, deadline: Deadline
+) -> ServiceState:
     manifest = service_manifest(stack, context.cluster.instance)
     if change.verb is Verb.CREATE:
         return await context.cluster.create(SERVICES, manifest, timeout=deadline.left)
@@ -338,8 +334,6 @@ async def _send_service(context: Context, stack: Stack, change: Change, deadline
         except (ObjectNotFound, PreconditionFailed):
             _is_gone(context, change)
         else:
-            wanted = change.wanted
-            assert isinstance(wanted, WantedService), "of a Service"
             if service_error(replace(wanted, node_ports=held_ports(stack)), service) is None:
                 return service
     return await context.cluster.create_or_update(SERVICES, manifest, known=(stack.service_uid,), timeout=deadline.left)

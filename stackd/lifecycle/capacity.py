@@ -121,9 +121,8 @@ def _takes_room(stack: Stack) -> bool:
 
 def _taken(context: Context, stack: Stack, disk_limit: int = 0) -> StackResources:
     """What the stack takes; ``disk_limit`` in bytes."""
-    pod = context.mirror.pods.get(stack.pod_name)
-    others = member_pods(context, stack) if stack.members else ()
-    disk = sum(one.ephemeral_bytes for one in (pod, *others) if one is not None)
+    pods = context.mirror.pods.get(stack.pod_name), *member_pods(context, stack)
+    disk = sum(pod.ephemeral_bytes for pod in pods if pod is not None)
     return StackResources(
         cpu_milli=stack.requested_cpu_milli,
         memory_bytes=stack.requested_memory_bytes,

@@ -138,16 +138,15 @@ def with_label_limits(limits: CreateLimits, config: LimitsSection) -> CreateLimi
 class Creation:
     """A create under way, for which somebody waits.
 
-    ``made_at``: when all of its objects had been created (seconds on the monotonic clock); ``pod_uid`` is its pod's, and
-    ``member_uids`` are those of its members' pods, by their names.
+    ``made_at``: when all of its objects had been created (seconds on the monotonic clock); ``uids`` are those of its pods, by
+    their names.
     ``abandoned``: whoever asked for it has left.
     """
 
     request: CreateRequest
     timer: PhaseTimer
     made_at: float | None = None
-    pod_uid: str | None = None
-    member_uids: dict[str, str] = field(default_factory=dict)
+    uids: dict[str, str] = field(default_factory=dict)
     abandoned: bool = False
 
     def check(self) -> None:

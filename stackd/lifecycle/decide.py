@@ -26,7 +26,6 @@ from stackd.lifecycle.desired import (
     WantedPod,
     WantedService,
     expiry_error,
-    own_of,
     own_pod,
     pod_difference,
     record_error,
@@ -139,14 +138,13 @@ ACTIONS = (*(kind for kind in Kind if kind is not Kind.APPLY), *(f"{verb}-{kind}
 
 @struct
 class Creating:
-    """A create that somebody waits for. ``made``: all of its objects were created once; ``pod`` is the uid of its pod, and
-    ``members`` are those of its members' pods, by their names.
+    """A create that somebody waits for. ``made``: all of its objects were created once; ``uids`` are those of its pods, by
+    their names.
     ``placeable`` and ``reachable``: for how many seconds more it waits for a node that the scheduler does not find, and for
     the Gateway."""
 
     made: bool
-    pod: str | None = None
-    members: Mapping[str, str] = field(default_factory=dict)
+    uids: Mapping[str, str] = field(default_factory=dict)
     placeable: float = 0.0
     reachable: float = 0.0
 
@@ -215,32 +213,33 @@ def _apply(why: str, *changes: Change) -> Decision:
 
 
 def _create(stack: Stack, objects: Objects, seen: Seen) -> Decision:
-    creating, pod = seen.creating, seen.pod
+    creating = seen.creating
     if creating is None:
         return Decision(kind=Kind.UNDO, why="its create was never completed")
     if not creating.made:
         if stack.members and (inner := list(_unnamed(objects, seen, Verb.CREATE))):
             return _apply("its pods have to know each other's addresses", *inner)
         return Decision(kind=Kind.APPLY, why="it is new", changes=_creations(objects, seen))
-    if pod is None or pod.uid != creating.pod:  # somebody else's may have the name
-        return _lacks_its_new(stack.pod_name, creating.pod, seen)
-    for wanted, member in zip(objects.pods[1:], seen.members, strict=False):
-        if member is None or member.uid != creating.members.get(wanted.name):
-            return _lacks_its_new(wanted.name, creating.members.get(wanted.name), seen)
-        pod = pod if member.scheduled and member.node_name else member
-    return _placed(stack, objects, seen, creating, pod)
+    unplaced: PodState | None = None
+    for wanted, pod in zip(objects.pods, (seen.pod, *seen.members), strict=True):
+        uid = creating.uids.get(wanted.name)
+        if pod is None or pod.uid != uid:  # somebody else's may have the name
+            return _lacks_its_new(wanted.name, uid, seen)
+        if not (pod.scheduled and pod.node_name):
+            unplaced = pod
+    return _placed(objects, seen, creating, unplaced)
 
 
-def _placed(stack: Stack, objects: Objects, seen: Seen, creating: Creating, pod: PodState) -> Decision:
-    if pod.scheduled and pod.node_name:
+def _placed(objects: Objects, seen: Seen, creating: Creating, unplaced: PodState | None) -> Decision:
+    if unplaced is None:
         waits = creating.reachable if objects.named and not _are_ready(objects.named, seen) else 0.0
         if waits > 0:
             return Decision(again=waits)
         return Decision(kind=Kind.ACCEPT, why="a node has its pod")
-    if pod.scheduled is False:
+    if unplaced.scheduled is False:
         if creating.placeable > 0:
             return Decision(again=creating.placeable)
-        error = NoRoom(NO_NODE, detail=pod.unschedulable_message)
+        error = NoRoom(NO_NODE, detail=unplaced.unschedulable_message)
         return Decision(kind=Kind.UNDO, why="no node takes its pod", error=error)
     return NOTHING
 
@@ -305,17 +304,14 @@ def _deletion(stack: Stack, objects: Objects, seen: Seen) -> Decision:
 
 def _pod_removals(stack: Stack, seen: Seen) -> list[Change]:
     """The removal of all pods of the stack that Kubernetes has not said to be gone."""
-    removals, name = list[Change](), (PODS, stack.pod_name)
-    if name not in seen.gone and not stack.spare:
-        uid = _known_uid(stack.stack_id, stack.pod_uid, seen.pod)
-        removals.append(Change(verb=Verb.REMOVE, resource=PODS, name=name[1], uid=uid, retried=name in seen.held))
-    for pod in seen.earlier:
-        removals.append(_removal(pod, seen))
-    for member, state in zip(stack.members, seen.members, strict=True):
-        name = PODS, stack.member_name(member.name)
-        if name not in seen.gone:
-            uid = _known_uid(stack.stack_id, member.pod_uid, state)
-            removals.append(Change(verb=Verb.REMOVE, resource=PODS, name=name[1], uid=uid, retried=name in seen.held))
+    if stack.spare:
+        return []
+    removals = [_removal(pod, seen) for pod in seen.earlier]
+    names = stack.pod_name, *(stack.member_name(member.name) for member in stack.members)
+    for name, of_row, state in zip(names, stack.pod_uids, (seen.pod, *seen.members), strict=True):
+        if (PODS, name) not in seen.gone:
+            uid, held = _known_uid(stack.stack_id, of_row, state), (PODS, name) in seen.held
+            removals.append(Change(verb=Verb.REMOVE, resource=PODS, name=name, uid=uid, retried=held))
     return removals
 
 
@@ -378,8 +374,8 @@ def _living(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Deci
     changes = [*service, *(change for _, change in others)]
     missing = objects.pods[0] if own is None and stack.desired is Desired.RUNNING else None
     if stack.members and missing is None:
-        pairs = zip(objects.pods[1:], seen.members, strict=False)
-        missing = next((wanted for wanted, pod in pairs if own_of(wanted, pod) is None), None)
+        those = zip(objects.pods[1:], stack.members, seen.members, strict=False)
+        missing = next((wanted for wanted, member, pod in those if own_pod(pod, member) is None), None)
     end = Decision(kind=Kind.END, why="its pod is gone from the cluster", brake=not seen.explained)
     if missing and (PODS, missing.name) not in seen.gone:
         why = why or "the mirror lacks its pod"
@@ -515,21 +511,20 @@ NO_RECORD = "no Service carries its record"
 class Orphan:
     """A pod, Service or route of ours without a row."""
 
-    resource: str
     seen: PodState | ServiceState | RouteState
 
     def __str__(self) -> str:
-        return f"{self.resource} {self.seen.name}"
+        return f"{self.seen.resource} {self.seen.name}"
 
     @property
     def is_service(self) -> bool:
         """Whether it is a stack's Service, and not one behind a route or of a member."""
-        return self.resource == SERVICES and not self.seen.name.startswith(INNER_PREFIXES)
+        return self.seen.resource == SERVICES and not self.seen.name.startswith(INNER_PREFIXES)
 
     @property
     def stack_id(self) -> str:
         """The stack's id, by the name of the object."""
-        return stack_of(self.resource, self.seen.name)
+        return stack_of(self.seen.resource, self.seen.name)
 
 
 def orphans(
@@ -539,9 +534,8 @@ def orphans(
     routes: Iterable[RouteState] = (),
 ) -> list[Orphan]:
     """The objects that belong to none of ``rows``."""
-    found = [Orphan(resource=SERVICES, seen=service) for service in services.values()]
-    found += [Orphan(resource=PODS, seen=pod) for pod in pods.values()]
-    found += [Orphan(resource=route.resource, seen=route) for route in routes]
+    states: Iterable[PodState | ServiceState | RouteState] = (*services.values(), *pods.values(), *routes)
+    found = [Orphan(seen=state) for state in states]
     return [orphan for orphan in found if orphan.stack_id not in rows]
 
 

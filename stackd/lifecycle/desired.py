@@ -18,7 +18,7 @@ from stackd.kube.records import wanted_pod
 from stackd.kube.routes import INNER_PREFIXES, RouteState, WantedRoute, names_of, wanted_members, wanted_routes
 from stackd.kube.routes import stack_of as stack_of_route
 from stackd.kube.wire import KINDS
-from stackd.model import SERVICE_PREFIX, Desired, Stack, struct
+from stackd.model import SERVICE_PREFIX, Desired, Member, Stack, struct
 
 PODS, SERVICES = "pods", "services"
 ObjectName = tuple[str, str]
@@ -219,17 +219,12 @@ def stack_of(resource: str, name: str) -> str:
     return stack_of_route(resource, name)
 
 
-def own_pod(pod: PodState | None, stack: Stack) -> PodState | None:
-    """The pod of the stack's name, if it is its own; a pod of an earlier generation, which is being deleted, is not.
+def own_pod(pod: PodState | None, row: Stack | Member) -> PodState | None:
+    """The pod of its name, if it is the stack's or member's own; one of an earlier generation, which is being deleted, is not.
 
     The generation is an annotation, which anybody may remove: a pod with the row's uid is the stack's whatever it says.
     """
-    return None if pod is None or (pod.uid != stack.pod_uid and pod.generation < stack.generation) else pod
-
-
-def own_of(wanted: WantedPod, pod: PodState | None) -> PodState | None:
-    """As ``own_pod``, of any of the stack's pods."""
-    return None if pod is None or (pod.uid != wanted.uid and pod.generation < wanted.generation) else pod
+    return None if pod is None or (pod.uid != row.pod_uid and pod.generation < row.generation) else pod
 
 
 def has_pod(stack: Stack) -> bool:

@@ -77,10 +77,8 @@ async def keep(context: Context, stack_id: str) -> None:
 
 def _pods_of(context: Context, stack: Stack) -> list[PodState]:
     """The pods of the stack that the mirror shows: the first, then those of its members."""
-    pod = context.mirror.pods.get(stack.pod_name)
-    if not stack.members:
-        return [] if pod is None else [pod]
-    return [pod for pod in (pod, *member_pods(context, stack)) if pod is not None]
+    pods = context.mirror.pods.get(stack.pod_name), *member_pods(context, stack)
+    return [pod for pod in pods if pod is not None]
 
 
 def capture_logs(context: Context, stack_id: str) -> None:

@@ -7,7 +7,7 @@ runs nothing, and goes as soon as its image is there (``template_pods``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from stackd.errors import ClusterUnavailable, StackdError
 from stackd.kube.manifests import DEADLINE_SECONDS, prepull_name, prepull_pod, prepull_spec
@@ -15,6 +15,7 @@ from stackd.kube.objects import PodState
 from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.owned import ImageOnNode, Pull, PullState, Work
+from stackd.lifecycle.status import PULL_ERRORS, TRIED_AGAIN
 from stackd.podspec import harden
 from stackd.templates import Template
 from stackd.timing import PULL_AGAIN_SECONDS, PULL_RETRIES
@@ -22,27 +23,9 @@ from stackd.timing import PULL_AGAIN_SECONDS, PULL_RETRIES
 log = logging.getLogger(__name__)
 
 LONGEST_REASON = 512
-# What a container waits for until its image is there, and why the kubelet has no image.
-NOT_YET = ("", "ContainerCreating", "PodInitializing")
-PULL_FAILED = (
-    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
-    "RegistryUnavailable",
-)  # fmt: skip
-
-
+# Why the kubelet has no image, beside what it tries again.
+NO_IMAGE = PULL_ERRORS | {"InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"}
 _ORDER = (PullState.FAILING, PullState.WAITING, PullState.PULLING, PullState.PULLED)
-
-
-def images(templates: Iterable[Template], taking: Iterable[str]) -> dict[ImageOnNode, Template]:
-    """Each image on each of these nodes, with the first template that has it; adjacent entries are on different nodes. Pure."""
-    names = sorted(taking)
-    return {
-        ImageOnNode(node=node, image=image): template
-        for template in reversed([*templates])
-        if template.prepull
-        for image in template.images
-        for node in names
-    }
 
 
 class PrePulls:
@@ -64,10 +47,17 @@ class PrePulls:
         return {state: sum(pull.state is state for pull in self.known.values()) for state in PullState}
 
     def wanted(self) -> dict[ImageOnNode, Template]:
-        """Each image on each node that is to have it, with the first template that has it."""
+        """Each image on each node that is to have it, with the first template that has it; adjacent entries are on different
+        nodes."""
         context = self._context
-        taking = (node.name for node in nodes.eligible(context.config, context.mirror.nodes.values()))
-        return images(context.settings.templates.values(), taking)
+        names = sorted(node.name for node in nodes.eligible(context.config, context.mirror.nodes.values()))
+        return {
+            ImageOnNode(node=node, image=image): template
+            for template in reversed([*context.settings.templates.values()])
+            if template.prepull
+            for image in template.images
+            for node in names
+        }
 
     def carry_out(self, work: Work, wanted: Mapping[ImageOnNode, Template]) -> None:
         """Begin the pulls that were decided on, and end those that nobody wants any more."""
@@ -110,9 +100,9 @@ class PrePulls:
 def is_pulled(pod: PodState) -> bool | None:
     """True once the kubelet has the image. Raises ClusterUnavailable if the pull fails. Pure."""
     for container in pod.containers:
-        if container.reason in PULL_FAILED:
+        if container.reason in NO_IMAGE:
             raise ClusterUnavailable(f"{container.reason}: {container.message}".rstrip(": "))
-        if container.state in ("running", "terminated") or container.reason not in NOT_YET:
+        if container.state in ("running", "terminated") or container.reason not in TRIED_AGAIN:
             return True
     if pod.phase == "Failed":
         raise ClusterUnavailable(": ".join(filter(None, (pod.reason, pod.message))) or "it has failed")

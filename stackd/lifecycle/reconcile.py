@@ -99,7 +99,7 @@ async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
         finally:
             if context.gate.identity.epoch != epoch:  # perhaps another cluster has answered
                 context.memory.gone.pop(stack.stack_id, None)
-        if creation is not None and creation.made_at is None and creation.pod_uid is not None:
+        if creation is not None and creation.made_at is None and stack.pod_name in creation.uids:
             creation.timer.restart()
             creation.made_at = context.clock.monotonic()
         return done

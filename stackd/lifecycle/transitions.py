@@ -145,7 +145,7 @@ def _missing(context: Context) -> frozenset[str]:
 
 def _is_missing(context: Context, stack: Stack) -> bool:
     """Whether the stack's pod is gone from the mirror, and the cluster does not explain that."""
-    lost = stack if current_pod(context, stack) is None else lost_member(context, stack) if stack.members else None
+    lost = stack if current_pod(context, stack) is None else lost_member(context, stack)
     return has_pod(stack) and lost is not None and not is_explained(context, lost)
 
 

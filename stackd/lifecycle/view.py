@@ -17,7 +17,7 @@ from stackd.kube.routes import RouteState
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Creating, Decision, Seen, decide
 from stackd.lifecycle.desired import ObjectName, Objects, desired, own_pod
-from stackd.model import SERVICE_PREFIX, Member, Stack
+from stackd.model import SERVICE_PREFIX, Stack
 
 NO_NAMES: Mapping[ObjectName, RouteState | None] = MappingProxyType({})
 
@@ -94,8 +94,7 @@ def member_pods(context: Context, stack: Stack) -> tuple[PodState | None, ...]:
 
 def own_pods(context: Context, stack: Stack) -> tuple[PodState | None, ...]:
     """Its pods as the mirror has them: the first, then those of its members, in order."""
-    pairs = zip(stack.members, member_pods(context, stack), strict=True)
-    return (current_pod(context, stack), *(own_pod(pod, as_member(stack, member)) for member, pod in pairs))
+    return (current_pod(context, stack), *map(own_pod, member_pods(context, stack), stack.members))
 
 
 def require_member(stack: Stack, name: str) -> None:
@@ -105,17 +104,12 @@ def require_member(stack: Stack, name: str) -> None:
         raise NotFound(f"{stack.stack_id} has no member {name[:64]!r}; {known}", code=ErrorCode.MEMBER_NOT_FOUND)
 
 
-def as_member(stack: Stack, member: Member) -> Stack:
-    """The stack as if the member's pod were its own."""
-    return replace(stack, generation=member.generation, pod_uid=member.pod_uid, node_id=member.node_id)
-
-
 def lost_member(context: Context, stack: Stack) -> Stack | None:
-    """The stack ``as_member`` of the first member whose pod is gone from the mirror, if the row names that."""
-    pods = own_pods(context, stack)[1:] if stack.members else ()
-    lost = (one for one, pod in zip(stack.members, pods, strict=True) if pod is None and one.pod_uid is not None)
-    member = next(lost, None)
-    return None if member is None else as_member(stack, member)
+    """The stack as if the pod of a member were its own: of the first whose pod is gone from the mirror, if the row names that."""
+    for member, pod in zip(stack.members, member_pods(context, stack), strict=True):
+        if member.pod_uid is not None and own_pod(pod, member) is None:
+            return replace(stack, generation=member.generation, pod_uid=member.pod_uid, node_id=member.node_id)
+    return None
 
 
 def is_explained(context: Context, stack: Stack) -> bool:
@@ -132,8 +126,7 @@ def _creating(context: Context, stack: Stack, objects: Objects) -> Creating | No
     since = context.clock.monotonic() - creation.made_at
     return Creating(
         made=True,
-        pod=creation.pod_uid,
-        members=creation.member_uids,
+        uids=creation.uids,
         placeable=context.config.stacks.unschedulable_grace - since,
         reachable=context.config.routes.accept_timeout - since if objects.named else 0.0,
     )

@@ -65,26 +65,10 @@ FIELDS: Final = (
     "labels", "pool", "prepull",
     "shared", "check", "values", "show", "env", "names", "policy", "network", "pod", "members",
 )  # fmt: skip
-TENANT_FIELDS: Final = frozenset(
-    {
-        "title",
-        "category",
-        "description",
-        "target_port",
-        "route_prefix",
-        "ttl",
-        "opens",
-        "closes",
-        "notice",
-        "extend",
-        "cost",
-        "labels",
-        "pool",
-        "values",
-        "show",
-    }
-    | {"env", "names", "network", "pod", "members"}
-)
+TENANT_FIELDS: Final = frozenset({
+    "title", "category", "description", "target_port", "route_prefix", "ttl", "opens", "closes", "notice", "extend", "cost",
+    "labels", "pool", "values", "show", "env", "names", "network", "pod", "members",
+})  # fmt: skip
 """What a tenant may write; the rest grants rights, or costs others something."""
 
 

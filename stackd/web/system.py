@@ -207,7 +207,7 @@ def plan_body(plan: ReconcilePlan, reasons: Sequence[str]) -> contract.Plan:
             contract.PlannedAction(action=a.decision.action, name=a.name, why=a.decision.why) for a in plan.actions
         ),
         unknown=tuple(
-            contract.UnknownObject(kind=one.orphan.resource, name=one.name, why=one.decision.why)
+            contract.UnknownObject(kind=one.orphan.seen.resource, name=one.name, why=one.decision.why)
             for one in plan.unknown
             if one.orphan is not None
         ),

@@ -99,7 +99,7 @@ async def test_what_is_being_worked_on_comes_again_after_that(late: Work) -> Non
 async def test_what_happens_meanwhile_waits_a_moment_and_whoever_asks_does_not(
     late: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workqueue, "GATHER_SECONDS", 60.0)
+    monkeypatch.setattr(workqueue, "AGAIN_SECONDS", 60.0)
     for reset in (False, True):
         late.begun.clear()
         late.queue.add("a")

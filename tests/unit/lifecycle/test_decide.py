@@ -210,7 +210,7 @@ def test_nothing_expires_while_the_clock_cannot_be_trusted() -> None:
 
 # ---- a create that somebody waits for
 
-MADE, NOT_PLACED = Creating(made=True, pod="pod"), pod(node_name=None, scheduled=False)
+MADE, NOT_PLACED = Creating(made=True, uids={NAME: "pod"}), pod(node_name=None, scheduled=False)
 
 
 @pytest.mark.parametrize(
