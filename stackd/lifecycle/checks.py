@@ -209,6 +209,7 @@ async def _scheduled(context: Context, template: Template, stack_id: str) -> Non
         checks.scheduled -= 1
         for waiting in (name, *checks.waiting):
             context.template_loop.add(waiting)
+        checks.waiting.clear()
 
 
 async def _check_pooled(context: Context, template: Template) -> CheckResult:

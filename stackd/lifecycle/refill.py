@@ -160,11 +160,8 @@ class Refill:
         for _ in range(begins):
             pool.making += 1
             self._context.tasks.background(f"pool {template.name}", self._make_stack(pool, template))
-        waiting = self._context.checks.waiting
         if work.check_waits:
-            waiting.setdefault(template.name)
-        else:
-            waiting.pop(template.name, None)
+            self._context.checks.waiting[template.name] = None
         if work.check is not None:
             checks.begin(self._context, template, work.check)
 
