@@ -73,6 +73,7 @@ class ApiServer:
         self._runner: web.ServerRunner | None = None
         self._site: web.SockSite | None = None
         self._kept: socket.socket | None = None  # keeps the port while nothing listens
+        self._turn = asyncio.Lock()  # what has just begun to listen cannot be closed yet
         self._stopping = asyncio.Event()
         self._silent: WeakSet[asyncio.Transport] = WeakSet()
         self.host = ""
@@ -94,19 +95,21 @@ class ApiServer:
 
     async def listen(self) -> None:
         """Accept connections (again)."""
-        if self._site is not None or self._runner is None:
-            return
-        sock, self._kept = self._kept or _bound(self.host, self.port), None
-        self.port = sock.getsockname()[1]
-        self._site = web.SockSite(self._runner, sock, backlog=1024)
-        await self._site.start()
+        async with self._turn:
+            if self._site is not None or self._runner is None:
+                return
+            sock, self._kept = self._kept or _bound(self.host, self.port), None
+            self.port = sock.getsockname()[1]
+            self._site = web.SockSite(self._runner, sock, backlog=1024)
+            await self._site.start()
 
     async def refuse(self) -> None:
         """Close every connection and accept none until `listen`."""
-        if self._site is not None:
-            site, self._site = self._site, None
-            await site.stop()
-            self._kept = _bound(self.host, self.port)
+        async with self._turn:
+            if self._site is not None:
+                site, self._site = self._site, None
+                await site.stop()
+                self._kept = _bound(self.host, self.port)
         if self._runner is not None and self._runner.server is not None:
             for connection in self._runner.server.connections:
                 if connection.transport is not None:

@@ -52,3 +52,13 @@ async def test_a_stale_list_is_that_of_the_moment_that_was_remembered(wire: Wire
     assert (await wire.get(MAPS)).body == then
     assert (await wire.get(f"{MAPS}/two")).status == 200, "only lists are stale"
     assert [item["metadata"]["name"] for item in (await wire.get(MAPS)).body["items"]] == ["two"]
+
+
+async def test_it_refuses_whoever_connects_also_if_it_had_just_begun_to_listen_again(wire: Wire) -> None:
+    faults = wire.cluster.faults
+    await faults.refuse()
+    await asyncio.gather(faults.listen(), faults.refuse())
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await wire.get(MAPS)
+    await faults.listen()
+    assert (await wire.get(MAPS)).status == 200
