@@ -37,6 +37,7 @@ from stackd.client.follow import AsyncFollow, Follow
 from stackd.client.operations import CreateOptions, Filters, Length, LogTail, Page
 from stackd.contract import Stack
 from stackd.files import can_be_sent
+from stackd.proxies import proxy_for, without_password
 from stackd.version import VERSION
 
 if TYPE_CHECKING:
@@ -123,9 +124,12 @@ class Operations:
         ``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request.
         ``user_agent`` names your program, such as ``"platform/2.1"``.
 
-        Raises ValueError for a wrong address, or a key or name that no header can carry.
+        Raises ValueError for a wrong address, a proxy that cannot be used, or a key or name that no header can carry.
         """
         self._address = _address_of(url)
+        # Over plain HTTP, a proxy would read the key; and a peer that is to be checked is on this machine.
+        by_proxy = self._address.scheme == "https" and check_peer is None
+        self._proxy = proxy_for(url, ("http", "https")) if by_proxy else None
         if not can_be_sent(key):
             raise ValueError("the API key has characters that no header can carry; copy it again")
         if not (user_agent.isascii() and user_agent.isprintable()):
@@ -163,7 +167,7 @@ class Operations:
         }
 
     def _options(self) -> dict[str, Any]:
-        """What httpx2's client is made with. It asks no proxy of the environment, which would read the key."""
+        """What httpx2's client is made with. It does not read the environment itself, where it knows no networks."""
         import ssl
 
         import httpx2
@@ -171,21 +175,22 @@ class Operations:
         if self._ssl is None and self._address.scheme == "https":
             self._ssl = ssl.create_default_context()
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-        return {"verify": self._ssl or False, "trust_env": False, "limits": limits}
+        return {"verify": self._ssl or False, "trust_env": False, "limits": limits, "proxy": self._proxy}
 
     @contextmanager
     def _losing(self) -> Iterator[None]:
         """Raise Unreachable if no whole answer comes."""
         import httpx2
 
-        unsent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+        unsent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+        through = f" through the proxy {without_password(self._proxy)}" if self._proxy else ""
         try:
             yield
         except (TimeoutError, httpx2.TimeoutException) as error:
-            sentence = f"{self.url} did not answer in time"
+            sentence = f"{self.url} did not answer in time{through}"
             raise Unreachable(sentence, sent=not isinstance(error, unsent), timed_out=True) from error
         except httpx2.RequestError as error:
-            sentence = f"{self.url} cannot be reached: {_root(error)}"
+            sentence = f"{self.url} cannot be reached{through}: {_root(error)}"
             raise Unreachable(sentence, sent=not isinstance(error, unsent)) from error
 
     def _explained(self, error: ClientError) -> ClientError:

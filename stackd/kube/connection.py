@@ -184,7 +184,8 @@ class KubeConnection:
         try:
             return await poll(deadline, once)
         except ClusterTimeout as exc:  # the caller has waited for all tries, not only for the last one
-            raise ClusterTimeout(f"Kubernetes did not answer within {deadline.spent:.1f} s") from exc
+            silent = f"Kubernetes did not answer within {deadline.spent:.1f} s"
+            raise ClusterTimeout(silent, detail=exc.detail) from exc
 
     async def _once(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
         """Kubernetes' answer to the request, which is sent once, even if it is a refusal."""
@@ -192,7 +193,8 @@ class KubeConnection:
         async with self._turn(call, deadline):
             sent, session = contact.now(), self.access.session
             try:
-                async with attempt(call, max(0.5, min(longest, deadline.left)), self.fence, contact):
+                seconds, through = max(0.5, min(longest, deadline.left)), self.access.through
+                async with attempt(call, seconds, self.fence, contact, through=through):
                     answer = await self._send(call)
                     check(call, answer)
             except UnexpectedAnswer as exc:
@@ -257,7 +259,8 @@ class KubeConnection:
             async with asyncio.timeout(seconds), self.access.new_session(force_close=True) as session:
                 answer = await self._exchange(call, session)
         except TimeoutError as exc:
-            raise ClusterTimeout(f"it did not answer within {seconds:g} s over a new connection") from exc
+            silent = f"it did not answer within {seconds:g} s over a new connection"
+            raise ClusterTimeout(silent, detail=self.access.through) from exc
         check(call, answer)
         if answer.status in FAILING:
             raise error_of(call, answer)
@@ -282,7 +285,7 @@ class KubeConnection:
             except _TRANSPORT_ERRORS as exc:
                 if isinstance(exc, TimeoutError):
                     await self.access.leave(session)
-                raise unreachable(exc) from exc
+                raise unreachable(exc, self.access.through) from exc
             if body is not None:
                 answer = _answer_of(response, body)
                 raise wire.unexpected(call, answer, "not a watch") if answer.ok else error_of(call, answer)
@@ -291,7 +294,7 @@ class KubeConnection:
             except TimeoutError as exc:
                 raise ClusterSilent(f"Kubernetes has sent nothing for {idle:g} s") from exc
             except _TRANSPORT_ERRORS as exc:
-                raise unreachable(exc) from exc
+                raise unreachable(exc, self.access.through) from exc
 
     async def _reload_credentials(self, generation: int) -> bool:
         self.identity.doubt()
@@ -313,7 +316,7 @@ class KubeConnection:
         except _TRANSPORT_ERRORS as exc:
             if call.fenced:
                 self.fence.require()
-            raise unreachable(exc) from exc
+            raise unreachable(exc, self.access.through) from exc
         assert body is not None, "only a watch is left unread"
         return _answer_of(response, body)
 
@@ -385,27 +388,30 @@ def _answer_of(response: aiohttp.ClientResponse, body: bytes) -> KubeResponse:
     )
 
 
-def unreachable(exc: BaseException) -> ClusterUnavailable:
-    """The error for a request without a response; its text names the cause."""
-    sentence = "Kubernetes cannot be reached"
+def unreachable(exc: BaseException, through: str = "") -> ClusterUnavailable:
+    """The error for a request without a response; its text names the cause, and the proxy that it went ``through``."""
+    sentence, by_proxy = "Kubernetes cannot be reached", f" ({through})" if through else ""
     if isinstance(exc, aiohttp.ClientHttpProxyError):
-        return ClusterUnavailable(sentence, detail=f"the proxy answered {exc.status}")
+        wants = " and wants a user and a password, as in http://USER:PASSWORD@HOST:PORT" if exc.status == 407 else ""
+        return ClusterUnavailable(sentence, detail=f"the proxy answered {exc.status}{wants}{by_proxy}")
     if isinstance(exc, aiohttp.ClientResponseError):
-        return UnexpectedAnswer(f"{sentence}: what answers does not speak HTTP", exc.message.partition("\n")[0])
+        return UnexpectedAnswer(
+            f"{sentence}: what answers does not speak HTTP", exc.message.partition("\n")[0] + by_proxy
+        )
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-        return ClusterRefused("Kubernetes' certificate is not accepted", detail=_mistrust(exc.certificate_error))
+        mistrust = _mistrust(exc.certificate_error) + by_proxy
+        return ClusterRefused("Kubernetes' certificate is not accepted", detail=mistrust)
     if isinstance(exc, aiohttp.ClientConnectorError):
         why = exc.os_error.strerror or str(exc.os_error) or "the connection was closed during the TLS handshake"
-        return ClusterUnreachable(
-            sentence, detail="what answers does not speak TLS" if "WRONG_VERSION_NUMBER" in why else why
-        )
+        why = "what answers does not speak TLS" if "WRONG_VERSION_NUMBER" in why else why
+        return ClusterUnreachable(sentence, detail=why + by_proxy)
     if isinstance(exc, TimeoutError):
         why = "it did not answer in time"
     elif isinstance(exc, (aiohttp.ServerDisconnectedError, ConnectionResetError, aiohttp.ClientPayloadError)):
         why = "the connection was lost"
     else:
         why = str(exc) or type(exc).__name__
-    return ClusterUnavailable(sentence, detail=why)
+    return ClusterUnavailable(sentence, detail=why + by_proxy)
 
 
 def _mistrust(exc: Exception) -> str:

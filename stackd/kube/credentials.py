@@ -22,8 +22,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yaml
@@ -39,7 +37,7 @@ from stackd.config.credentials import NO_CLUSTER, current, is_unset, shown
 from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError
 from stackd.files import write_private
 from stackd.kube.wire import JSON, KINDS, TOKENS, JsonObject, KubeRequest
-from stackd.names import is_loopback
+from stackd.proxies import proxy_for, usable, without_password
 from stackd.validity import WARN_SECONDS, validity
 from stackd.version import VERSION
 
@@ -191,12 +189,9 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
 
 
 def _completed(one: Configuration, *, lasting: bool) -> Credentials:
-    address, own_proxy = urlsplit(one.host), one.proxy
-    # Read once: the client library would do so on another thread for each request. As with kubectl, no proxy of the
-    # environment is used for an address of this machine.
-    host = address.hostname
-    if not one.proxy and host and not is_loopback(host) and not proxy_bypass(host):
-        one.proxy = getproxies().get(address.scheme)
+    own_proxy = one.proxy
+    # As with kubectl, the cluster's own wins, whatever NO_PROXY says.
+    one.proxy = usable(own_proxy, "proxy-url") if own_proxy else proxy_for(one.host)
     tls = ApiClient(one).rest_client.ssl_context  # reads the certificates
     # Check chain, time and name as kubectl does, but not the extensions of the CA's certificate: since 3.13 Python
     # requires all of RFC 5280, which those of many clusters lack. And accept an intermediate CA as the root.
@@ -380,6 +375,12 @@ class Access:
         """Close all connections. A reader that is still on one of them would wait forever."""
         for session in tuple(self._users):
             await session.close()
+
+    @property
+    def through(self) -> str:
+        """``through the proxy …``, for messages; empty without one."""
+        proxy = self._credentials.configuration.proxy
+        return f"through the proxy {without_password(proxy)}" if proxy else ""
 
     def options(self) -> dict[str, Any]:
         """The options of each request that the configuration sets, besides headers: proxy and TLS server name."""

@@ -253,15 +253,17 @@ class Identity:
 
 
 @asynccontextmanager
-async def attempt(call: KubeRequest, seconds: float, fence: Fence, contact: Contact) -> AsyncIterator[None]:
-    """One try of the request, of at most ``seconds``; a change ends no later than the fence allows.
+async def attempt(
+    call: KubeRequest, seconds: float, fence: Fence, contact: Contact, *, through: str = ""
+) -> AsyncIterator[None]:
+    """One try of the request, of at most ``seconds``; a change ends no later than the fence allows. ``through`` names a proxy.
 
     Raises NotOwner if the fence forbids the request, or ends it midway, when it may have been done; ClusterTimeout; and
     ClusterUnavailable, for a change also before it is sent, while Kubernetes is known not to answer.
     """
     if call.fenced and contact.lost:
         raise contact.error()
-    sent, why = contact.now(), f"Kubernetes did not answer within {seconds:.1f} s"
+    sent, silent = contact.now(), ClusterTimeout(f"Kubernetes did not answer within {seconds:.1f} s", detail=through)
     try:
         async with asyncio.timeout(min(seconds, fence.left) if call.fenced else seconds) as limit:
             # Requests for the Lease have their own timeout, and go on when the contact is lost: they show when it is back.
@@ -274,8 +276,8 @@ async def attempt(call: KubeRequest, seconds: float, fence: Fence, contact: Cont
         if contact.lost:
             raise contact.error() from exc
         if not call.asks_node:
-            contact.failed(sent, why)
-        raise ClusterTimeout(why) from exc
+            contact.failed(sent, str(silent))
+        raise silent from exc
     except (ClusterRefused, AnswerTooLarge):
         raise
     except ClusterUnavailable as exc:

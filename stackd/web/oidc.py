@@ -33,6 +33,7 @@ from stackd.errors import PermissionDenied, SignInFailed, Unavailable
 from stackd.keys import ID_DIGITS, ApiKey, digest
 from stackd.model import Principal
 from stackd.printable import printable
+from stackd.proxies import proxy_for, without_password
 from stackd.tasks import acquired_within
 
 if TYPE_CHECKING:
@@ -194,11 +195,14 @@ class Issuer:
         """The JSON object that the issuer answers. Raises SignInFailed for a refusal, Unavailable without an answer."""
         if not await acquired_within(self._slots, ANSWER_SECONDS):
             raise Unavailable("the issuer is slow, and too many people sign in at once")
+        through = ""
         try:
+            if proxy := proxy_for(url, ("http", "https")):
+                through = f" (through the proxy {without_password(proxy)})"
             timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
             async with (
-                aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,
-                session.request(method, url, allow_redirects=False, **options) as answer,
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.request(method, url, allow_redirects=False, proxy=proxy, **options) as answer,
             ):
                 body = bytearray()
                 async for chunk in answer.content.iter_any():
@@ -207,7 +211,9 @@ class Issuer:
                         raise ValueError("its answer is too long")
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             why = printable(str(error)) or "it does not answer"
-            raise Unavailable(f"the issuer {self._section.issuer} cannot be asked: {why}") from None
+            if isinstance(error, aiohttp.ClientHttpProxyError):  # its text has the password
+                why = f"the proxy answered {error.status}"
+            raise Unavailable(f"the issuer {self._section.issuer} cannot be asked", detail=why + through) from None
         finally:
             self._slots.release()
         try:

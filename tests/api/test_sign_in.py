@@ -20,10 +20,14 @@ from joserfc import jwt
 from joserfc.jwk import Key, OctKey, RSAKey
 from yarl import URL
 
+from stackd.config.sections import OidcSection
+from stackd.errors import Unavailable
 from stackd.keys import ApiKey, digest
+from stackd.web import oidc
 from tests.api.scenes import finished, submit
 from tests.harness import READ_KEY, Client, Harness, Reply, harness, seed, until
 from tests.ports import free_port
+from tests.proxies import proxy
 from tests.templates import WEB, folder_with
 
 CLIENT, CODE = "stackd", "code-of-the-issuer"
@@ -176,6 +180,23 @@ async def test_a_person_with_a_keys_name_does_not_see_what_the_key_alone_is_told
 async def test_another_sites_page_has_no_session(one: Browser, method: str, path: str) -> None:
     await one.sign_in()
     assert (await one.call(method, path, seed() if method == "POST" else None, page=False)).status == 401
+
+
+async def test_an_issuer_is_asked_through_the_proxy_which_an_error_names_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    issuer = oidc.Issuer(OidcSection(issuer="https://id.example.org"))
+    async with proxy(0) as between:
+        monkeypatch.setenv("https_proxy", between.url("me:p%40ss"))
+        between.refuses = 407
+        with pytest.raises(Unavailable, match="cannot be asked: the proxy answered 407") as caught:
+            await issuer.described()
+        assert between.asked == [("id.example.org:443", "me:p@ss")]
+        assert str(caught.value).endswith(f"(through the proxy {between.url()})")
+        assert caught.value.sentence == "the issuer https://id.example.org cannot be asked", "strangers see no proxy"
+    monkeypatch.setenv("https_proxy", "socks5://gw:1080")
+    with pytest.raises(Unavailable, match="HTTPS_PROXY is socks5://gw:1080, a kind of proxy that stackd cannot use"):
+        await issuer.described()
 
 
 FORGED: dict[str, Callable[[Claims], Claims]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -40,9 +41,11 @@ from stackd.client.attempts import NO_RETRIES, EventReader, Pause, Request, Resp
 from stackd.config import load
 from stackd.contract import EPOCH, JobStatus, NewLink, Problem
 from stackd.embedded import EmbeddedCluster
+from tests.certificates import HAVE_OPENSSL, authority, issued
 from tests.daemons import daemon, on
 from tests.gate import gate
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
+from tests.proxies import proxy
 from tests.raw import saying
 
 POD = seed()["pod_spec"]
@@ -437,6 +440,33 @@ async def test_what_is_not_stackd_or_does_not_answer_in_time_is_an_error(kind: A
         with pytest.raises(ClientError, match=error):
             await asyncio.wait_for(ask("get", "stack-1"), 10)
         await ask("close")
+
+
+@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
+async def test_what_is_behind_tls_is_reached_through_the_proxy_of_the_environment(
+    tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = authority(tmp_path)
+    pair = issued(tmp_path, root, host="DNS:stackd.example")
+    trusting = ssl.create_default_context(cafile=str(root.cert))
+    async with (
+        harness(tmp_path, server__tls_cert=str(pair.cert), server__tls_key=str(pair.key)) as at,
+        proxy(at.port) as between,
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", between.url("me:p%40ss"))
+        ask = Caller(kind("https://stackd.example", KEY, ssl_context=trusting, retries=NO_RETRIES))
+        assert (await ask("stats")).total_stacks == 0
+        assert between.asked == [("stackd.example:443", "me:p@ss")]
+        await ask("close")
+        between.refuses = 407
+        with pytest.raises(
+            Unreachable, match=rf"stackd.example cannot be reached through the proxy {between.url()}: 407"
+        ):
+            await ask("stats")
+    monkeypatch.setenv("HTTP_PROXY", between.url())
+    with pytest.raises(Unreachable) as caught:
+        await Caller(kind("http://192.0.2.1:1", KEY, retries=NO_RETRIES, timeout=0.05))("stats")
+    assert "proxy" not in str(caught.value), "a proxy would read the key"
 
 
 async def test_a_stream_goes_on_while_stackd_restarts(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
