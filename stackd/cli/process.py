@@ -33,6 +33,7 @@ from stackd.cli import FAILED
 from stackd.cli.links import new_secret
 from stackd.config import LoadedConfig, load
 from stackd.config.sources import KEY_VARIABLE, variable
+from stackd.contract import host_and_port
 from stackd.daemon import Daemon
 from stackd.doctor.running import url_of
 from stackd.embedded import WORKER, EmbeddedCluster, EmbeddedOptions, administrator, node_specs
@@ -71,7 +72,7 @@ async def serve(
                 raise
             server = configuration.config.server
             raise StackdError(
-                f"cannot listen on {server.host}:{server.port}: address already in use (`ss -ltnp` shows by what); "
+                f"cannot listen on {host_and_port(server.host, server.port)}: address already in use (`ss -ltnp` shows by what); "
                 f"choose another port with server.port or {variable('server', 'port')}"
             ) from error
 

@@ -22,7 +22,7 @@ from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import handed_over
 from stackd.printable import printable
 from stackd.upkeep.build import Build
-from stackd.web.serving import is_at, listen
+from stackd.web.serving import are_at, listen
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class ProcessContext:
 
     def sockets(self, config: Config) -> list[socket.socket]:
         """Copies, for one daemon, of the sockets to listen on. Raises OSError if the address is taken."""
-        if not self._own and all(is_at(each, config) for each in self.inherited):
+        if not self._own and are_at(self.inherited, config):
             self._own = [*self.inherited]
         if not self._own:
             if self.inherited:

@@ -70,9 +70,9 @@ class HttpListener:
 
     @property
     def address(self) -> str:
-        """Where the first socket listens, for the log."""
-        name = self.sockets[0].getsockname()
-        return host_and_port(name[0], name[1]) if isinstance(name, tuple) else str(name)
+        """Where the sockets listen, for the log."""
+        names = [each.getsockname() for each in self.sockets]
+        return " and ".join(host_and_port(*name[:2]) if isinstance(name, tuple) else str(name) for name in names)
 
     def open(self, context: ContextFactory | None) -> None:
         """Start accepting connections; with a ``context``, over TLS."""
@@ -167,11 +167,13 @@ async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) 
 def listen(config: Config) -> list[socket.socket]:
     """Sockets of our own on ``server.host`` and ``server.port``. Raises OSError, naming the address."""
     host, port = config.server.host, config.server.port
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     try:
-        for family, _, _, _, address in addresses:
-            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
+        for family, address in _addresses(config):
+            # Of any free port, the first socket has the choice.
+            port = port or (sockets[0].getsockname()[1] if sockets else 0)
+            at = (address[0], port, *address[2:])
+            sockets.append(socket.create_server(at, family=family, backlog=BACKLOG))
     except OSError as error:
         for each in sockets:
             each.close()
@@ -180,8 +182,16 @@ def listen(config: Config) -> list[socket.socket]:
     return sockets
 
 
-def is_at(listening: socket.socket, config: Config) -> bool:
-    """Whether a socket listens where the configuration says."""
+def are_at(sockets: Sequence[socket.socket], config: Config) -> bool:
+    """Whether the sockets listen where the configuration says."""
+    wanted = {address[:2] for _, address in _addresses(config)}
+    return {listening.getsockname()[:2] for listening in sockets} == wanted
+
+
+def _addresses(config: Config) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+    """``::`` is all addresses of both families. Each family has a socket of its own, so that a caller's IPv4 address is known
+    as that, and not as one of IPv6."""
     host, port = config.server.host, config.server.port
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return listening.getsockname()[:2] in [address[:2] for _, _, _, _, address in addresses]
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]] = [(one[0], one[4]) for one in found]
+    return [*addresses, (socket.AF_INET, ("0.0.0.0", port))] if host == "::" else addresses  # noqa: S104

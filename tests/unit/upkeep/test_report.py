@@ -161,6 +161,23 @@ async def test_another_host_at_the_same_port_is_free_although_the_manager_still_
         assert kept.fileno() != -1
 
 
+async def test_all_addresses_of_ipv6_are_those_of_ipv4_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On a socket of each, so that a caller's IPv4 address is none of IPv6."""
+    caplog.set_level("INFO")
+    audit = tmp_path / "audit"
+    async with harness(tmp_path, server__host="::", log__audit=str(audit)) as at:
+        for host in ("127.0.0.1", "[::1]"):
+            async with at.session.get(f"http://{host}:{at.port}/stacks", headers={"X-API-KEY": "wrong"}) as answer:
+                assert answer.status == 401
+        await eventually(lambda: audit.read_text().count("401") == 2)
+        assert all(f'"{address}"' in audit.read_text() for address in ("127.0.0.1", "::1"))
+        assert f"listening on [::]:{at.port} and 0.0.0.0:{at.port}," in caplog.text
+        port = str(at.port)
+    kept = ProcessContext(inherited=(socket.create_server(("::", int(port)), family=socket.AF_INET6),), can_keep=True)
+    async with harness(tmp_path, server__host="::", server__port=port, process=kept) as at:
+        await at.get("/healthz")
+
+
 @pytest.mark.parametrize("how", ["sends no body", "reads no answer"])
 @pytest.mark.parametrize("restarts", [False, True], ids=["stop", "restart"])
 async def test_clients_that_hang_do_not_delay_a_stop_beyond_its_timeout(
