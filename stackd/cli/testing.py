@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +23,12 @@ from stackd.cli.target import client_options
 from stackd.contract import port_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from stackd.client import Client, Stack
+
+AT_ONCE, CHECKS_AT_ONCE = 4, 2
+"""So many templates are tried at a time; stackd runs so many checks of a key at a time."""
 
 LAST_LINES = 1000
 FORWARDING_SECONDS = 3.0
@@ -47,7 +52,7 @@ PASSED = "passed"
 @click.option("--timeout", type=Length(), default="5m", show_default=True, help="The longest wait for a stack to run.")
 @output_option("json", "jsonl")
 def test(client: Client, templates: tuple[str, ...], every: bool, output: str | None, **how: Any) -> None:
-    """Try templates: create a stack of each, check it, delete it. Exit code 1 if one fails.
+    """Try templates, four at a time: create a stack of each, check it, delete it. Exit code 1 if one fails.
 
     A stack without a check passes once it has run for five seconds. A solver gets the variables of a check: HOST, PORT and
     URL of the first port, and HOST_80, … of each; TEMPLATE; and the stack's generated values. Exit code 0 means that it has
@@ -60,8 +65,8 @@ def test(client: Client, templates: tuple[str, ...], every: bool, output: str | 
     if unknown := [name for name in names if name not in known]:
         raise click.UsageError(f"there is no template {', '.join(unknown)}")
     results = []
-    for name in names:
-        results.append(_tried(client, known[name], **how))
+    for result in _in_order(client, [known[name] for name in names], how):
+        results.append(result)
         if output is None:
             render.print_table(RESULT, results[-1:])
     if output is not None:
@@ -70,8 +75,35 @@ def test(client: Client, templates: tuple[str, ...], every: bool, output: str | 
         raise SystemExit(FAILED)
 
 
+class _UnderWay:
+    """The stacks that exist, until the trials are interrupted."""
+
+    def __init__(self) -> None:
+        self.stacks: list[Stack] = []
+        self.interrupted = threading.Event()
+        self.checks = threading.Semaphore(CHECKS_AT_ONCE)
+
+
+def _in_order(
+    client: Client, templates: Iterable[Mapping[str, Any]], how: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The results, in the order of the templates. If it ends early, all stacks are deleted, which ends the other trials."""
+    from stackd.client import ClientError
+
+    at, pool = _UnderWay(), ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from pool.map(lambda template: _tried(client, template, at, **how), templates)
+    finally:
+        at.interrupted.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for stack in tuple(at.stacks):
+            with suppress(ClientError):
+                client.delete(stack)
+        pool.shutdown()
+
+
 def _tried(
-    client: Client, template: Mapping[str, Any], *, solver: str | None, labels: Any, timeout: str
+    client: Client, template: Mapping[str, Any], at: _UnderWay, *, solver: str | None, labels: Any, timeout: str
 ) -> dict[str, Any]:
     """Each outcome is a result: one template that fails does not keep the others from being tried."""
     from stackd.client import ClientError
@@ -80,14 +112,18 @@ def _tried(
     name, began, stack = template["name"], time.monotonic(), None
     try:
         stack = client.create_from_template(name, labels=labels_of(labels))
+        at.stacks.append(stack)
+        if at.interrupted.is_set():
+            raise ClientError("interrupted")
         ready = client.wait(stack, "running", timeout=parse_duration(timeout))
-        healthy, message = _checked(client, template, stack, ready, solver)
+        healthy, message = _checked(client, template, stack, ready, solver, at.checks)
     except (ClientError, OSError, subprocess.SubprocessError) as error:
         healthy, message = False, str(error)
     finally:
         if stack is not None:
             with suppress(ClientError):
                 client.delete(stack)
+                at.stacks.remove(stack)
     return {
         "template": name,
         "result": PASSED if healthy else "failed",
@@ -98,7 +134,12 @@ def _tried(
 
 
 def _checked(
-    client: Client, template: Mapping[str, Any], created: Stack, stack: Stack, solver: str | None
+    client: Client,
+    template: Mapping[str, Any],
+    created: Stack,
+    stack: Stack,
+    solver: str | None,
+    turn: threading.Semaphore,
 ) -> tuple[bool, str]:
     from stackd.client import StackEnded, TimedOut
 
@@ -108,7 +149,8 @@ def _checked(
         with suppress(TimedOut):
             raise StackEnded(client.wait(stack, "failed", timeout=SETTLED_SECONDS))
         return True, "it runs; the template has no check"
-    seen = client.check(stack)
+    with turn:
+        seen = client.check(stack)
     return seen.healthy, seen.message
 
 

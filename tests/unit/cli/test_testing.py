@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,41 @@ async def test_one_that_ends_as_soon_as_it_runs_fails(shell: Shell, monkeypatch:
     code, seen = await tried(shell, "plain")
     assert (code, seen["plain"]["result"]) == (1, "failed")
     assert "is failed" in seen["plain"]["message"]
+
+
+TOGETHER = """\
+#!/bin/sh
+cd "$(dirname "$0")"
+touch "running/$TEMPLATE" "begun/$TEMPLATE"
+until test "$(ls begun | wc -l)" -ge 4; do sleep 0.05; done
+ls running | wc -l >> counts
+rm "running/$TEMPLATE"
+test "$TEMPLATE" != c
+"""
+
+
+async def test_four_are_tried_at_a_time_and_listed_in_their_order(shell: Shell) -> None:
+    folder_with(shell.home, **dict.fromkeys("abcdefg", PLAIN))
+    await shell.at.reload_templates()
+    for name in ("running", "begun"):
+        (shell.home / name).mkdir()
+    solver = shell.home / "solve"
+    solver.write_text(TOGETHER)
+    solver.chmod(0o755)
+    result = await shell.any_command("test", *"gfedcba", "--solver", str(solver), "--json")
+    results = json.loads(result.stdout)["results"]
+    assert result.exit_code == 1
+    assert [one["template"] for one in results if one["result"] == "passed"] == list("gfedba"), "c fails alone"
+    assert max(map(int, (shell.home / "counts").read_text().split())) <= 4
+    assert await shell.at.listed() == []
+
+
+async def test_an_interruption_leaves_no_stack(shell: Shell) -> None:
+    never = PLAIN.replace("nginx:stable", "registry.example/notready")
+    folder_with(shell.home, **dict.fromkeys(("good", "bad", "plain", "d", "e", "f"), never))
+    await shell.at.reload_templates()
+    process = await shell.process("test", "--all")
+    await shell.at.until_listed(4)
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 130
+    assert await shell.at.listed() == []
