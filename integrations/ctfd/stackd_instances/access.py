@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from CTFd.api.v1.challenges import Challenge
@@ -13,9 +16,11 @@ from CTFd.utils.config import is_teams_mode
 from CTFd.utils.dates import ctf_ended, ctf_paused, ctftime, view_after_ctf
 from CTFd.utils.user import get_current_team, get_current_user, is_admin, is_verified
 from flask import abort
+from sqlalchemy import event, inspect, select
 from werkzeug.exceptions import HTTPException
 
-from .models import StackdChallenge
+from . import settings
+from .models import StackdChallenge, StackdLeft
 
 
 class Refused(Exception):
@@ -50,8 +55,70 @@ def account() -> Account:
 
 def key_of(owner: Users | Teams) -> str:
     """Ids come again on SQLite after a delete, so the time of the registration belongs to the key."""
-    kind = "team" if isinstance(owner, Teams) else "user"
-    return f"{kind}-{owner.id}-{int(owner.created.timestamp())}"
+    return _key("team" if isinstance(owner, Teams) else "user", owner.id, owner.created)
+
+
+def _key(kind: str, number: int, created: datetime) -> str:
+    return f"{kind}-{number}-{int(created.timestamp())}"
+
+
+def helps() -> bool:
+    """Whether the current user is one of the helpers that the settings name."""
+    helpers = settings.helpers()
+    user = get_current_user() if helpers else None
+    return user is not None and not user.banned and key_of(user) in helpers
+
+
+def helpers() -> list[Users]:
+    """The users that the settings name as helpers, as far as they exist."""
+    keys = settings.helpers()
+    found = Users.query.filter(Users.id.in_([int(key.split("-")[1]) for key in keys]))
+    return [user for user in found if key_of(user) in keys]
+
+
+def named(model: Any, names: Iterable[str]) -> list[Any]:
+    """The users or teams with these names. Raises Refused for a name that nobody has, or several."""
+    found = defaultdict(list)
+    for owner in model.query.all():
+        found[owner.name].append(owner)
+    for name in names:
+        if len(found[name]) != 1:
+            raise Refused(f"{len(found[name]) or 'None'} of CTFd's {model.__tablename__} is called {name!r}.", 400)
+    return [found[name][0] for name in dict.fromkeys(names)]
+
+
+def players(names: Collection[str] = ()) -> list[Account]:
+    """Those with these names, or all that play: teams, or users. Raises Refused as ``named``."""
+    model = Teams if is_teams_mode() else Users
+    if names:
+        owners = named(model, names)
+    else:
+        owners = [owner for owner in model.query.order_by(model.id) if not owner.hidden]
+        if model is Users:
+            owners = [
+                owner
+                for owner in owners
+                if owner.type != "admin" and (owner.verified or not get_config("verify_emails"))
+            ]
+    return [Account(key_of(owner), owner.name[:128], 0, "") for owner in owners if not owner.banned]
+
+
+@event.listens_for(Users, "before_update", propagate=True)
+def note_leaving(mapper: Any, connection: Any, user: Users) -> None:
+    """Remember that a user leaves a team: what that has until now is no secret to the user."""
+    if inspect(user).attrs.team_id.history.has_changes():
+        users, teams = Users.__table__, Teams.__table__
+        before = select(teams.c.id, teams.c.created).where(users.c.id == user.id, teams.c.id == users.c.team_id)
+        for number, created in connection.execute(before).fetchall():
+            if number != user.team_id:
+                left = {"user": key_of(user), "account": _key("team", number, created), "at": int(time.time())}
+                connection.execute(StackdLeft.__table__.insert().values(left))
+
+
+def has_left(team: str, since: int) -> bool:
+    """Whether the current user has left the team, at this time or later."""
+    mine = StackdLeft.query.filter_by(user=key_of(get_current_user()), account=team)
+    return mine.filter(StackdLeft.at >= since).first() is not None
 
 
 def stopped_for(keys: Collection[str]) -> Iterator[tuple[str, str]]:

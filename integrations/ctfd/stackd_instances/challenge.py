@@ -177,6 +177,8 @@ def note_sharing(account, challenge, answer):
         return
     sent = flags.hashed(challenge.stackd_key, answer)
     for flag in StackdFlag.query.filter_by(challenge_key=challenge.stackd_key, hash=sent):
+        if access.has_left(flag.account, since=flag.created):
+            continue
         sharing = StackdSharing(
             flag_id=flag.id, sender=account.key, sender_name=account.name, user_id=account.user_id,
             user_name=account.user_name, sent=instances.now(),

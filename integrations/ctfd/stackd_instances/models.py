@@ -53,7 +53,8 @@ class StackdInstance(db.Model):
     races between two presses. With a ``challenge_key`` and no ``slot`` it has ended, and only keeps the reason:
     ``problem`` is its key, ``message`` the sentence for players, ``detail`` what organisers read; ``hopeless``: no restart
     ends it. ``recipe`` is the
-    challenge as it was at the start, as JSON; ``amount`` by how much organisers extend it.
+    challenge as it was at the start, as JSON; ``amount`` by how much organisers extend it. ``batch``: whose job creates its
+    stack; until that says what became of it, the worker does nothing else.
     """
 
     __tablename__ = "stackd_instances"
@@ -86,6 +87,7 @@ class StackdInstance(db.Model):
     phase_since = db.Column(db.Integer)
     running_since = db.Column(db.Integer)
     amount = db.Column(db.String(32))
+    batch = db.Column(db.Integer)
 
     fields = property(lambda self: json.loads(self.recipe))
 
@@ -122,6 +124,29 @@ class StackdSharing(db.Model):
     user_name = db.Column(db.String(128), default="")
     sent = db.Column(db.Integer, nullable=False)
     flag = db.relationship("StackdFlag", lazy="joined")
+
+
+class StackdLeft(db.Model):
+    """A user, by the key of the account, has left a team."""
+
+    __tablename__ = "stackd_left"
+    id = db.Column(db.Integer, primary_key=True)
+    user = db.Column(db.String(48), index=True, nullable=False)
+    account = db.Column(db.String(48), nullable=False)
+    at = db.Column(db.Integer, nullable=False)
+
+
+class StackdBatch(db.Model):
+    """Instances that organisers have made beforehand. One job of stackd creates their stacks; ``once`` is its Idempotency-Key."""
+
+    __tablename__ = "stackd_batches"
+    id = db.Column(db.Integer, primary_key=True)
+    once = db.Column(db.String(32), default=random_name, nullable=False)
+    job = db.Column(db.String(64))
+    challenge_name = db.Column(db.String(80), default="")
+    total = db.Column(db.Integer, default=0, nullable=False)
+    refused = db.Column(db.Integer, default=0, nullable=False)
+    created = db.Column(db.Integer, nullable=False)
 
 
 def create_tables(app):

@@ -13,6 +13,7 @@ URL, KEY, SITE = "stackd_url", "stackd_key", "stackd_site"
 INSTANCES, STARTS = "stackd_instances_per_account", "stackd_starts_per_minute"
 COST = "stackd_cost_per_account"
 MAKES_ROOM = "stackd_stop_the_oldest"
+HELPERS = "stackd_helpers"
 NUMBERS = {INSTANCES: (1, 1, 1000), STARTS: (6, 1, 1000), COST: (0, 0, 100_000), MAKES_ROOM: (0, 0, 1)}
 """The default of each number, the least and the most. ``COST`` 0: instances may cost as much as they do."""
 ENVIRONMENT = {URL: "STACKD_URL", KEY: "STACKD_KEY"}
@@ -40,6 +41,11 @@ def number(name: str) -> int:
     """One of ``NUMBERS``."""
     value = get_config(name)
     return NUMBERS[name][0] if value in (None, "") else int(value)
+
+
+def helpers() -> list[str]:
+    """The keys of the users who may help: not names, which anybody may take later."""
+    return str(get_config(HELPERS) or "").split()
 
 
 def stackd() -> Stackd:
