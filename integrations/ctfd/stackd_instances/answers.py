@@ -66,6 +66,12 @@ def trouble(stack: Mapping[str, Any]) -> Mapping[str, Any]:
     return {} if stack.get("status") == "creating" else stack.get("problem") or {}
 
 
+def failed_member(stack: Mapping[str, Any]) -> str:
+    """The member that stackd's sentence about the stack names; "" for the first pod."""
+    message, names = stack.get("status_message") or "", [each["name"] for each in stack.get("members") or ()]
+    return next((name for name in names if message.startswith((f"member {name}:", f"container {name}/"))), "")
+
+
 def pause(attempts: int, retry_after: int = 0) -> int:
     """Seconds until the next attempt, after so many."""
     return min(max(retry_after, 2 ** min(attempts, 4) // 2), LONGEST_PAUSE)

@@ -79,7 +79,11 @@ def of_challenge(account: Account, challenge_id: int) -> StackdInstance | None:
 def running(account: Account) -> tuple[list[StackdInstance], list[StackdInstance]]:
     """Those that count toward the account's limit, and those that have failed and make way, the oldest first."""
     query = StackdInstance.query.filter_by(account=account.key).filter(StackdInstance.slot.isnot(None))
-    rows = query.order_by(StackdInstance.id).all()
+    return counted(query.order_by(StackdInstance.id).all())
+
+
+def counted(rows: Sequence[StackdInstance]) -> tuple[list[StackdInstance], list[StackdInstance]]:
+    """Of an account's instances, those that count and those that make way, as ``running`` returns them."""
     failed = [row for row in rows if status(row) == "failed"]
     return [row for row in rows if row not in failed], failed
 
@@ -132,19 +136,13 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
         db.session.commit()
     count_start(account)
     (mine, failed), limit = running(account), settings.number(settings.INSTANCES)
-    taken = {row.slot for row in (*mine, *failed)}
-    places = [(slot, "") for slot in range(limit) if slot not in taken]
-    places += [(row.slot, row.name) for row in failed]
+    places = free_places(mine, failed)
     if (occupants := in_the_way(mine, cost_of(fields))) is not None:
         places = [(row.slot, row.name) for row in occupants if row.name == instead_of]
         if not places and settings.number(settings.MAKES_ROOM):
             places = [(row.slot, row.name) for row in occupants[:1]]
     for slot, leaves in places:
-        row = StackdInstance(
-            name=random_name(), account=account.key, account_name=account.name, slot=slot, challenge_key=key,
-            challenge_id=challenge_id, recipe=json.dumps(fields), todo="create", once=random_name(), since=now(),
-            created=now(),
-        )  # fmt: skip
+        row = to_create(account, slot, fields, challenge_id)
         try:
             if leaves:  # in one transaction, so that of two presses only one takes the place
                 mark_stopped("replaced", StackdInstance.name == leaves)
@@ -166,6 +164,22 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
         values = {name: spending[name] for name in ("spent", "budget", "cost")}
         raise Refused(COST_MESSAGE.format(**values), 409, "cost", **values)
     raise Refused(LIMIT_MESSAGE.format(limit), 409, "limit", limit=limit)
+
+
+def free_places(mine: Sequence[StackdInstance], failed: Sequence[StackdInstance]) -> list[tuple[int, str]]:
+    """The slots that nothing is in, and those of what has failed, with its name."""
+    taken = {row.slot for row in (*mine, *failed)}
+    free = [(slot, "") for slot in range(settings.number(settings.INSTANCES)) if slot not in taken]
+    return free + [(row.slot, row.name) for row in failed]
+
+
+def to_create(account: Account, slot: int, fields: Mapping[str, Any], challenge_id: int) -> StackdInstance:
+    """A new row."""
+    return StackdInstance(
+        name=random_name(), account=account.key, account_name=account.name, slot=slot, todo="create",
+        challenge_key=fields["stackd_key"], challenge_id=challenge_id, recipe=json.dumps(fields), once=random_name(),
+        since=now(), created=now(),
+    )  # fmt: skip
 
 
 FIELDS = (
@@ -238,7 +252,7 @@ def take_challenge(rows: Iterable[StackdInstance]) -> None:
     challenges = {one.stackd_key: one for one in StackdChallenge.query.all()}
     for row in rows:
         before, challenge = row.fields, challenges.get(row.challenge_key)
-        if challenge is not None and before["stackd_template"] == challenge.stackd_template:
+        if row.todo is None and challenge is not None and before["stackd_template"] == challenge.stackd_template:
             kept = {name: before[name] for name in ("stackd_flag_source", "stackd_value")}
             row.recipe = json.dumps(fields_of(challenge) | kept)
     db.session.commit()

@@ -116,6 +116,11 @@ def labels(site: str, account: str, key: str, name: str) -> dict[str, str]:
     return {"ctfd": site, "player": player, "player_challenge": f"{player}-{key[:12]}", "instance": name}
 
 
+def wanted(site: str, row: Any) -> dict[str, Any]:
+    """The body of the create request of a row."""
+    return body(row.fields, labels(site, row.account, row.fields["stackd_key"], row.name))
+
+
 def body(fields: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
     """The body of the create request of a challenge with these fields."""
     wanted: dict[str, Any] = {"template": fields["stackd_template"]}

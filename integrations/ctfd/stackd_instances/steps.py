@@ -46,8 +46,7 @@ def claim(row_id: int) -> StackdInstance | None:
 def carry_out(stackd: Stackd, task: StackdInstance, site: str) -> Reply:
     """Ask stackd for what the row wants. The same request again creates and extends nothing twice."""
     if task.todo == "create":
-        labels = recipe.labels(site, task.account, task.fields["stackd_key"], task.name)
-        return stackd.call("POST", "/stacks", recipe.body(task.fields, labels), once=task.once)
+        return stackd.call("POST", "/stacks", recipe.wanted(site, task), once=task.once)
     if task.todo in ("extend", "grant"):
         wanted = (task.todo == "grant" and task.amount) or task.fields["stackd_extension"] or "30m"
         more = {"ttl": recipe.length(wanted)}

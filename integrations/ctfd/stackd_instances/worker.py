@@ -10,11 +10,12 @@ import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from CTFd.cache import cache
 from CTFd.models import db
 
-from . import access, settings
+from . import access, answers, batches, settings
 from .client import Stackd
 from .instances import ERROR_KEPT, MESSAGES, SHARED, ended, now, stop
 from .models import StackdChallenge, StackdInstance
@@ -28,7 +29,7 @@ BUSY_PAUSE, STARTING_PAUSE, IDLE_PAUSE = 0.5, 1.5, 2.0
 ACCOUNTS = 5  # seconds between two looks for accounts that are gone
 REFRESH = 15
 """Seconds between two looks at stacks of which none starts."""
-FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,ttl_expires_at,labels,addresses,problem"
+FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,ttl_expires_at,labels,addresses,problem,members"
 LINES = 20
 """Of the log of a stack that has failed: for organisers."""
 
@@ -81,12 +82,15 @@ class Worker:
                 stop_of_what_is_gone()
             shares = is_time("stackd_look_at_shared", REFRESH)
             listens = is_time("stackd_listen", 1)
+            follows = is_time("stackd_batches", 1)
         if mine:
             self._refresh()
         if shares:
             self._look_at_shared()
         if listens:
             self._listen()
+        if follows:
+            self._follow_batches()
         return pause
 
     def _due(self) -> list[int]:
@@ -101,6 +105,7 @@ class Worker:
             StackdInstance.todo.isnot(None),
             StackdInstance.not_before <= now(),
             StackdInstance.claimed_until < now(),
+            StackdInstance.batch.is_(None),
         )
         return [row.id for row in rows.order_by(StackdInstance.id) if row.id not in self._busy]
 
@@ -152,12 +157,12 @@ class Worker:
                 if row.stack_id in by_id:
                     was = row.problem
                     write_stack(row, by_id[row.stack_id])
-                    broken += [(row.id, row.stack_id)] if row.problem and row.problem != was else []
+                    broken += [(row.id, by_id[row.stack_id])] if row.problem and row.problem != was else []
                 else:
                     ended(row, "expired" if row.expires is not None and row.expires <= now() + REFRESH else "lost")
             db.session.commit()
-        for row_id, stack_id in broken[:AT_ONCE]:
-            self._keep_log(stackd, row_id, stack_id)
+        for row_id, stack in broken[:AT_ONCE]:
+            self._keep_log(stackd, row_id, stack)
 
     def _look_at_shared(self) -> None:
         """Read the stacks that all players have together."""
@@ -184,9 +189,21 @@ class Worker:
             with self._app.app_context():
                 cache.set(MESSAGES, reply.data.get("messages") or [], timeout=60)
 
-    def _keep_log(self, stackd: Stackd, row_id: int, stack_id: str) -> None:
-        """Note the last lines of a stack that has failed, for organisers."""
-        lines = stackd.call("GET", f"/stacks/{stack_id}/logs", query=[("tail", LINES)]).data.get("text")
+    def _follow_batches(self) -> None:
+        """Begin the jobs of instances that are made beforehand, and read what has become of them."""
+        with self._app.app_context():
+            work = [(batch_id, *batches.read(batch_id)) for batch_id in batches.unfinished()]
+            stackd = settings.stackd()
+        for batch_id, job, once, wanted in work:
+            reply = batches.ask(stackd, job, once, wanted)
+            with self._app.app_context():
+                batches.note(batch_id, job, once, reply)
+
+    def _keep_log(self, stackd: Stackd, row_id: int, stack: dict[str, Any]) -> None:
+        """Note the last lines of the pod of a stack that has failed, for organisers."""
+        stack_id, member = stack["stack_id"], answers.failed_member(stack)
+        query = [("tail", LINES), *([("member", member)] if member else [])]
+        lines = stackd.call("GET", f"/stacks/{stack_id}/logs", query=query).data.get("text")
         if lines:
             with self._app.app_context():
                 row = StackdInstance.query.filter_by(id=row_id, stack_id=stack_id).first()
