@@ -31,6 +31,12 @@ PLUGIN = Path(__file__).parents[2] / "integrations" / "ctfd" / "stackd_instances
 PASSWORD = "password1"
 TENANT = "sk-tenant-0123456789abcdef0123456789"
 """CTFd's own key."""
+KEYS = (
+    ApiKey(name="admin", sha256=digest(KEY)),
+    ApiKey(
+        name="ctfd", sha256=digest(TENANT), scope="tenant", labels={"event": "a"}, templates=("web-*",), templates_write=True
+    ),
+)  # fmt: skip
 CHALLENGE = {
     "name": "Web", "category": "web", "description": "Find it.", "value": 100, "state": "visible", "type": "stackd",
     "function": "static", "stackd_template": "web-1", "stackd_ttl": "30m", "stackd_extension": "10m",
@@ -124,6 +130,15 @@ class Ctfd:
         user = {"name": name, "email": f"{name}@example.com", "password": PASSWORD, "verified": True}
         await self.admin.data("POST", "/api/v1/users", user)
         return await self.person("/login", name=name, password=PASSWORD)
+
+    async def team(self, name: str, *members: Person) -> int:
+        """A new team of these players; returns its id."""
+        fields = {"name": name, "email": f"{name}@example.com", "password": PASSWORD}
+        team = int((await self.admin.data("POST", "/api/v1/teams", fields))["id"])
+        for member in members:
+            user = (await member.data("GET", "/api/v1/users/me"))["id"]
+            await self.admin.data("POST", f"/api/v1/teams/{team}/members", {"user_id": user})
+        return team
 
     async def challenge(self, **fields: object) -> int:
         """A new challenge, as the admin's form makes it."""
@@ -283,17 +298,7 @@ async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
         "web_fail": WEB.replace("nginx:stable", "registry.example/fail-3:1"),
     }
     async with harness(tmp_path / "stackd", folder_with(tmp_path, **templates)) as running:
-        running.put_keys_in_force(
-            ApiKey(name="admin", sha256=digest(KEY)),
-            ApiKey(
-                name="ctfd",
-                sha256=digest(TENANT),
-                scope="tenant",
-                labels={"event": "a"},
-                templates=("web-*",),
-                templates_write=True,
-            ),
-        )
+        running.put_keys_in_force(*KEYS)
         yield running
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Browser, expect
 
-from tests.ctfd.conftest import Ctfd
+from tests.api.test_members import MEMBERS
+from tests.ctfd.conftest import PLUGIN, Ctfd
 from tests.ctfd.pages import page_of
-from tests.harness import Harness
+from tests.harness import Harness, eventually
+from tests.templates import WEB, folder_with
 
 API = "/api/v1/stackd/admin"
 KINDS = (
@@ -59,8 +63,8 @@ async def test_the_health_of_an_event_counts_every_instance(ctfd: Ctfd) -> None:
     challenges = {name: await ctfd.challenge(name=name) for name in ("Web", "Pwn", "Crypto")}
     hold_event(ctfd, range(600), challenges)
     lines = await ctfd.admin.data("POST", f"{API}/test", {})
-    text = "Pwn: would start, but 20 of 200 instances have failed (most: image)"
-    assert {"ok": False, "text": text} in lines
+    (pwn,) = [line for line in lines if line["text"] == "Pwn: would start"]
+    assert [pwn[name] for name in ("ok", "starts", "failed", "instances", "most")] == [False, True, 20, 200, "image"]
 
 
 async def test_organisers_act_on_the_selected_and_on_all_of_a_challenge(
@@ -104,3 +108,121 @@ async def test_the_test_of_the_connection_names_every_challenge(ctfd: Ctfd, stac
     assert "web-9" in next(line["text"] for line in lines if line["text"].startswith("Typo"))
     warnings = await ctfd.admin.data("POST", f"{API}/check", {"stackd_template": "web-1", "stackd_ttl": "9000h"})
     assert "9000h" in warnings[0] or "at most" in warnings[0], warnings
+
+
+HELPERS_MAY = {
+    ("GET", "instances"): None,
+    ("GET", "templates"): None,
+    ("GET", "test"): None,
+    ("POST", "test"): {},
+    ("POST", "instances"): {"action": "restart", "names": []},
+}
+
+
+async def test_a_helper_sees_restarts_and_extends_and_nothing_else(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, ada, tom = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("tom")
+    name = (await ada.start(challenge))["name"]
+    settings = {"stackd_helpers": "tom\n"}
+    assert (await tom.call("GET", f"{API}/instances"))[0] == 403
+    status, answer = await ctfd.admin.call("PATCH", f"{API}/settings", {"stackd_helpers": "tom\nnobody"})
+    assert (status, "'nobody'" in answer["errors"][""][0]) == (400, True)
+    await ctfd.admin.data("PATCH", f"{API}/settings", settings)
+    for (method, path), body in HELPERS_MAY.items():
+        assert (await tom.call(method, f"{API}/{path}", body))[0] == 200, path
+        assert (await ada.call(method, f"{API}/{path}", body))[0] == 403, path
+    (seen,) = (await tom.data("GET", f"{API}/instances"))["instances"]
+    assert [seen[page] for page in ("account_page", "challenge_page", "stack_page")] == ["", "", ""]
+    for action in ("extend", "restart"):
+        assert await tom.data("POST", f"{API}/instances", {"action": action, "names": [name]}) == {"count": 1}
+        await ada.until(challenge, status="running", pending=False)
+    refused = [
+        ("POST", f"{API}/instances", {"action": "stop", "names": [name]}),
+        ("POST", f"{API}/batches", {"challenge": seen["challenge_key"]}),
+        ("PATCH", f"{API}/settings", settings),
+        ("PUT", f"{API}/templates/web-2", {"text": ""}),
+        ("POST", f"{API}/check", {}),
+        ("GET", f"{API}/sharing", None),
+        ("GET", "/api/v1/flags", None),
+        ("GET", f"/api/v1/challenges/{challenge}/flags", None),
+        ("PATCH", f"/api/v1/challenges/{challenge}", {"name": "Mine"}),
+        ("POST", "/api/v1/challenges", {}),
+        ("PATCH", "/api/v1/configs", settings),
+    ]
+    for method, path, body in refused:
+        status, _ = await tom.call(method, path, body)
+        assert status == 403, path
+    async with tom.session.post(f"{API}/instances", json={"action": "restart", "names": [name]}) as answer:
+        assert answer.status == 403, "a form of another site has no nonce"
+    await ctfd.admin.data("PATCH", f"{API}/settings", {"stackd_helpers": ""})
+    assert (await tom.call("GET", f"{API}/instances"))[0] == 403
+
+
+async def test_every_route_of_the_page_says_who_may_use_it() -> None:
+    """A new route is the organisers' own, or named among those of helpers."""
+    texts = [(PLUGIN / name).read_text() for name in ("admin.py", "health.py")]
+    routes = [
+        (method, path, who)
+        for text in texts
+        for path, methods, who in re.findall(
+            r'^@blueprint.route\(f"{API}/(\S+)", methods=\[(.+)\]\)\n@(for_\w+)$', text, re.M
+        )
+        for method in re.findall(r"\w+", methods)
+    ]
+    assert len(routes) == sum(
+        len(re.findall(r"\w+", each)) for text in texts for each in re.findall(r"{API}/.*methods=\[(.+)\]", text)
+    )
+    assert {(method, path) for method, path, who in routes if who == "for_helpers"} == {*HELPERS_MAY}
+
+
+async def test_the_page_of_a_helper(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
+    challenge, ada = await ctfd.challenge(), await ctfd.player("ada")
+    await ctfd.player("tom")
+    await ada.start(challenge)
+    await ctfd.admin.data("PATCH", f"{API}/settings", {"stackd_helpers": "tom"})
+    page = await page_of(browser, ctfd, "tom")
+    await page.get_by_role("link", name="Operations").click()
+    await page.get_by_label("Select ada, Web").check()
+    page.on("dialog", lambda dialog: dialog.accept())
+    await page.get_by_role("button", name="Restart").click()
+    await expect(page.get_by_text("1 instances are being restarted.")).to_be_visible()
+    assert await page.get_by_role("tab").all_text_contents() == ["Instances", "Health"]
+    for link in ("Users", "Config", "ada"):
+        await expect(page.get_by_role("link", name=link, exact=True)).to_have_count(0)
+    await expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+    await page.get_by_role("tab", name="Health").click()
+    await expect(page.locator("#stackd-health")).to_contain_text("would start")
+    page = await page_of(browser, ctfd, "ada")
+    await expect(page.get_by_role("link", name="My instances")).to_have_count(1)
+    await expect(page.get_by_role("link", name="Operations")).to_have_count(0)
+    await page.goto("/admin/stackd")
+    await expect(page).to_have_url(re.compile("/login"))
+
+
+async def test_the_page_says_why_in_the_words_of_the_box(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
+    challenge, ada = await ctfd.challenge(stackd_template="web-fail"), await ctfd.player("ada")
+    await ada.press(challenge, "start")
+    await ada.until(challenge, status="failed", problem="crash")
+    page = await page_of(browser, ctfd, "admin")
+    await page.goto("/admin/stackd")
+    row = page.locator("#stackd-rows tr")
+    for words in ("The program in it ends again and again.", "app ended with exit code 3", "boom"):
+        await expect(row).to_contain_text(words)
+    await expect(page.locator("#stackd-tiles")).to_contain_text("most: The program in it ends again and again.")
+    await page.get_by_role("tab", name="Health").click()
+    line = page.locator("#stackd-health tr")
+    for words in ("✗ Web", "would start", "1 of 1 (most: The program in it ends again and again.)"):
+        await expect(line).to_contain_text(words)
+
+
+async def test_the_log_is_that_of_the_member_that_has_failed(ctfd: Ctfd, stackd: Harness, tmp_path: Path) -> None:
+    folder_with(tmp_path, web_two=WEB + MEMBERS.replace("postgres:17", "registry.example/fail-7:1"))
+    await stackd.reload_templates()
+    challenge, ada = await ctfd.challenge(stackd_template="web-two"), await ctfd.player("ada")
+    await ada.press(challenge, "start")
+    await ada.until(challenge, status="failed", problem="crash")
+
+    async def named() -> bool:
+        (listed,) = (await ctfd.admin.data("GET", f"{API}/instances"))["instances"]
+        return "db/db ended with exit code 7" in listed["detail"] and "boom" in listed["detail"]
+
+    await eventually(named, ctfd.log, pause=0.2)

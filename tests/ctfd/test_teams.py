@@ -21,19 +21,13 @@ async def test_a_team_has_one_instance(
         ada, bob, eve = [await ctfd.player(name) for name in ("ada", "bob", "eve")]
         status, answer = await ada.call("POST", f"/api/v1/stackd/challenges/{challenge}", {})
         assert (status, answer["errors"]) == (403, {"": ["Join a team first."]})
-        ids = {}
-        for team, members in (("red", (ada, bob)), ("blue", (eve,))):
-            fields = {"name": team, "email": f"{team}@example.com", "password": "password1"}
-            ids[team] = (await ctfd.admin.data("POST", "/api/v1/teams", fields))["id"]
-            for member in members:
-                user = (await member.data("GET", "/api/v1/users/me"))["id"]
-                await ctfd.admin.data("POST", f"/api/v1/teams/{ids[team]}/members", {"user_id": user})
+        red, _ = await ctfd.team("red", ada, bob), await ctfd.team("blue", eve)
         presses = [player.press(challenge, "start") for player in (ada, bob) * 4]
         assert len({shown["name"] for shown in await asyncio.gather(*presses)}) == 1
         await ada.until(challenge, status="running")
         assert await bob.press(challenge) == await ada.press(challenge)
         (stack_id,) = await stackd.listed()
-        assert (await stackd.stack(stack_id))["labels"]["player"].startswith(f"team-{ids['red']}-")
+        assert (await stackd.stack(stack_id))["labels"]["player"].startswith(f"team-{red}-")
         await eve.start(challenge)
         flag = await flag_of(stackd, stack_id)
         assert await eve.submit(challenge, flag) == "incorrect"

@@ -1,17 +1,16 @@
-"""The organisers' page and its routes: instances, flag sharing and settings."""
+"""The organisers' page and its routes: instances, flag sharing and settings. Their helpers use some of them."""
 
 from __future__ import annotations
 
 import functools
 
 from CTFd.cache import cache
-from CTFd.models import db
+from CTFd.models import Users, db
 from CTFd.utils import set_config
-from CTFd.utils.decorators import admins_only
 from CTFd.utils.user import is_admin
-from flask import Blueprint, current_app, jsonify, render_template, request
+from flask import Blueprint, current_app, jsonify, redirect, render_template, request, url_for
 
-from . import PLUGIN, instances, recipe, routes, settings
+from . import PLUGIN, access, batches, instances, recipe, routes, settings
 from .access import Refused
 from .models import StackdChallenge, StackdFlag, StackdInstance, StackdSharing
 from .steps import PROBLEM
@@ -25,21 +24,30 @@ for kind, handler in ((Refused, routes.refused), (Exception, routes.crashed)):
 blueprint.register_error_handler(routes.HTTPException, routes.http_error)
 
 
-def for_admins(view):
+def for_admins(view, helpers=False):
     @functools.wraps(view)
     def checked(*args, **kwargs):
-        if not is_admin():
+        if not (is_admin() or (helpers and access.helps())):
             raise Refused("Only organisers may do this.", 403, "organisers_only")
         return view(*args, **kwargs)
 
     return checked
 
 
+for_helpers = functools.partial(for_admins, helpers=True)
+
+
 @blueprint.route(PAGE, methods=["GET"])
-@admins_only
 def page():
+    template = f"plugins/{PLUGIN}/templates/admin.html"
+    if not is_admin():
+        if access.helps():
+            return render_template(template, organises=False)
+        return redirect(url_for("auth.login", next=request.full_path))
     return render_template(
-        f"plugins/{PLUGIN}/templates/admin.html",
+        template,
+        organises=True,
+        helpers="\n".join(user.name for user in access.helpers()),
         url=settings.text(settings.URL),
         has_key=bool(settings.text(settings.KEY)),
         fixed={name: settings.fixed(name) for name in settings.ENVIRONMENT},
@@ -76,7 +84,7 @@ def chosen(wanted):
 
 
 @blueprint.route(f"{API}/instances", methods=["GET"])
-@for_admins
+@for_helpers
 def listing():
     """A page of instances, and counts of all that match account and challenge."""
     rows, of_any_status = chosen(request.args)
@@ -85,14 +93,15 @@ def listing():
         counts[state(row)] = counts.get(state(row), 0) + 1
         if state(row) == "failed":
             failures[row.problem or "failed"] = failures.get(row.problem or "failed", 0) + 1
+    organises = is_admin()
     number, pages = paged(len(rows))
     ids = [row.id for row in rows[(number - 1) * PER_PAGE : number * PER_PAGE]]
     found = StackdInstance.query.filter(StackdInstance.id.in_(ids)).order_by(StackdInstance.id.desc())
     data = {
-        "instances": [listed(row) for row in found], "page": number, "pages": pages, "total": len(rows),
+        "instances": [listed(row, organises) for row in found], "page": number, "pages": pages, "total": len(rows),
         "counts": counts, "top_failure": max(failures, key=failures.get, default=""),
         "challenges": [[one.stackd_key, one.name] for one in StackdChallenge.query.order_by(StackdChallenge.name)],
-        "last_refusal": cache.get(PROBLEM) or "",
+        "last_refusal": cache.get(PROBLEM) or "", "batches": batches.listed(),
     }  # fmt: skip
     return jsonify({"success": True, "data": data})
 
@@ -103,29 +112,29 @@ def paged(total):
     return min(max(1, request.args.get("page", 1, type=int)), pages), pages
 
 
-def listed(row):
-    """What organisers see of an instance."""
+def listed(row, organises):
+    """What organisers see of an instance; helpers have no links to pages that they may not open."""
     kind, number, _ = row.account.split("-")
     return {
         **instances.shown(row),
         "status": state(row),
         "account": row.account_name,
         "account_key": row.account,
-        "account_page": f"/admin/{kind}s/{number}",
+        "account_page": f"/admin/{kind}s/{number}" if organises else "",
         "kind": kind,
         "challenge_key": row.fields["stackd_key"],
-        "challenge_page": f"/admin/challenges/{row.challenge_id}" if row.challenge_id else "",
+        "challenge_page": f"/admin/challenges/{row.challenge_id}" if row.challenge_id and organises else "",
         "age": max(0, instances.now() - row.created),
         "stack_id": row.stack_id or "",
         "stack_page": f"{settings.text(settings.URL).rstrip('/')}/dashboard#stack={row.stack_id}"
-        if row.stack_id
+        if row.stack_id and organises
         else "",
         "detail": row.detail or "",
     }
 
 
 @blueprint.route(f"{API}/instances", methods=["POST"])
-@for_admins
+@for_helpers
 def act():
     """``{"action": "stop", "extend" or "restart"}`` for ``names``, or for all that match ``filter``. ``by``: how much longer.
 
@@ -139,6 +148,8 @@ def act():
     amount = str(wanted.get("by") or "")
     if action not in ("stop", "extend", "restart"):
         raise Refused("There is no such action.", 400)
+    if action == "stop" and not is_admin():
+        raise Refused("Only organisers may do this.", 403, "organisers_only")
     if action == "extend" and amount:
         try:
             recipe.seconds(amount, "Extend by")
@@ -159,6 +170,26 @@ def _act(names, action, amount):
     if action == "restart":
         instances.take_challenge(rows)
     return sum(instances.ask(row, todo, StackdInstance.slot.isnot(None), **more) for row in rows)
+
+
+@blueprint.route(f"{API}/batches", methods=["POST"])
+@for_admins
+def make():
+    """Make instances of a ``challenge`` beforehand, for the ``accounts`` of these names, or all; ``ttl``: how long they live."""
+    wanted = request.get_json()
+    challenge = StackdChallenge.query.filter_by(stackd_key=str(wanted.get("challenge") or "")).first()
+    if challenge is None:
+        raise Refused("Choose a challenge.", 400)
+    try:
+        ttl = recipe.length(wanted.get("ttl") or "")
+        if ttl:
+            recipe.seconds(ttl, "Time to live")
+    except ValueError as error:
+        raise Refused(str(error), 400) from error
+    names = [name.strip() for name in wanted.get("accounts") or [] if name.strip()]
+    count, skipped = batches.begin(challenge, access.players(names), ttl)
+    current_app.stackd_worker.wake()
+    return jsonify({"success": True, "data": {"count": count, "skipped": skipped}})
 
 
 @blueprint.route(f"{API}/sharing", methods=["GET"])
@@ -197,6 +228,10 @@ def after_reset(response):
 @for_admins
 def change():
     wanted = request.get_json()
+    helpers = [name.strip() for name in str(wanted.get(settings.HELPERS) or "").splitlines() if name.strip()]
+    keys = [access.key_of(user) for user in access.named(Users, helpers)]
+    if settings.HELPERS in wanted:
+        set_config(settings.HELPERS, " ".join(keys))
     for name, (_, least, most) in settings.NUMBERS.items():
         if name in wanted:
             if not str(wanted[name]).isdecimal() or not least <= int(wanted[name]) <= most:

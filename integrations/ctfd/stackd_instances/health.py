@@ -14,12 +14,13 @@ from flask import jsonify, request
 
 from . import answers, challenge, instances, recipe, settings
 from .access import Refused
-from .admin import API, blueprint, chosen, for_admins, state
+from .admin import API, blueprint, chosen, for_admins, for_helpers, state
 from .models import StackdChallenge
 
 FRESH = 5
 """Seconds for which what stackd has answered is shown to others, too."""
 AT_ONCE = 4
+TESTED, TESTED_FRESH = "stackd_tested", 60
 SHOWN = (
     "name", "title", "generates", "pool", "ready", "starting", "failing", "reason", "ttl", "stacks", "shared", "checked",
     "requested_cpu_milli", "requested_memory_bytes", "source",
@@ -35,7 +36,7 @@ def asked(stackd, method, path, body=None):
 
 
 @blueprint.route(f"{API}/templates", methods=["GET"])
-@for_admins
+@for_helpers
 def templates():
     """The templates that the key may use, and whether it may write others."""
     data = cache.get("stackd_templates")
@@ -85,16 +86,26 @@ def check():
     return jsonify({"success": True, "data": [] if line["ok"] else [line["text"].partition(": ")[2]]})
 
 
-@blueprint.route(f"{API}/test", methods=["POST"])
-@for_admins
+@blueprint.route(f"{API}/test", methods=["GET", "POST"])
+@for_helpers
 def test():
-    """Try the connection, and a create of each challenge without creating anything."""
-    recipes = [instances.fields_of(one) for one in StackdChallenge.query.order_by(StackdChallenge.name)]
+    """Try the connection, and a create of each challenge without creating anything; a GET shows what was tried a short time
+    ago, too. A challenge is well if it would start, none of its instances has failed, and its template's last check is good.
+    """
+    lines = cache.get(TESTED) if request.method == "GET" else None
+    if lines is None:
+        lines = tests()
+        cache.set(TESTED, lines, timeout=TESTED_FRESH)
     rows = [row for row in chosen({})[0] if row.slot is not None]
+    return jsonify({"success": True, "data": [lines[0], *(with_failures(line, rows) for line in lines[1:])]})
+
+
+def tests():
+    """What stackd says about itself, and about each challenge."""
+    recipes = [instances.fields_of(one) for one in StackdChallenge.query.order_by(StackdChallenge.name)]
     site, stackd = settings.site(), settings.stackd()
     if not settings.text(settings.URL):
-        text = settings.fixed(settings.URL) or "Address: there is none yet"
-        return jsonify({"success": True, "data": [{"ok": False, "text": text}]})
+        return [{"ok": False, "text": settings.fixed(settings.URL) or "Address: there is none yet"}]
     db.session.remove()
     reply = stackd.call("GET", "/templates")
     found = {one["name"]: one for one in reply.data.get("templates") or []}
@@ -106,18 +117,20 @@ def test():
             recipes = [{"name": f"the template {name}", "stackd_template": name, **other} for name in found][:1]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             tries = pool.map(lambda fields: tried(stackd, site, fields, found), recipes)
-            lines += [with_failures(*each, rows) for each in zip(tries, recipes, strict=True)]
-    return jsonify({"success": True, "data": lines})
+            for line, fields in zip(tries, recipes, strict=True):
+                template = found.get(fields["stackd_template"]) or {}
+                about = {name: template.get(name) for name in ("checked", "pool", "ready", "reason")}
+                lines.append({**line, "name": fields["name"], "key": fields.get("stackd_key"), **about})
+    return lines
 
 
-def with_failures(line, fields, rows):
+def with_failures(line, rows):
     """The line of a challenge, and how many of its instances do not work, whatever a new one would do."""
-    mine = [row for row in rows if row.challenge_key == fields.get("stackd_key")]
+    mine = [row for row in rows if row.challenge_key == line["key"]]
     failed = [row.problem or "failed" for row in mine if state(row) == "failed"]
-    if not failed:
-        return line
-    text = f"{len(failed)} of {len(mine)} instances have failed (most: {max(failed, key=failed.count)})"
-    return {"ok": False, "text": f"{line['text']}, but {text}" if line["ok"] else f"{line['text']}; {text}"}
+    healthy = (line["checked"] or {}).get("healthy") is not False
+    more = {"failed": len(failed), "instances": len(mine), "most": max(failed, key=failed.count, default="")}
+    return {**line, "starts": line["ok"], "ok": line["ok"] and healthy and not failed, **more}
 
 
 def tried(stackd, site, fields, found):

@@ -1,10 +1,13 @@
+import { load, h as make } from "./box.js";
+
 // The organisers' page. It refreshes itself while it is looked at; what is selected stays selected.
 {
-  const TABS = ["instances", "sharing", "settings", "health"];
+  const TABS = [...document.querySelectorAll("[data-tab]")].map(({ dataset }) => dataset.tab); // helpers have fewer
   const PAUSE = 5000;
   const DONE = { stop: "are being stopped", extend: "are being extended", restart: "are being restarted" };
   const element = (id) => document.getElementById(id);
   const filter = element("stackd-filter");
+  const form = element("stackd-batch");
   const selected = new Set();
   let page = 1;
   let listed = [];
@@ -13,11 +16,6 @@
   let timer;
   let turn = 0;
 
-  const make = (tag, props = {}, ...children) => {
-    const made = Object.assign(document.createElement(tag), props);
-    made.append(...children);
-    return made;
-  };
   const link = (href, text) => (href ? make("a", { href, textContent: text }) : text);
   const root = (path) => (path ? `${CTFd.config.urlRoot}${path}` : "");
 
@@ -41,6 +39,10 @@
     return minutes ? `${minutes} min` : `${seconds} s`;
   };
   const moment = (seconds) => new Date(seconds * 1000).toLocaleString();
+
+  const texts = await load(new URL("locale/", import.meta.url).href, "en");
+  const why = (key, said) =>
+    (texts(`ended.${key}`) || texts.why({ key, player_message: said })).replace(" Please tell the organisers.", "");
 
   // ---- tabs
 
@@ -110,7 +112,10 @@
     const shown = [
       tile("Running", counts.running ?? 0, "", { status: "running" }),
       tile("Starting", starting, "", { status: "starting" }),
-      tile("Failed", counts.failed ?? 0, reason ? `most: ${reason}` : "", { bad: counts.failed > 0, status: "failed" }),
+      tile("Failed", counts.failed ?? 0, reason ? `most: ${why(reason)}` : "", {
+        bad: counts.failed > 0,
+        status: "failed",
+      }),
     ];
     if (stock?.error) shown.push(tile("stackd", "–", stock.error, { bad: true }));
     else if (stock) {
@@ -147,13 +152,21 @@
     const status = make("td", {}, make("span", { className: `stackd-dot ${one.status}` }), one.status);
     const doing = one.doing ? ` (${one.doing.key.replace("_", " ")}, ${length(one.doing.seconds)})` : "";
     status.append(doing);
-    if (one.problem && one.detail) {
-      const summary = make("summary", { className: "small", textContent: one.problem.player_message });
-      const details = make("details", { open: opened.has(one.name) }, summary);
-      details.append(make("pre", { className: "mb-0 small", textContent: one.detail }));
-      details.addEventListener("toggle", () => opened[details.open ? "add" : "delete"](one.name));
-      status.append(details);
-    } else if (one.problem) status.append(make("br"), make("small", { textContent: one.problem.player_message }));
+    if (one.problem) {
+      const [first, ...lines] = one.detail.trim().split("\n");
+      const said = make("small", {
+        className: "d-block",
+        textContent: why(one.problem.key, one.problem.player_message),
+      });
+      status.append(said, make("small", { className: "d-block", textContent: first.replace(/^\w+: /, "") }));
+      if (lines.length) {
+        const summary = make("summary", { className: "small" }, make("code", { textContent: lines.at(-1) }));
+        const details = make("details", { open: opened.has(one.name) }, summary);
+        details.append(make("pre", { className: "mb-0 small", textContent: one.detail }));
+        details.addEventListener("toggle", () => opened[details.open ? "add" : "delete"](one.name));
+        status.append(details);
+      }
+    }
     const addresses = one.addresses.map(({ text }) => make("code", { className: "d-block", textContent: text }));
     return make(
       "tr",
@@ -194,15 +207,22 @@
 
   let seen = null;
   const draw = () => {
-    const { instances, pages, counts, top_failure, challenges, last_refusal } = seen;
+    const { instances, pages, counts, top_failure, challenges, last_refusal, batches } = seen;
     listed = instances;
     total = seen.total;
     page = seen.page;
     if (filter.challenge.options.length !== challenges.length + 1) {
-      const kept = filter.challenge.value;
-      const options = challenges.map(([key, name]) => new Option(name, key, false, key === kept));
-      filter.challenge.replaceChildren(new Option("All challenges", ""), ...options);
+      for (const [list, ...first] of [[filter.challenge, new Option("All challenges", "")], [form?.challenge]]) {
+        const kept = list?.value;
+        list?.replaceChildren(...first, ...challenges.map(([key, name]) => new Option(name, key, false, key === kept)));
+      }
     }
+    element("stackd-batches").replaceChildren(
+      ...batches.map(({ challenge, total, done, refused }) => {
+        const text = `${challenge}: ${done - refused} of ${total} made${refused ? `, ${refused} could not be` : ""}`;
+        return make("label", { className: "d-block" }, text, make("progress", { max: total, value: done }));
+      }),
+    );
     tiles(counts, top_failure);
     element("stackd-refusal").textContent = last_refusal;
     element("stackd-refusal").hidden = !last_refusal;
@@ -244,26 +264,27 @@
     });
   };
 
-  const health = async () => {
-    const { templates } = await send("templates");
-    element("stackd-templates").replaceChildren(
-      ...(templates.length ? templates : [null]).map((one) => {
-        if (one === null) return empty(6, "The key may use no template.");
-        const low = one.pool && one.ready < one.pool / 2;
-        const pool = make("td", { className: low ? "stackd-bad" : "" }, one.pool ? `${one.ready} of ${one.pool}` : "–");
-        if (one.reason) pool.append(make("br"), make("small", { textContent: one.reason }));
-        const healthy = one.checked?.healthy;
-        const check = { true: "healthy", false: one.checked?.message, null: one.checked?.message }[healthy] ?? "–";
-        const kind = { true: "stackd-good", false: "stackd-bad" }[healthy] ?? "";
+  const health = async (method = "GET") => {
+    const [connection, ...challenges] = await send("test", method);
+    element("stackd-result").className = connection.ok ? "stackd-good" : "stackd-bad";
+    element("stackd-result").textContent = `${connection.ok ? "✓" : "✗"} ${connection.text}`;
+    const cell = (text, ok) => make("td", { className: { true: "stackd-good", false: "stackd-bad" }[ok] ?? "" }, text);
+    element("stackd-health").replaceChildren(
+      ...(challenges.length ? challenges : [null]).map((one) => {
+        if (one === null) return empty(5, "There is no challenge with instances.");
+        const most = one.most ? ` (most: ${why(one.most)})` : "";
+        const { healthy, message, trouble, at } = one.checked ?? {};
+        const said = healthy ? "healthy" : message || trouble || "–";
+        const low = one.pool && one.ready < one.pool / 2 ? false : null;
+        const pool = one.pool ? `${one.ready} of ${one.pool}${one.reason ? `: ${one.reason}` : ""}` : "–";
         return make(
           "tr",
           {},
-          make("td", { textContent: `${one.name}${one.shared ? " (shared)" : ""}` }),
-          make("td", { textContent: one.generates.join(", ") || "–" }),
-          pool,
-          make("td", { textContent: one.stacks.running ?? 0 }),
-          make("td", { className: one.stacks.failed ? "stackd-bad" : "", textContent: one.stacks.failed ?? 0 }),
-          make("td", { className: kind, textContent: check }),
+          cell(`${one.ok ? "✓" : "✗"} ${one.name}`, one.ok),
+          cell(one.text.slice(one.name.length + 2), one.starts),
+          cell(one.failed ? `${one.failed} of ${one.instances}${most}` : `0 of ${one.instances}`, !one.failed && null),
+          cell(at ? `${said} (${new Date(at).toLocaleTimeString()})` : said, healthy),
+          cell(pool, low),
         );
       }),
     );
@@ -286,7 +307,7 @@
   const refresh = async () => {
     clearTimeout(timer);
     const work = { instances, sharing, health }[current()];
-    if (work) await attempt(work);
+    if (work) await attempt(() => work());
     clearTimeout(timer);
     if (!document.hidden) timer = setTimeout(refresh, PAUSE);
   };
@@ -324,7 +345,21 @@
     );
   }
 
-  element("stackd-settings").addEventListener("submit", (event) => {
+  form?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    attempt(async () => {
+      const { accounts, ...others } = Object.fromEntries(new FormData(form));
+      const { count, skipped } = await send("batches", "POST", { ...others, accounts: accounts.split("\n") });
+      const left = Object.entries(skipped).map(([reason, names]) => {
+        const more = names.length > 10 ? `, and ${names.length - 10} more` : "";
+        return ` ${names.length} skipped, each ${reason}: ${names.slice(0, 10).join(", ")}${more}.`;
+      });
+      tell(`${count} instances are being made.${left.join("")}`, "success");
+      await refresh();
+    });
+  });
+
+  element("stackd-settings")?.addEventListener("submit", (event) => {
     event.preventDefault();
     attempt(async () => {
       await send("settings", "PATCH", Object.fromEntries(new FormData(event.target)));
@@ -334,13 +369,8 @@
 
   element("stackd-test").addEventListener("click", () =>
     attempt(async () => {
-      element("stackd-result").replaceChildren(make("li", { textContent: "Testing…" }));
-      const lines = await send("test", "POST", {});
-      element("stackd-result").replaceChildren(
-        ...lines.map(({ ok, text }) =>
-          make("li", { className: ok ? "stackd-good" : "stackd-bad", textContent: `${ok ? "✓" : "✗"} ${text}` }),
-        ),
-      );
+      element("stackd-result").textContent = "Testing…";
+      await health("POST");
     }),
   );
 
