@@ -44,6 +44,7 @@ async def test_players_read_a_sentence_whatever_stackd_answers(source: Source, t
             await player.until(challenge, status=status, problem=problem)
             lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
             assert lines[0]["ok"] is False, behaviour
+            assert (lines[-1]["ok"], lines[-1]["starts"]) == (False, False), "each challenge has its line"
             names = {"401": "Key:", "hang": "Address:", "page": "Address:"}
             assert lines[0]["text"].startswith(names.get(behaviour, "")), lines
             assert "limits." not in (await player.press(challenge))["problem"]["player_message"]

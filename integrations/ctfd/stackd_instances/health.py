@@ -108,19 +108,18 @@ def tests():
         return [{"ok": False, "text": settings.fixed(settings.URL) or "Address: there is none yet"}]
     db.session.remove()
     reply = stackd.call("GET", "/templates")
-    found = {one["name"]: one for one in reply.data.get("templates") or []}
-    text = f"{len(found)} templates" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)
+    found = {one["name"]: one for one in reply.data.get("templates") or []} if reply.ok else None
+    text = answers.diagnosis(reply.status, reply.detail, reply.code) if found is None else f"{len(found)} templates"
     lines = [{"ok": reply.ok, "text": text}]
-    if reply.ok:
-        if not recipes:  # the first template instead
-            other = {"stackd_flag_source": recipe.FROM_CTFD}
-            recipes = [{"name": f"the template {name}", "stackd_template": name, **other} for name in found][:1]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            tries = pool.map(lambda fields: tried(stackd, site, fields, found), recipes)
-            for line, fields in zip(tries, recipes, strict=True):
-                template = found.get(fields["stackd_template"]) or {}
-                about = {name: template.get(name) for name in ("checked", "pool", "ready", "reason")}
-                lines.append({**line, "name": fields["name"], "key": fields.get("stackd_key"), **about})
+    if not recipes:  # the first template instead
+        other = {"stackd_flag_source": recipe.FROM_CTFD}
+        recipes = [{"name": f"the template {name}", "stackd_template": name, **other} for name in found or ()][:1]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        tries = pool.map(lambda fields: tried(stackd, site, fields, found), recipes)
+        for line, fields in zip(tries, recipes, strict=True):
+            template = (found or {}).get(fields["stackd_template"]) or {}
+            about = {name: template.get(name) for name in ("checked", "pool", "ready", "reason")}
+            lines.append({**line, "name": fields["name"], "key": fields.get("stackd_key"), **about})
     return lines
 
 
@@ -134,9 +133,11 @@ def with_failures(line, rows):
 
 
 def tried(stackd, site, fields, found):
-    """A dry run of one challenge's create."""
+    """A dry run of one challenge's create; ``found`` are the templates, None if stackd does not say."""
     labels = recipe.labels(site, "test-0-0", "test", "test")
     name, template, value = fields["name"], fields["stackd_template"], fields.get("stackd_value")
+    if found is None:
+        return {"ok": False, "text": f"{name}: not tried"}
     if template not in found:
         return {"ok": False, "text": f"{name}: Template: there is no {template} for this key"}
     if fields["stackd_flag_source"] == recipe.FROM_STACK and value not in found[template]["generates"]:

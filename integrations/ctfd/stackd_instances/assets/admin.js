@@ -219,7 +219,7 @@ import { load, h as make } from "./box.js";
     }
     element("stackd-batches").replaceChildren(
       ...batches.map(({ challenge, total, done, refused }) => {
-        const text = `${challenge}: ${done - refused} of ${total} made${refused ? `, ${refused} could not be` : ""}`;
+        const text = `${challenge}: ${done - refused} of ${total} made${refused ? `, ${refused} tried one by one` : ""}`;
         return make("label", { className: "d-block" }, text, make("progress", { max: total, value: done }));
       }),
     );
