@@ -110,7 +110,7 @@ async def test_the_test_of_the_connection_names_every_challenge(ctfd: Ctfd, stac
     assert "9000h" in warnings[0] or "at most" in warnings[0], warnings
 
 
-HELPERS_MAY = {
+HELPERS_MAY: dict[tuple[str, str], dict[str, Any] | None] = {
     ("GET", "instances"): None,
     ("GET", "templates"): None,
     ("GET", "test"): None,
@@ -135,7 +135,7 @@ async def test_a_helper_sees_restarts_and_extends_and_nothing_else(ctfd: Ctfd, s
     for action in ("extend", "restart"):
         assert await tom.data("POST", f"{API}/instances", {"action": action, "names": [name]}) == {"count": 1}
         await ada.until(challenge, status="running", pending=False)
-    refused = [
+    refused: list[tuple[str, str, dict[str, Any] | None]] = [
         ("POST", f"{API}/instances", {"action": "stop", "names": [name]}),
         ("POST", f"{API}/batches", {"challenge": seen["challenge_key"]}),
         ("PATCH", f"{API}/settings", settings),

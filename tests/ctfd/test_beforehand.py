@@ -97,8 +97,7 @@ async def test_what_dies_in_the_middle_makes_no_second_one(source: Source, tmp_p
             async with ctfd_running(source, tmp_path / "ctfd", stackd=way.url) as ctfd:
                 await set_up(ctfd)
                 challenge = await ctfd.challenge()
-                for name in ("ada", "bob", "eve", "tom"):
-                    player = await ctfd.player(name)
+                player, *_ = [await ctfd.player(name) for name in ("tom", "ada", "bob", "eve")]
                 async with at.no_create_slots():
                     answers = await asyncio.gather(*(make(ctfd, challenge) for _ in range(3)))
                     assert sorted(answer["count"] for answer in answers) == [0, 0, 4]

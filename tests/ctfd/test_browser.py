@@ -133,7 +133,7 @@ async def test_an_organiser_makes_and_changes_a_challenge(ctfd: Ctfd, stackd: Ha
     page = await page_of(browser, ctfd, "admin")
     await page.goto("/admin/stackd#health")
     await page.click("#stackd-test")
-    await expect(page.get_by_text("✓ the template web-1: would start")).to_be_visible()
+    await expect(page.get_by_role("row", name="✓ the template web-1 would start")).to_be_visible()
     await page.goto("/admin/challenges/new")
     await page.wait_for_load_state("networkidle")  # CTFd loads the form of its first type meanwhile
     await page.locator("label", has_text="stackd").click()

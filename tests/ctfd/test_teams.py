@@ -27,7 +27,7 @@ async def test_a_team_has_one_instance(
         await ada.until(challenge, status="running")
         assert await bob.press(challenge) == await ada.press(challenge)
         (stack_id,) = await stackd.listed()
-        assert (await stackd.stack(stack_id))["labels"]["player"].startswith(f"team-{red}-")
+        assert (await stackd.stack(stack_id))["labels"]["player"] == f"team-{red}"
         await eve.start(challenge)
         flag = await flag_of(stackd, stack_id)
         assert await eve.submit(challenge, flag) == "incorrect"
