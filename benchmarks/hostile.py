@@ -4,14 +4,16 @@ memory they leave. The second client polls /healthz and creates a stack a second
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import yaml
@@ -27,6 +29,7 @@ SECRET = "bench-0123456789abcdef0123456789abcdef"
 POD: dict[str, Any] = yaml.safe_load(POD_SPEC)
 TEMPLATES = 40
 AT_ONCE = 8
+CONNECTIONS = 250
 SECONDS = 60.0
 WAIT = Goal("another client waits", "the longest of /healthz and a create", 1.0, "s")
 GROWTH = Goal("memory grows", "at most, while it lasts and for 2 s", 80.0, "MB")
@@ -172,6 +175,27 @@ def many_links(bench: Bench) -> str:
     return f"{max(sizes):,} bytes"
 
 
+def tiny_chunks(bench: Bench) -> str:
+    """Bodies in chunks of 5 bytes, on 250 connections."""
+    where = urlsplit(bench.daemon.url)
+    head = f"POST /stacks HTTP/1.1\r\nHost: a\r\nX-API-KEY: {TENANT}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    body = b"5\r\n     \r\n" * 200_000
+    with ExitStack() as clients, ThreadPoolExecutor(CONNECTIONS) as pool:
+        addresses = [(where.hostname, where.port)] * CONNECTIONS
+        opened = [clients.enter_context(socket.create_connection(address)) for address in addresses]
+        sent = sum(pool.map(lambda client: _sent(client, head + body), opened))
+    return f"{sent / 1e6:.0f} MB sent"
+
+
+def _sent(client: socket.socket, data: bytes) -> int:
+    """How much the server takes of it."""
+    sent = 0
+    with suppress(OSError):
+        while sent < len(data):
+            sent += client.send(data[sent : sent + 65536])
+    return sent
+
+
 def _puts(bench: Bench, templates: Iterator[dict[str, Any]]) -> str:
     tenant = Http(bench.daemon.url, TENANT)
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -190,4 +214,5 @@ ATTACKS: tuple[Callable[[Bench], str], ...] = (
     generated_values,
     unknown_fields,
     many_links,
+    tiny_chunks,
 )

@@ -43,6 +43,10 @@ RECEIVE_BUFFER: Final = 8 * 1024
 """Of the kernel, for each connection; it takes twice as much. No more is read in one turn of the loop: asyncio and uvloop would
 read 256 KiB, and what all clients send together takes long to parse."""
 
+FREE_CHUNKS: Final = 1000
+BYTES_PER_CHUNK: Final = 128
+"""A body may come in so many chunks, and in one more for so many bytes: a chunk takes as long to read as a thousand bytes."""
+
 LINGER_SECONDS: Final = 2.0
 """How long the unread body of a refused client is still read, so that the client can read the reason."""
 
@@ -128,11 +132,10 @@ def _full(most: int) -> bytes:
 class HttpConnection(web.RequestHandler):
     """A client's connection; ``caller`` is empty until it has sent a valid key, or is a ``player``'s.
 
-    ``discards``: nothing more is parsed, because the rest of a refused body in chunks is of no use. A chunk of one byte takes
-    as long as one of many, so a body that consists mostly of their sizes is refused, too.
+    ``discards``: nothing more is parsed, because the rest of a refused body in chunks is of no use.
     """
 
-    __slots__ = ("_ahead", "_body", "_socket", "_taken", "caller", "connections", "discards", "player", "sent_more")
+    __slots__ = ("_ahead", "_body", "_chunked", "_lines", "_socket", "caller", "connections", "discards", "player", "sent_more")
 
     def __init__(self, server: web.Server, connections: Connections, accepted: socket.socket) -> None:
         limits = connections.limits
@@ -149,7 +152,8 @@ class HttpConnection(web.RequestHandler):
             auto_decompress=False,
         )
         self._ahead = 0  # bytes that have come since the last request began, or its body was complete
-        self._taken = 0  # bytes of the body that is arriving, with the sizes of its chunks
+        self._lines = 0  # ends of lines in what came with the last head and after it: each chunk has two
+        self._chunked = False
         self._body: StreamReader = EMPTY_PAYLOAD
         self.discards = False
         self.connections = connections
@@ -168,7 +172,8 @@ class HttpConnection(web.RequestHandler):
     async def begin(self, request: web.BaseRequest) -> None:
         """A request begins. If it was sent behind another one, the other connections come first: from Python 3.12 on, aiohttp
         answers all of them in one turn of the loop."""
-        self._body, self._ahead, self._taken = request.content, 0, 0
+        self._body, self._ahead = request.content, 0
+        self._chunked = hdrs.TRANSFER_ENCODING in request.headers
         if not self.sent_more:
             await asyncio.sleep(0)
         self.sent_more = False
@@ -178,15 +183,16 @@ class HttpConnection(web.RequestHandler):
         self.sent_more = bool(data)  # aiohttp passes b"" to go on with what it has
         if self.discards:
             return
+        lines = data.count(b"\r\n")
         if self._body.is_eof():
             if data and self._ahead > LONGEST_HEAD:
                 super().data_received(b"x" * (self.max_field_size + 1))  # the parser refuses it
                 self.discards = True
                 return
-            self._ahead += len(data)
-        else:
-            self._taken += len(data)
-            if self._taken > 2 * self._body.total_bytes + LONGEST_HEAD:
+            self._ahead, self._lines = self._ahead + len(data), lines
+        elif self._chunked:
+            self._lines += lines
+            if self._lines > 2 * (FREE_CHUNKS + self._body.total_bytes // BYTES_PER_CHUNK):
                 self._body.set_exception(web.RequestPayloadError("its chunks are too small"))
                 self.discards = True
                 return

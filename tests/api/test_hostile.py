@@ -159,7 +159,9 @@ async def test_the_bodies_under_way_are_limited(at: Harness, monkeypatch: pytest
     await until(lambda: at.call("POST", "/stacks?dry_run=true", body), lambda reply: reply.status == 200)
 
 
-async def test_the_rest_of_a_refused_body_in_chunks_is_not_parsed(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many chunks of bodies have been parsed."""
     parsed = [0]
 
     def begin(_: StreamReader) -> None:
@@ -167,15 +169,33 @@ async def test_the_rest_of_a_refused_body_in_chunks_is_not_parsed(at: Harness, m
 
     monkeypatch.setattr(StreamReader, "begin_http_chunk_receiving", begin)
     monkeypatch.setattr(StreamReader, "end_http_chunk_receiving", lambda _: None)
+    return parsed
+
+
+async def test_the_rest_of_a_refused_body_in_chunks_is_not_parsed(at: Harness, chunks: list[int]) -> None:
     head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = await say(at, head + b"1\r\nz\r\n" * 200_000)
-    assert (answer.startswith(b"HTTP/1.1 401"), 0 < parsed[0] < 20_000) == (True, True), parsed
+    assert (answer.startswith(b"HTTP/1.1 401"), 0 < chunks[0] < 20_000) == (True, True), chunks
 
 
-async def test_a_body_that_consists_of_the_sizes_of_its_chunks_is_a_400(at: Harness) -> None:
+async def test_a_body_that_consists_of_the_sizes_of_its_chunks_is_a_400_before_it_is_parsed(
+    at: Harness, chunks: list[int]
+) -> None:
     head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + AUTH + CRLF
     status, sentence = only_error(await say(at, head + b"1\r\nz\r\n" * 200_000))
     assert (status, "the size of its chunks" in sentence) == (400, True)
+    assert 0 < chunks[0] < 5_000, chunks
+
+
+async def test_a_body_in_short_chunks_is_taken(at: Harness) -> None:
+    head = (
+        b"POST /stacks?dry_run=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+        + AUTH
+        + CRLF
+    )
+    body = json.JSONEncoder().iterencode(request_for("nginx:stable"))
+    sent = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece.encode()) for piece in body)
+    assert statuses(await say(at, head + sent + b"0\r\n\r\n")) == [200]
 
 
 async def test_a_body_that_is_too_long_is_a_413_as_soon_as_that_is_seen(at: Harness) -> None:
