@@ -27,8 +27,8 @@ import aiohttp
 import yaml
 from kubernetes.aio import config as loading
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import kube_config
 from kubernetes.aio.config.exec_provider import ExecProvider
+from kubernetes.aio.config.kube_config import FileOrData, KubeConfigLoader, KubeConfigMerger
 from msgspec import json
 
 from stackd.clock import DAY_SECONDS, Clock, utc_minute
@@ -153,7 +153,44 @@ class Plugin(ExecProvider):
         return status
 
 
-kube_config.ExecProvider = Plugin  # type: ignore[attr-defined]  # it has no parameter for that
+class Loader(KubeConfigLoader):
+    """The credentials of one context of kubeconfigs."""
+
+    @classmethod
+    def of(cls, target: ClusterTarget, files: list[Path]) -> Loader:
+        """Read the files."""
+        merged = KubeConfigMerger(os.pathsep.join(map(str, files))).config  # type: ignore[no-untyped-call]
+        return cls(merged, active_context=target.context or None, config_base_path=None)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether only stackd or the operator renews them."""
+        return not any(key in (self._user or {}) for key in ("exec", "auth-provider", "tokenFile"))
+
+    async def load_from_exec_plugin(self) -> bool:
+        """Take a token or a certificate from the plugin. If it fails, there is none: the API server refuses that, and stackd
+        loads the credentials again.
+        """
+        user: Any = self._user
+        try:
+            status = await Plugin(user["exec"]).run()  # type: ignore[no-untyped-call]
+            if "token" in status:
+                self.token = f"Bearer {status['token']}"
+            else:
+                certificate, key = status["clientCertificateData"], status["clientKeyData"]
+                self.cert_file, self.key_file = map(_file_with, (certificate, key))
+        except (loading.ConfigException, OSError, KeyError, TypeError) as exc:
+            log.error(
+                "a credential plugin has failed: %s", f"its answer lacks {exc}" if isinstance(exc, KeyError) else exc
+            )
+            return False
+        return True
+
+
+def _file_with(text: str) -> str:
+    """The name of a file with the text, which is removed when the process ends."""
+    kept = FileOrData({"data": text}, "", "data", base64_file_content=False)  # type: ignore[no-untyped-call]
+    return str(kept.as_file())  # type: ignore[no-untyped-call]
 
 
 async def load_credentials(target: ClusterTarget) -> Credentials:
@@ -167,16 +204,11 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
         if files:
             if not any(path.is_file() for path in files):
                 raise ValueError("there is no such file")
-            loader = await loading.load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=os.pathsep.join(map(str, files)),
-                context=target.context or None,
-                client_configuration=configuration,
-                persist_config=False,  # the file belongs to the operator; what a plugin renews is kept in memory
-            )
+            loader = Loader.of(target, files)
+            await loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
             if configuration.host == "http://localhost":
                 raise ValueError("the context names no server")
-            user = loader._user or {}  # noqa: SLF001 - the only place where it is to be had
-            lasting = not any(key in user for key in ("exec", "auth-provider", "tokenFile"))
+            lasting = loader.lasting
         else:
             loading.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         return _completed(configuration, lasting=lasting)

@@ -22,7 +22,7 @@ from stackd.kube import credentials as kube_credentials
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import REMEDY, ClusterTarget, Renewal, expiry_remark
 from stackd.kube.wire import KINDS, TOKENS
-from tests.certificates import HAVE_OPENSSL, authority
+from tests.certificates import HAVE_OPENSSL, authority, self_signed
 from tests.harness import eventually
 from tests.kube.samples import ELSEWHERE, SYSTEM, UID, connected, kubeconfig, plugin
 from tests.kube.wire import Reply, Wire, loses, says, status
@@ -113,6 +113,24 @@ async def test_many_refused_requests_run_a_credential_plugin_once(wire: Wire, tm
             assert "wrong" not in str(answers)
         assert (tmp_path / "runs").read_text().count("run") == 2
     assert path.read_bytes() == before, "a kubeconfig is never written"
+
+
+async def test_a_plugin_may_answer_with_a_certificate_and_one_that_fails_is_run_again(
+    wire: Wire, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = plugin(tmp_path, tmp_path / "missing")
+    target = ClusterTarget(kubeconfig=str(kubeconfig(tmp_path / "config", "https://stackd.example", user)))
+    certificate, key = (Path(name).read_text() for name in self_signed(tmp_path))
+    status = {"clientCertificateData": certificate, "clientKeyData": key}
+    answer = {"apiVersion": user["exec"]["apiVersion"], "status": status}
+    (tmp_path / "answer").write_text(json.dumps(answer))
+    (tmp_path / "plugin.sh").write_text(f"#!/bin/sh\ncat {tmp_path / 'answer'}\n")
+    loaded = (await kube_credentials.load_credentials(target)).configuration
+    assert (Path(loaded.cert_file or "").read_text(), Path(loaded.key_file or "").read_text()) == (certificate, key)
+    for script, why in (("exit 3", "process returned 3"), ("echo {}", "cannot be read")):
+        (tmp_path / "plugin.sh").write_text(f"#!/bin/sh\n{script}\n")
+        assert not (await kube_credentials.load_credentials(target)).configuration.api_key
+        assert why in caplog.text
 
 
 async def test_a_plugin_that_hangs_after_a_401_of_a_watch_stops_nothing_for_good(
