@@ -213,7 +213,7 @@ def _operation(each: Route, *, public: bool) -> Schema:
         headers += ("ETag",) if each.versioned and each.method != "DELETE" else ()
         described = {
             "description": answer.about,
-            "content": {answer.media: _content(answer.body)},
+            "content": {answer.media: {"schema": _shape(answer.body)}},
             **_headers(*headers),
         }
         if answer.job:
@@ -241,7 +241,8 @@ def _body(each: Route) -> Schema:
     if each.media:
         schema = {"type": "string", "format": "binary", "contentMediaType": each.media}
         return {BYTES: {"schema": schema, "examples": {"a web server": {"value": examples.TEMPLATE}}}}
-    return {JSON: _content(each.body)}
+    named = examples.BODIES[each.body.__name__] if each.body else {}
+    return {JSON: {"schema": _shape(each.body), "examples": {name: {"value": value} for name, value in named.items()}}}
 
 
 def _errors(each: Route, *, public: bool) -> set[int]:
@@ -275,14 +276,6 @@ def _sign_in(oidc: OidcSection) -> dict[str, Any]:
 
 def _headers(*names: str) -> Schema:
     return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}} if names else {}
-
-
-def _content(shape: Shape | None) -> Schema:
-    first = shape[0] if isinstance(shape, tuple) else shape
-    name = first if isinstance(first, str) else first.__name__ if first else ""
-    values = examples.bodies().get(name, {})
-    named = {"examples": {name: {"value": value} for name, value in values.items()}} if values else {}
-    return {"schema": _shape(shape), **named}
 
 
 def _ref(name: str) -> Schema:

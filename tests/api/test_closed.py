@@ -8,7 +8,7 @@ from stackd import contract
 from stackd.contract import Body, fields_of
 from stackd.play import ROUTES
 from stackd.web.api import Route
-from stackd.web.examples import bodies
+from stackd.web.examples import BODIES
 from stackd.web.openapi import PATH_PARTS
 from stackd.web.parameters import DRY_RUN, FIELDS, FILTERS
 from tests.document import matches
@@ -67,7 +67,7 @@ async def test_every_body_names_a_field_that_it_does_not_have_and_the_nearest(at
 
 async def test_a_null_changes_no_answer(at: Harness) -> None:
     for route in WITH_BODY:
-        body = next(iter(bodies()[route.body.__name__ if route.body else ""].values()))
+        body = next(iter(BODIES[route.body.__name__ if route.body else ""].values()))
         path = path_of(route) + "?dry_run=true" * (DRY_RUN in route.query)
         plain = await at.call(route.method, path, body)
         for field in fields_of(route.body or Body):

@@ -13,18 +13,15 @@ import pytest
 
 from stackd.play import ROUTES
 from stackd.web import examples
+from tests.document import matches
 from tests.harness import KEY, Harness, harness, request_for, seed
 from tests.templates import ABOUT, WEB, folder_with
 
 FUZZING = Path(__file__).parent / "fuzzing"
 
 
-async def test_the_contracts_example_is_answered_as_the_document_shows(at: Harness) -> None:
-    stack = await at.create(examples.CREATE)
-    shown = examples.bodies()["StackCreated"]["created"]
-    assert list(stack) == list(shown)
-    for field in ("namespace", "pod_spec", "requested_cpu_milli", "requested_memory_bytes"):
-        assert stack[field] == shown[field]
+async def test_a_create_is_answered_as_the_document_says(at: Harness) -> None:
+    matches("StackCreated", await at.create(examples.CREATE))
 
 
 @pytest.mark.timeout(180)

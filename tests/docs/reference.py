@@ -186,7 +186,7 @@ async def _stack_and_job(at: Client) -> dict[str, str]:
         else:
             kept = stack["stack_id"]
             await at.until_status(kept, "running")
-    link = await at.post("/links", next(iter(examples.OTHERS["CreateLink"].values())), 201)
+    link = await at.post("/links", next(iter(examples.BODIES["CreateLink"].values())), 201)
     said = (await at.get("/messages"))["messages"] or [await at.post("/messages", {"text": "Ten minutes left."}, 201)]
     stack_id = kept or await at.running(labels={"player": "7"})
     ids = {examples.STACK_ID: stack_id, examples.JOB_ID: job_id, examples.LINK_ID: link["link_id"]}

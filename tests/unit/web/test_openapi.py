@@ -58,14 +58,11 @@ def test_only_public_metrics_need_no_key_and_what_a_scope_does_not_cover_can_be_
 
 
 def test_every_example_is_valid() -> None:
-    found = 0
-    for _, _, operation in operations():
-        contents = [operation.get("requestBody", {}), *operation["responses"].values()]
-        for content in (media for each in contents for media in each.get("content", {}).values()):
-            for example in content.get("examples", {}).values():
+    for method, path, operation in operations():
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            assert content["examples"], (method, path)
+            for example in content["examples"].values():
                 validator(content["schema"]).validate(example["value"])
-                found += 1
-    assert found >= 15
     create = validator({"$ref": "#/components/schemas/Create"})
     create.validate(examples.CREATE_FROM_TEMPLATE)
     with pytest.raises(jsonschema_rs.ValidationError):

@@ -147,15 +147,13 @@ function body({ requestBody }) {
 function answers({ responses }) {
   const all = Object.entries(responses).map(([status, each]) => ({ status, answer: resolve(each) }));
   const rows = all.map(({ status, answer }) => [h("code", {}, status), inline(answer.description)]);
-  const examples = all.flatMap(({ status, answer }) => {
+  const bodies = all.flatMap(({ status, answer }) => {
     const [media, content] = Object.entries(answer.content ?? {})[0] ?? [];
     if (Number(status) >= 400 || !content) return [];
-    const shown = [example(content), fields(content.schema ?? {}, "Fields of the answer")].filter(
-      (each) => each !== null,
-    );
-    return shown.length ? [h("h4", {}, `${status} · ${media}`), ...shown] : [];
+    const shown = fields(content.schema ?? {}, "Fields of the answer");
+    return shown ? [h("h4", {}, `${status} · ${media}`), shown] : [];
   });
-  return [h("h4", {}, "Answers"), table(["status", "when"], rows), ...examples];
+  return [h("h4", {}, "Answers"), table(["status", "when"], rows), ...bodies];
 }
 
 /** @param {Operation} operation */
