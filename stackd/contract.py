@@ -151,8 +151,8 @@ TemplateName = Annotated[
 class Body(Struct, frozen=True, kw_only=True, dict=True):
     """The base of all bodies, which are never changed."""
 
-    optional: ClassVar[tuple[str, ...] | None] = None
-    """The fields that are left out while they have their default; None: all that have one."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """The fields that an answer leaves out while they have their default. A request may lack all that have one."""
 
     unshown: ClassVar[tuple[str, ...]] = ("pod_spec", "values", "env", "token")
     """The fields that ``repr`` leaves out: a log is read by people who may not know a flag or use a link."""
@@ -229,7 +229,7 @@ def fields_of(kind: type[Body]) -> tuple[Field, ...]:
             typed, *bounds, meta = get_args(each.type)
             for bound in bounds:
                 typed = Annotated[typed, bound]
-            optional = not each.required if kind.optional is None else each.name in kind.optional
+            optional = each.name in kind.optional or (issubclass(kind, Request) and not each.required)
             keywords = meta.extra_json_schema or NOTHING
             found.append(Field(each.name, typed, meta.description, keywords, each.default, optional))
     return tuple(found)
@@ -285,8 +285,6 @@ class Problem(Body, frozen=True, kw_only=True):
         str, doc("Where the guides say what to do about it, below `/docs/`: `troubleshooting#node--has-been-deleted`.")
     ] = ""
 
-    optional = ()
-
 
 class Member(Body, frozen=True, kw_only=True):
     """A pod of a stack beside its first one."""
@@ -294,8 +292,6 @@ class Member(Body, frozen=True, kw_only=True):
     name: Annotated[str, doc("Its name, under which the other pods of the stack reach it.")]
     pod_id: Annotated[str, doc("The pod's name.")] = ""
     node_id: Annotated[str | None, doc("The node that the pod is on; null while there is none.")] = None
-
-    optional = ()
 
 
 class Stack(Body, frozen=True, kw_only=True):
@@ -404,6 +400,8 @@ class StackList(Body, frozen=True, kw_only=True):
     ]
     next_cursor: Annotated[str | None, doc("With `limit`: where the next page begins; null at the end.")] = None
 
+    optional = ("next_cursor",)
+
 
 class StackStatusAnswer(Body, frozen=True, kw_only=True):
     """The short form of a stack."""
@@ -416,16 +414,12 @@ class StackStatusAnswer(Body, frozen=True, kw_only=True):
     addresses: Annotated[tuple[Address, ...], doc("As those of the stack.")] = ()
     problem: Annotated[Problem | None, doc("As that of the stack.")] = None
 
-    optional = ()
-
 
 class Deleted(Body, frozen=True, kw_only=True):
     """The stack is gone."""
 
     deleted: Annotated[Literal[True], doc("Always true.")] = True
     stack_id: Annotated[str, doc("The stack's id.")]
-
-    optional = ()
 
 
 class Checked(Body, frozen=True, kw_only=True):
@@ -436,8 +430,6 @@ class Checked(Body, frozen=True, kw_only=True):
     message: Annotated[str, doc("The last lines that it has written, without the stack's generated values.")]
     seconds: Annotated[float, doc("How long it ran.")]
 
-    optional = ()
-
 
 class DryRun(Body, frozen=True, kw_only=True):
     """What a create would run."""
@@ -446,8 +438,6 @@ class DryRun(Body, frozen=True, kw_only=True):
     pod_spec: Annotated[str, doc("What would run: the request's pod spec, sanitized, as YAML.", YAML)]
     requested_cpu_milli: Annotated[int, doc(CPU)]
     requested_memory_bytes: Annotated[int, doc(MEMORY)]
-
-    optional = ()
 
 
 class TimelineEvent(Body, frozen=True, kw_only=True):
@@ -736,8 +726,6 @@ class JobOutcome(Body, frozen=True, kw_only=True):
     reasons: Annotated[tuple[OutcomeReason, ...], doc("The five most frequent reasons, the most frequent first.")]
     final: Annotated[bool, doc("Whether it changes no more.")] = False
 
-    optional = ()
-
 
 class Job(Body, frozen=True, kw_only=True):
     """A batch job. At its end `total` = `done` + `not_found` + `failed`."""
@@ -804,10 +792,10 @@ class Activity(Body, frozen=True, kw_only=True):
     message: Annotated[str, doc("More about it, such as `until 2026-02-10T04:02:26Z`.")] = ""
     count: Annotated[int, doc("How often a refused request was repeated, if more than once.")] = 1
     status: Annotated[str, doc("JobStatus")]
-    total: Annotated[int, doc("How many stacks the job has.")]
-    done: Annotated[int, doc("How many stacks the job has done.")]
-    not_found: Annotated[int, doc("How many ids belong to no stack.")]
-    failed: Annotated[int, doc("How many stacks the action failed for.")]
+    total: Annotated[int, doc("How many stacks the job has.")] = 0
+    done: Annotated[int, doc("How many stacks the job has done.")] = 0
+    not_found: Annotated[int, doc("How many ids belong to no stack.")] = 0
+    failed: Annotated[int, doc("How many stacks the action failed for.")] = 0
     errors: Annotated[tuple[JobError, ...], doc("The first 100 failures.", FAILURES)] = ()
     created_at: Annotated[datetime, doc("Of a job: when it was accepted.")] = EPOCH
     updated_at: Annotated[datetime, doc("Of a job: when it last made progress.")] = EPOCH
@@ -836,6 +824,8 @@ class StreamEvent(Body, frozen=True, kw_only=True):
     data: Annotated[
         str, doc("JSON. The route's description says which object.", {"contentMediaType": "application/json"})
     ]
+
+    optional = ("id",)
 
 
 # ---- counts, capacity, templates
@@ -909,8 +899,6 @@ class TemplateCheck(Body, frozen=True, kw_only=True):
     timeout: Annotated[str, doc("How long the program may take.", DURATION)]
     failures: Annotated[int, doc("After so many failures in a row, the shared stack gets another pod.")]
 
-    optional = ()
-
 
 class TemplateChecked(Body, frozen=True, kw_only=True):
     """What the last check of the shared stack, or of one of the pool, said."""
@@ -923,8 +911,6 @@ class TemplateChecked(Body, frozen=True, kw_only=True):
     failures: Annotated[int, doc("How often in a row it has failed.")]
     trouble: Annotated[str, doc("Why the check could not be run since; empty if it could.")]
 
-    optional = ()
-
 
 class TemplatePort(Body, frozen=True, kw_only=True):
     """A container port that is published."""
@@ -932,6 +918,8 @@ class TemplatePort(Body, frozen=True, kw_only=True):
     container_port: Annotated[int, doc("As a container of the pod declares it.", PORT)]
     protocol: Annotated[str, doc("Its protocol.", {"enum": PROTOCOLS})]
     route: Annotated[str, doc("By what it is reached at a name of its own.", {"enum": ROUTES})] = ""
+
+    optional = ("route",)
 
 
 class Template(Body, frozen=True, kw_only=True):
@@ -1006,8 +994,6 @@ class TemplateProblem(Body, frozen=True, kw_only=True):
     ]
     message: Annotated[str, doc("What is wrong, and the remedy.")]
 
-    optional = ()
-
 
 MISSING = doc(
     "Templates that are not in force, although nobody has removed them and stackd keeps stacks of them (a pool, or a shared "
@@ -1024,14 +1010,14 @@ class Templates(Body, frozen=True, kw_only=True):
     ] = ()
     missing: Annotated[tuple[str, ...], MISSING] = ()
 
+    optional = ("problems", "missing")
+
 
 class TemplateDeleted(Body, frozen=True, kw_only=True):
     """The template is gone."""
 
     deleted: Annotated[Literal[True], doc("Always true.")] = True
     name: Annotated[str, doc("The template's name.")]
-
-    optional = ()
 
 
 # ---- health, the operator's routes, errors
@@ -1041,8 +1027,6 @@ class Healthy(Body, frozen=True, kw_only=True):
     """The process answers."""
 
     status: Annotated[Literal["ok"], doc("Always `ok`.")] = "ok"
-
-    optional = ()
 
 
 class Ready(Body, frozen=True, kw_only=True):
@@ -1091,15 +1075,11 @@ class ValueHolder(Body, frozen=True, kw_only=True):
     template: Annotated[str, doc("The stack's template; empty if it is gone.")] = ""
     removed_at: Annotated[datetime | None, doc("When the stack was removed; null if it is there.")] = None
 
-    optional = ()
-
 
 class FoundValues(Body, frozen=True, kw_only=True):
     """Whose the value is."""
 
     found: Annotated[tuple[ValueHolder, ...], doc("The stacks; none if the value is nobody's.")]
-
-    optional = ()
 
 
 class ValuesOfStack(Body, frozen=True, kw_only=True):
@@ -1110,15 +1090,11 @@ class ValuesOfStack(Body, frozen=True, kw_only=True):
     labels: Annotated[Mapping[str, str], doc("Its labels.")]
     values: Annotated[Mapping[str, str], doc("Its generated values, by the names of the variables.")]
 
-    optional = ()
-
 
 class StackValues(Body, frozen=True, kw_only=True):
     """The values of stacks."""
 
     stacks: Annotated[tuple[ValuesOfStack, ...], doc("The stacks that have any.")]
-
-    optional = ()
 
 
 class CreateLink(Request, frozen=True, kw_only=True):
@@ -1168,6 +1144,7 @@ class NewLink(Body, frozen=True, kw_only=True):
     expires_at: Annotated[datetime, doc("Until when it works.")]
     code: Annotated[str, doc("What can be typed on `/play` instead of opening it; a helper's link has none.")] = ""
 
+    optional = ("code",)
     unshown = ("url", "code")
 
 
@@ -1188,6 +1165,8 @@ class KeptLink(Body, frozen=True, kw_only=True):
     revoked: Annotated[bool, doc("Whether it was revoked.")]
     opened_at: Annotated[datetime | None, doc("When it was opened first, if it was.")] = None
     seen_at: Annotated[datetime | None, doc("When its page last asked for its stacks, if it was opened.")] = None
+
+    optional = ("each", "scope", "total", "opened_at", "seen_at")
 
 
 class CreateMessage(Request, frozen=True, kw_only=True):
@@ -1227,14 +1206,14 @@ class LinkList(Body, frozen=True, kw_only=True):
     links: Annotated[tuple[KeptLink, ...], doc("Those that the key may see.")]
     next_cursor: Annotated[str | None, doc("With `limit`: where the next page begins; null at the end.")] = None
 
+    optional = ("next_cursor",)
+
 
 class Revoked(Body, frozen=True, kw_only=True):
     """The link is revoked."""
 
     link_id: Annotated[str, doc("The link's id.")]
     revoked: Annotated[Literal[True], doc("Always true.")] = True
-
-    optional = ()
 
 
 class Key(Body, frozen=True, kw_only=True):
@@ -1245,8 +1224,6 @@ class Key(Body, frozen=True, kw_only=True):
     labels: Annotated[Mapping[str, str], doc("What its creates get, and what it sees; empty: everything.")]
     pod_specs: Annotated[bool, doc("Whether its creates may have a pod spec; otherwise they name a template.")]
     templates_write: Annotated[bool, doc("Whether it may write templates over the API.")] = False
-
-    optional = ()
 
 
 class Owner(Body, frozen=True, kw_only=True):
@@ -1266,8 +1243,6 @@ class Owner(Body, frozen=True, kw_only=True):
     renewed_at: Annotated[datetime | None, doc("When it was renewed last, by the owner's clock.")] = None
     transitions: Annotated[int, doc("How often the Lease went from one holder to another.")] = 0
     asked_for_by: Annotated[str, doc("Which machine's stackd wants to take over; empty when none does.")] = ""
-
-    optional = ()
 
 
 class Takeover(Body, frozen=True, kw_only=True):
@@ -1308,6 +1283,8 @@ class Released(Body, frozen=True, kw_only=True):
     released: Annotated[int, doc("How many stacks the brake has released.")]
     held: Annotated[tuple[str, ...], doc("The ids that it holds and did not hold when you released it.")] = ()
     removed: Annotated[tuple[str, ...], doc("Kind and name of each unknown object that is removed now.")] = ()
+
+    optional = ("held", "removed")
 
 
 class Reason(Body, frozen=True, kw_only=True):

@@ -203,10 +203,6 @@ def _entry(context: Context, one: Entry) -> contract.Activity:
             message=one.message,
             count=one.count,
             status="failed" if one.failed else "completed",
-            total=0,
-            done=0,
-            not_found=0,
-            failed=0,
         )
     pending = _is_pending(one.kind, context.store.stacks.get(one.stack_id))
     return contract.Activity(
@@ -219,8 +215,6 @@ def _entry(context: Context, one: Entry) -> contract.Activity:
         status="running" if pending else "completed",
         total=1,
         done=0 if pending else 1,
-        not_found=0,
-        failed=0,
     )
 
 
