@@ -281,7 +281,7 @@ def _attempts(request: Request, retries: Retries) -> Steps[Response]:
                 raise
             uncertain, why = uncertain or error.sent, error.sentence
         else:
-            asked, why = response.retry_after, f"HTTP {response.status}"
+            uncertain, asked, why = uncertain or response.of_proxy, response.retry_after, f"HTTP {response.status}"
             if last or not _again(request, response, retries):
                 return replace(response, uncertain=uncertain)
         pause = retries.pause(attempt, asked)

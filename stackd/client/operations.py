@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from stackd.client.attempts import (
+    SECONDS,
     Busy,
     ClientError,
     Conflict,
@@ -217,13 +218,7 @@ def wait(stack: str | Stack, status: StackStatus = "running", *, timeout: Length
 
 def delete(stack: str | Stack) -> Steps[None]:
     """Delete a stack; returns when its pod is gone and its ports are free. Raises NotFound."""
-    request = Request(method="DELETE", path=path_of(stack), seconds=CHANGE_SECONDS, repeatable=True)
-    response: Response = yield request
-    try:
-        response.json()
-    except NotFound:
-        if not response.uncertain:
-            raise  # else this request deleted it, and the first answer was lost
+    yield from _deleted(path_of(stack), seconds=CHANGE_SECONDS)
 
 
 def batch_delete(stack_ids: Iterable[str | Stack]) -> Steps[Job]:
@@ -365,26 +360,27 @@ def iter_links(cursor: str) -> Steps[Page[KeptLink]]:
 
 def iter_activity(cursor: str, **asked: Unpack[Asked]) -> Steps[Page[Activity]]:
     """What API keys have asked for, the latest first, read in pages."""
-    answer = yield from call("GET", "/activity", query=[*_asked(asked), *_page(cursor)])
-    return [decode(Activity, one) for one in answer["activity"]], answer["next_cursor"] or ""
+    return (yield from _activity(cursor, LARGEST_PAGE, asked))
 
 
-def _page(cursor: str) -> list[tuple[str, str]]:
-    return [("limit", str(LARGEST_PAGE)), *([("cursor", cursor)] if cursor else ())]
+def _page(cursor: str, most: int = LARGEST_PAGE) -> list[tuple[str, str]]:
+    return [("limit", str(most)), *([("cursor", cursor)] if cursor else ())]
 
 
 def activity(*, limit: int = 100, **asked: Unpack[Asked]) -> Steps[list[Activity]]:
     """What API keys have asked for, the latest first, at most ``limit``."""
     entries: list[Activity] = []
-    cursor: list[tuple[str, str]] = []
-    while len(entries) < limit:
-        page = [("limit", str(min(limit - len(entries), LARGEST_PAGE))), *cursor]
-        answer = yield from call("GET", "/activity", query=[*_asked(asked), *page])
-        entries += [decode(Activity, one) for one in answer["activity"]]
-        if answer["next_cursor"] is None:
-            break
-        cursor = [("cursor", answer["next_cursor"])]
+    cursor, more = "", limit > 0
+    while more:
+        found, cursor = yield from _activity(cursor, min(limit - len(entries), LARGEST_PAGE), asked)
+        entries += found
+        more = bool(cursor) and len(entries) < limit
     return entries
+
+
+def _activity(cursor: str, most: int, asked: Asked) -> Steps[Page[Activity]]:
+    answer = yield from call("GET", "/activity", query=[*_asked(asked), *_page(cursor, most)])
+    return [decode(Activity, one) for one in answer["activity"]], answer["next_cursor"] or ""
 
 
 def _asked(asked: Asked) -> list[tuple[str, str]]:
@@ -481,12 +477,7 @@ def put_template(name: str, text: str, *, dry_run: bool = False) -> Steps[Templa
 
 def delete_template(name: str) -> Steps[None]:
     """Delete a template of the API. Raises NotFound."""
-    response: Response = yield Request(method="DELETE", path=f"/templates/{_part(name)}", repeatable=True)
-    try:
-        response.json()
-    except NotFound:
-        if not response.uncertain:
-            raise  # else this request deleted it, and the first answer was lost
+    yield from _deleted(f"/templates/{_part(name)}")
 
 
 def stats(**filters: Unpack[Filters]) -> Steps[Stats]:
@@ -528,12 +519,12 @@ def messages() -> Steps[list[Message]]:
 
 def delete_message(message_id: str) -> Steps[None]:
     """Show a message no more. Raises NotFound."""
-    yield from call("DELETE", f"/messages/{_part(message_id)}", repeatable=True)
+    yield from _deleted(f"/messages/{_part(message_id)}")
 
 
 def revoke_link(link_id: str) -> Steps[None]:
     """Revoke a link; its stacks stay. Raises NotFound."""
-    yield from call("DELETE", f"/links/{_part(link_id)}", repeatable=True)
+    yield from _deleted(f"/links/{_part(link_id)}")
 
 
 def capacity(*, cpu: str = "", memory: str = "", ephemeral_storage: str = "", ports: int = 0) -> Steps[Capacity]:
@@ -661,6 +652,16 @@ def _once(path: str, body: Mapping[str, Any], key: str) -> Steps[Any]:
         method="POST", path=path, body=dict(body), headers=headers, seconds=CHANGE_SECONDS, repeatable=True
     )
     return response.json()
+
+
+def _deleted(path: str, seconds: float = SECONDS) -> Steps[None]:
+    """Delete what is there. Raises NotFound, but not if the request was repeated because its first answer was lost."""
+    response: Response = yield Request(method="DELETE", path=path, seconds=seconds, repeatable=True)
+    try:
+        response.json()
+    except NotFound:
+        if not response.uncertain:
+            raise
 
 
 def _change(stack: str | Stack, verb: str) -> Steps[Stack]:

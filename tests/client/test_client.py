@@ -567,6 +567,17 @@ def test_what_must_not_happen_twice_is_not_sent_twice() -> None:
     assert error.status == 404, "it was never sent before"
 
 
+@pytest.mark.parametrize("lost", [LOST, answer(504, b"<h1>Gateway Timeout</h1>")])
+@pytest.mark.parametrize(
+    "delete", [operations.delete, operations.delete_template, operations.delete_message, operations.revoke_link]
+)
+def test_what_is_gone_after_a_lost_answer_was_deleted(
+    delete: Callable[[str], Steps[None]], lost: Response | Unreachable
+) -> None:
+    assert played(delete("name-1"), lost, answer(404))[0] is None
+    assert isinstance(played(delete("name-1"), answer(404))[0], api.NotFound)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_stackd_is_given_the_time_it_asks_for(status: int) -> None:
     _, wanted = played(operations.stats(), answer(status, retry_after="3"), answer(400))
