@@ -135,7 +135,18 @@ class HttpConnection(web.RequestHandler):
     ``discards``: nothing more is parsed, because the rest of a refused body in chunks is of no use.
     """
 
-    __slots__ = ("_ahead", "_body", "_chunked", "_lines", "_socket", "caller", "connections", "discards", "player", "sent_more")
+    __slots__ = (
+        "_ahead",
+        "_body",
+        "_chunked",
+        "_lines",
+        "_socket",
+        "caller",
+        "connections",
+        "discards",
+        "player",
+        "sent_more",
+    )
 
     def __init__(self, server: web.Server, connections: Connections, accepted: socket.socket) -> None:
         limits = connections.limits
