@@ -133,16 +133,18 @@ def one_of(name: str, about: str, values: Sequence[str]) -> Parameter[str]:
     return Parameter(name, about, read, {"enum": list(values)})
 
 
-def any_of(name: str, about: str, values: Sequence[str]) -> Parameter[frozenset[str]]:
-    """Some of these texts, with commas between them."""
+def any_of(name: str, about: str, values: Sequence[str], alone: str = "") -> Parameter[frozenset[str]]:
+    """Some of these texts, with commas between them; or only what stands ``alone``."""
 
     def read(text: str) -> frozenset[str]:
         found = frozenset(text.split(","))
-        if found <= {*values}:
+        if found <= {*values} or (alone and text == alone):
             return found
-        raise ValueError(f"one or more of {', '.join(values)}, with commas between them")
+        other = f", or {alone} alone" if alone else ""
+        raise ValueError(f"one or more of {', '.join(values)}, with commas between them{other}")
 
-    return Parameter(name, about, read, {"pattern": "^(?:{0})(?:,(?:{0}))*$".format("|".join(values))})
+    several = "(?:{0})(?:,(?:{0}))*".format("|".join(values))
+    return Parameter(name, about, read, {"pattern": f"^(?:{several}|{alone})$" if alone else f"^{several}$"})
 
 
 def named(name: str, about: str, longest: int = LONGEST_NAME) -> Parameter[str]:

@@ -50,7 +50,8 @@ LONGEST_TAIL = 10_000
 WAIT: Final = any_of(
     "wait",
     "Wait for one of these statuses, with commas between them, before answering; or until the stack is `deleted`.",
-    [*StackStatus, DELETED],
+    list(StackStatus),
+    alone=DELETED,
 )
 WAIT_CREATED: Final = any_of(
     "wait", "Wait for one of these statuses, with commas between them, before answering.", list(StackStatus)
@@ -211,8 +212,6 @@ async def _awaited_status(call: ApiCall, query: Parameters) -> web.StreamRespons
     if wait == frozenset({DELETED}):
         stack = await until_gone(call.api.context, stack_id, seconds)
     elif wait is not None:
-        if DELETED in wait:
-            raise InvalidRequest(f"{DELETED} stands alone in wait: a stack that is deleted has no status any more")
         stack = await until_status(call.api.context, stack_id, [*map(StackStatus, wait)], seconds)
     if stack is None:
         return json_response(contract.Deleted(stack_id=stack_id))

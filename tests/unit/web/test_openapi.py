@@ -20,6 +20,7 @@ from stackd.web import examples, pages
 from stackd.web.openapi import document
 from stackd.web.parameters import Parameter, Parameters
 from stackd.web.requests import MOST_PARTS, parse
+from stackd.web.stacks import WAIT
 from tests.document import DESCRIBED, validator
 
 
@@ -172,3 +173,14 @@ def test_a_value_that_is_repeated_counts_once() -> None:
     """2,000 times the same label held the loop for half a second."""
     query = [("label", "team=7")] * 1000 + [("label", "a")]
     assert Parameters(query, [LABEL]).all(LABEL) == ["team=7", "a"]
+
+
+@pytest.mark.parametrize(
+    "text", ["running", "running,failed", "deleted", "deleted,running", "running,deleted", "", "gone"]
+)
+def test_what_a_request_may_wait_for_is_described_as_it_is_read(text: str) -> None:
+    try:
+        read = len(Parameters([("wait", text)], [WAIT]).all(WAIT)) == 1
+    except InvalidRequest:
+        read = False
+    assert bool(re.search(WAIT.schema["pattern"], text)) is read
