@@ -27,7 +27,8 @@ demo-ctfd: ctfd-or-docker $(VENV)/.runtime  ## run it with a CTFd that has the p
 	@CTFD='$(CTFD)' $(BIN)/python integrations/ctfd/demo.py
 
 ctfd-or-docker:  # before anything is installed
-	@[ -n '$(CTFD)' ] || docker info >/dev/null 2>&1 || { \
+	@if [ -n '$(CTFD)' ]; then [ -f '$(CTFD)/CTFd/__init__.py' ] && [ -x "$${CTFD_PYTHON:-$(CTFD)/.venv/bin/python}" ]; \
+	  else docker info >/dev/null 2>&1; fi || { \
 	  echo 'name a checkout of CTFd 3.7 or 3.8 with its environment in .venv (make demo-ctfd CTFD=…), or have Docker run'; exit 1; }
 
 test: $(VENV)/.dev  ## run the tests, in three processes for two CPUs: many wait most of the time
@@ -77,7 +78,7 @@ uninstall:  ## remove what install put there; keeps configuration and state
 deb:  ## build dist/stackd_VERSION_ARCH.deb for this distribution (DIST=dist)
 	@DIST='$(DIST)' PYTHON='$(if $(filter command line environment,$(origin PYTHON)),$(PYTHON))' deb/build.sh
 
-release:  ## all that is published, in dist/: package, wheel, source archive, SBOM and SHA256SUMS
+release:  ## all that is published, in dist/: package, wheel, source archive, plugin for CTFd, SBOM and SHA256SUMS
 	@PYTHON='$(PYTHON)' .ci/release
 
 reference: $(VENV)/.dev  ## write the generated pages again: docs/errors.md and docs/api-reference.md

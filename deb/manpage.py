@@ -36,7 +36,7 @@ EXIT = {
     "0": "Done.",
     "1": "Failed.",
     "2": "Wrong usage, or a wrong configuration.",
-    "3": "Of push --check: something differs.",
+    "3": "Of push --check and ctfd install --check: something differs.",
     "4": "Of push --check: no API key was given.",
 }
 SEE_ALSO = "stackd-config(5), systemctl(1), journalctl(1), kubectl(1)"

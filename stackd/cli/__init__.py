@@ -1,5 +1,5 @@
 """The commands. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted; of ``push --check``, also 3 (something
-differs) and 4 (no key).
+differs; of ``ctfd install --check``, too) and 4 (no key).
 
 Owns: arguments, output, and the exit code. The work of each command is elsewhere, and is loaded when the command runs.
 
@@ -13,6 +13,7 @@ system     templates, stats, capacity, events, activity, reconcile, owner, takeo
 push       a folder of templates, over the API; override: values of an environment in their texts
 rehearsal  what rehearse loads when it runs
 testing    test, over the API
+ctfd       the plugin for CTFd, which is beside it as ctfd.plugin
 options    what commands share
 target     which daemon a client is for
 output     tables, lines and JSON
@@ -56,6 +57,7 @@ COMMANDS = {
     "links": ("stackd.cli.links:links", "Make and revoke links for players."),
     "players": ("stackd.cli.roster:players", "Show who has a link, and what has become of it."),
     "message": ("stackd.cli.message:message", "Say something to players."),
+    "ctfd": ("stackd.cli.ctfd:ctfd", "Put the plugin into a CTFd."),
     "flags": ("stackd.cli.flags:flags", "Find whose a generated value is, or print them all."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),
