@@ -19,7 +19,16 @@ from stackd.kube import labels
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import REMEDY, expiry_remark
 from stackd.kube.objects import NodeState, pod_state
-from stackd.kube.policies import CHECKS_POLICY, EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
+from stackd.kube.policies import (
+    CHECKS_POLICY,
+    EGRESS,
+    INGRESS,
+    egress_policy,
+    egress_rules,
+    lets_through,
+    protects,
+    reach_members,
+)
 from stackd.kube.rights import AccessReview, asks, of_account, reviews
 from stackd.kube.routes import kinds_of
 from stackd.kube.wire import NETWORK_POLICIES, JsonObject
@@ -200,7 +209,8 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
     else:
         text = "no NetworkPolicy restricts what the stacks reach: cluster, metadata, the internet"
         findings.append(warn(about, text, APPLY))
-    return [*findings, *_template_egress(policies, config), *_networks(policies, await cluster.list_nodes(), instance)]
+    findings += [*_members(policies, config), *_template_egress(policies, config)]
+    return [*findings, *_networks(policies, await cluster.list_nodes(), instance)]
 
 
 async def _admission(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
@@ -217,6 +227,17 @@ async def _admission(cluster: Cluster, config: Config, size: Size) -> list[Findi
     if labels.TEMPLATE not in str(policy["spec"]):
         return [warn(about, "the admission policy is an earlier stackd's: it lets nobody else write templates", APPLY)]
     return [ok(about, f"only stackd writes the objects of its stacks and its templates in {namespace}")]
+
+
+def _members(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:
+    """Whether nobody but its own stack reaches a member."""
+    with suppress(ConfigError):  # another check says what is wrong with the templates
+        if most := max((len(one.spec.members) for one in all_templates(config).values()), default=0):
+            for name in reach_members(policies, config.cluster.instance):
+                text = f"NetworkPolicy {name} lets others reach the members of stacks"
+                yield fail(
+                    "policies", text, f"leave them out of its podSelector, as `stackd manifests --members {most}` does"
+                )
 
 
 def _template_egress(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:

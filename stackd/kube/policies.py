@@ -42,6 +42,17 @@ def restricts(policy: Mapping[str, Any], instance: str, direction: str = INGRESS
     return direction in types and _selects(spec.get("podSelector") or {}, _labels_of_all(instance))
 
 
+def reach_members(policies: Iterable[Mapping[str, Any]], instance: str) -> list[str]:
+    """The names of the policies that let others reach the members of stacks. A stack's own names its id, which no other has."""
+    members = {**_labels_of_all(instance), labels.MEMBER: None}
+    return [
+        policy["metadata"]["name"]
+        for policy in policies
+        if next(_rules(policy, INGRESS), None) is not None
+        and _selects((policy.get("spec") or {}).get("podSelector") or {}, members)
+    ]
+
+
 def _rules(
     policy: Mapping[str, Any], direction: str
 ) -> Iterator[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
