@@ -73,6 +73,7 @@ from stackd.timing import (
     VISITS_SECONDS,
 )
 from stackd.upkeep import health
+from stackd.upkeep.backup import left_at
 from stackd.upkeep.reload import HandOver, Reloader
 from stackd.upkeep.systemd import ProcessContext
 from stackd.upkeep.tls import Certificate
@@ -164,7 +165,10 @@ async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, 
     wall_clock = WallClock(clock)
     store = await _store(stack, config, wall_clock)
     certificate = Certificate.of(config)
-    metrics = Metrics(certificate_ends=(lambda: certificate.ends) if certificate else lambda: 0.0)
+    metrics = Metrics(
+        certificate_ends=(lambda: certificate.ends) if certificate else lambda: 0.0,
+        backup_left=lambda: left_at(config.state.path),
+    )
     cluster = await Cluster.connect(
         ClusterTarget.of(config),
         on_request=metrics.kubernetes_request,

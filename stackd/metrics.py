@@ -128,6 +128,7 @@ class Metrics:
     reloads: Reloads = field(default_factory=Reloads)
     older_build: bool = False
     certificate_ends: Callable[[], float] = lambda: 0.0
+    backup_left: Callable[[], float] = lambda: 0.0
     _adopted: set[str] = field(default_factory=set)
 
     def route(self, method: str, path: str) -> RouteMeter:

@@ -61,7 +61,7 @@ async def examine(
     if unit is not None:
         configuration = dataclasses.replace(configuration, config=service.as_seen_by(configuration.config, unit))
     config, mode = configuration.config, configuration.config.cluster.mode
-    for finding in machine.examine(configuration, config_path):
+    for finding in machine.examine(configuration, config_path, installed=unit is not None):
         yield finding
     at = local_daemon(config, config_path)
     if key := next(filter(None, (os.environ.get(name, "").strip() for name in KEYS)), ""):

@@ -254,15 +254,21 @@ def doctor(config_path: Path | None, with_probe: bool, output: str | None, **opt
 @config_option
 @click.option("--force", is_flag=True, help="Replace FILE even if it is not a backup.")
 def backup(target: Path, config_path: Path | None, force: bool) -> None:
-    """Copy the state to FILE, consistently, even while the daemon runs; replace an earlier backup there.
+    """Copy the state to FILE, consistently, even while the daemon runs; replace an earlier backup there. Then run
+    backup.command, which takes it to another machine.
 
     To restore: stop the daemon, copy the file to state.path, start the daemon.
     """
     from stackd.store import backup_file
+    from stackd.upkeep.backup import take_away
 
-    source = Path(loaded(config_path, serving=False, cluster=False).config.state.path)
+    config = loaded(config_path, serving=False, cluster=False).config
+    source = Path(config.state.path)
     backup_file(source, target, force=force)
     click.echo(f"{source} → {target} ({target.stat().st_size:,} bytes)")
+    if config.backup.command:
+        take_away(config.backup, config.state.path, target)
+        click.echo("backup.command has taken it away")
 
 
 @click.command()

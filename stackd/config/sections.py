@@ -60,7 +60,9 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 class ServerSection(Section):
     """Where the API listens."""
 
-    host: Address = key("127.0.0.1", "Address to listen on; a public one should have TLS.")
+    host: Address = key(
+        "127.0.0.1", 'Address to listen on, "::" for all of IPv6 and IPv4; a public one should have TLS.'
+    )
     port: Port = key(8081, "The API's port.")
     shutdown_timeout: Duration = key(10.0, "How long a stop waits for requests in flight.")
     max_body: Size = key(1 << 20, "Larger request bodies are refused with 413.")
@@ -336,6 +338,15 @@ class PlaySection(Section):
     )
 
 
+class BackupSection(Section):
+    """What `stackd backup` does with a backup that is written."""
+
+    command: Annotated[str, Expects(what="a line for sh", secret=True)] = key(
+        "", 'Takes it to another machine: a line for sh, with the file as "$1"; empty: it stays here.'
+    )
+    timeout: Duration = key(600.0, "How long the command may take.")
+
+
 class Config(Section):
     """All sections."""
 
@@ -353,6 +364,7 @@ class Config(Section):
     log: Annotated[LogSection, LIVE] = Field(default_factory=LogSection)
     metrics: MetricsSection = Field(default_factory=MetricsSection)
     play: Annotated[PlaySection, LIVE] = Field(default_factory=PlaySection)
+    backup: Annotated[BackupSection, LIVE] = Field(default_factory=BackupSection)
 
 
 SECTIONS: Final = {name: cast(type[BaseModel], field.annotation) for name, field in Config.model_fields.items()}

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from stackd.clock import DAY_SECONDS, utc_minute
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import API_KEY, PLAY_SECRET, credential
 from stackd.doctor import Finding, fail, ok, warn
 from stackd.errors import ConfigError
 from stackd.kube.credentials import token_file_of
 from stackd.templates import read_templates
+from stackd.upkeep.backup import left_at
 from stackd.upkeep.tls import Certificate, timeliness
 
 DISK_WARN, DISK_FAIL = 512 << 20, 32 << 20
@@ -25,8 +27,8 @@ OTHERS_WRITE = 0o002
 AS_USER = "run the doctor as the daemon's user"
 
 
-def examine(loaded: LoadedConfig, config_path: Path | None) -> Iterator[Finding]:
-    """The warnings of the configuration, the templates, the files and the certificate."""
+def examine(loaded: LoadedConfig, config_path: Path | None, *, installed: bool = False) -> Iterator[Finding]:
+    """The warnings of the configuration, the templates, the files, the backups and the certificate."""
     config = loaded.config
     for warning in loaded.warnings:
         yield warn("configuration", warning)
@@ -41,6 +43,7 @@ def examine(loaded: LoadedConfig, config_path: Path | None) -> Iterator[Finding]
     files = [*_files(config, config_path)]
     yield from files or [ok("files", "nobody else can read the keys and the state, or write the configuration")]
     yield from _disk(Path(config.state.path))
+    yield from _backups(config, installed=installed)
     yield from _certificate(config)
 
 
@@ -84,6 +87,25 @@ def _disk(state: Path) -> Iterator[Finding]:
     else:
         say = warn if free >= DISK_FAIL else fail
         yield say("disk", f"{text}; on a full disk, nothing is created", "make room there")
+
+
+def _backups(config: Config, *, installed: bool) -> Iterator[Finding]:
+    """Whether one has left this machine within a day; without a command only the operator of a service should know."""
+    about, left = "backups", left_at(config.state.path)
+    if not config.backup.command:
+        if installed:
+            kept = (
+                "no backup leaves this machine: its loss would take the timelines, the list of links and the activity"
+            )
+            yield warn(about, kept, "set backup.command, then: systemctl enable --now stackd-backup.timer")
+    elif not left:
+        text = "backup.command is set, but no backup has left this machine"
+        yield warn(about, text, "systemctl enable --now stackd-backup.timer; systemctl start stackd-backup")
+    elif time.time() - left > DAY_SECONDS:
+        text = f"the last backup that left this machine did so on {utc_minute(left)}"
+        yield warn(about, text, "systemctl status stackd-backup says why, and whether the timer is enabled")
+    else:
+        yield ok(about, f"the last one left this machine on {utc_minute(left)}")
 
 
 def _certificate(config: Config) -> Iterator[Finding]:

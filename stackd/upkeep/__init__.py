@@ -3,6 +3,7 @@
 health    the status line, the watchdog, and the event loop's lag
 reload    applies all changes of the configuration or key file, or none
 tls       loads the TLS certificate again when its files change
+backup    runs the operator's command after a backup, and knows when it last succeeded
 build     whether another build was installed since the start
 systemd   the service manager: its protocol, the sockets that it hands over, its credentials
 """

@@ -230,6 +230,8 @@ class DaemonCollector(Collector):
         yield gauge("stackd_kubernetes_credentials_expiring", about, expiring)
         about = "When the API's TLS certificate in force expires; 0 without TLS."
         yield gauge("stackd_tls_certificate_expiry_timestamp_seconds", about, context.metrics.certificate_ends())
+        about = "When a backup last left this machine, by backup.command; 0 if none has."
+        yield gauge("stackd_backup_left_timestamp_seconds", about, context.metrics.backup_left())
 
     def _store(self) -> Iterator[Metric]:
         store, counters = self._context.store, self._context.store.counters

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -217,6 +219,25 @@ def test_a_disk_that_is_nearly_full_is_found(tmp_path: Path, monkeypatch: pytest
     for free, level in ((1 << 30, OK), (300 << 20, WARN), (8 << 20, FAIL)):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert level in [one.level for one in machine.examine(load(None, settings), None) if one.about == "disk"]
+
+
+def test_backups_that_do_not_leave_the_machine_are_found(tmp_path: Path) -> None:
+    settings = {"STACKD_AUTH__KEY": KEY, "STACKD_STATE__PATH": f"{tmp_path}/a.db", "STACKD_CLUSTER__MODE": "embedded"}
+
+    def found(command: str, *, installed: bool = False) -> list[tuple[str, str]]:
+        loaded = load(None, settings | {"STACKD_BACKUP__COMMAND": command})
+        seen = machine.examine(loaded, None, installed=installed)
+        return [(one.level, one.what) for one in seen if one.about == "backups"]
+
+    assert not found("")
+    ((level, what),) = found("", installed=True)
+    assert (level, "no backup leaves this machine" in what) == (WARN, True)
+    assert found("true") == [(WARN, "backup.command is set, but no backup has left this machine")]
+    mark = tmp_path / "a.db.backed-up"
+    for age, expected in ((3600, OK), (25 * 3600, WARN)):
+        mark.touch()
+        os.utime(mark, (time.time() - age,) * 2)
+        assert [level for level, _ in found("true")] == [expected]
 
 
 async def test_files_that_everybody_may_read_are_found(tmp_path: Path) -> None:
