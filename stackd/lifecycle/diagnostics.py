@@ -168,9 +168,8 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         await asyncio.wait([context.diagnostics.captures[stack_id]])
     logs = await context.store.timeline.kept_logs(stack_id)
     pod_of = f"{member}/" if member else ""
-    kept = [
-        kept for kept in logs if _is_of(kept.container, pod_of) and container in ("", kept.container[len(pod_of) :])
-    ]
+    of_pod = (each for each in logs if each.container.startswith(pod_of) and (member or "/" not in each.container))
+    kept = [each for each in of_pod if container in ("", each.container[len(pod_of) :])]
     if kept:
         return "".join(kept[0].text.splitlines(keepends=True)[-tail:])
     if away is not None:
@@ -181,10 +180,6 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         raise Conflict(f"{stack_id} has no pod at present", code=ErrorCode.NO_POD)
     of = f" of its container {pod_of}{container}" if container or member else ""
     raise NotFound(f"{stack_id}: its pod is gone, and no log{of} was kept", code=ErrorCode.LOG_NOT_FOUND)
-
-
-def _is_of(container: str, pod_of: str) -> bool:
-    return container.startswith(pod_of) if pod_of else "/" not in container
 
 
 def _pod_of(context: Context, stack: Stack, member: str) -> PodState | None:

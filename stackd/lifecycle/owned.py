@@ -208,7 +208,9 @@ def may_begin(fill: float, making: int) -> int:
 
 
 def _of_shared(work: Work, pool: Pool, template: Template | None, row: Stack, now: int, seen: Seen) -> None:
-    if not seen.missing and (template is None or not _wants_shared(template, now) or not fits(row, template)):
+    if not seen.missing and (
+        template is None or not fits(row, template) or not (template.shared and template.hours.is_open(now))
+    ):
         work.failing.append(row)
         return
     until = min(now + seen.longest_life, (template.hours.closes if template is not None else 0) or sys.maxsize)
@@ -229,10 +231,6 @@ def _of_shared(work: Work, pool: Pool, template: Template | None, row: Stack, no
         reason = row.status_reason
     if reason and seen.paused <= 0:
         work.restarts.append((row, reason))
-
-
-def _wants_shared(template: Template, now: int) -> bool:
-    return template.shared and template.hours.is_open(now)
 
 
 def fits(row: Stack, template: Template) -> bool:

@@ -183,15 +183,6 @@ def is_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> bool:
     return kept.by.id == key.principal.id or kept.by.id not in {key.principal.id for key in config.auth.keys}
 
 
-def require_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> None:
-    """Raise PermissionDenied if the key may not change this template."""
-    if not is_owner(kept, key, config):
-        raise PermissionDenied(
-            f"the template {kept.name} is another key's ({kept.by.name}): that key or an admin key writes and deletes it; "
-            "choose another name"
-        )
-
-
 # ---- the API's
 
 
@@ -315,8 +306,11 @@ def _text_of(context: Context, there: TemplateMap) -> StoredTemplate:
 
 def _require(context: Context, name: str, there: StoredTemplate | None, key: ApiKey, only: Versions) -> None:
     """Raise PermissionDenied if the template is another key's, TemplateChanged if it has none of these versions."""
-    if there is not None:
-        require_owner(there, key, context.config)
+    if there is not None and not is_owner(there, key, context.config):
+        raise PermissionDenied(
+            f"the template {name} is another key's ({there.by.name}): that key or an admin key writes and deletes it; "
+            "choose another name"
+        )
     if only is None:
         return
     version = None if there is None else version_of(there.text.encode())
