@@ -277,7 +277,8 @@ def _operation(one: Operation, sample: str) -> list[str]:
 def _outcomes(one: Operation) -> list[str]:
     lines = [f"- {status}: {answer['description']}" for status, answer in one.answers.items()]
     more = [status for status in one.described["responses"] if status not in EVERYWHERE | one.answers.keys()]
-    return [*lines, f"- {', '.join(more)}: an [error](errors.md)"] if more else lines
+    lines[-1] += f" Or {', '.join(more)}, an [error](errors.md)." if more else ""
+    return lines
 
 
 def _text(described: Mapping[str, Any]) -> list[str]:
