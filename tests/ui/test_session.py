@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Page, Request, Route, expect
 
 from stackd.embedded.resources import PODS
 from stackd.keys import ApiKey, digest
@@ -26,6 +26,17 @@ SEE = """(hidden) => {
 WRITES = re.compile(r"^(New stack|Extend|Restart|Start|Stop|Delete|Select)( \d+)?…?$")
 COLOUR = "(e) => getComputedStyle(e).color"
 MANY = 14
+HOLD = """() => {
+  const { postMessage } = BroadcastChannel.prototype;
+  globalThis.held = [];
+  BroadcastChannel.prototype.postMessage = function (...said) {
+    held.push(() => postMessage.apply(this, said));
+  };
+}"""
+"""A slow tab: what it says to the others is on its way."""
+HEAR = """() => {
+  globalThis.heard = new Promise((hear) => new BroadcastChannel("stackd.key").addEventListener("message", hear));
+}"""
 
 
 async def another(board: Board) -> Page:
@@ -60,6 +71,51 @@ async def test_one_signs_in_once_for_all_tabs(board: Board) -> None:
         await page.close()
     await blank.goto(board.url + "/dashboard")
     await expect(blank.get_by_label("API key")).to_be_visible()
+
+
+async def test_an_answer_that_comes_late_brings_no_forgotten_key_back(board: Board) -> None:
+    await board.open()
+    slow = await another(board)
+    await expect(slow.locator("#link")).to_have_attribute("data-state", "live")
+    await slow.evaluate(HOLD)
+    later = await another(board)
+    await expect(later.locator("#link")).to_have_attribute("data-state", "live")
+    await slow.wait_for_function("held.length")
+    await later.get_by_role("button", name="Forget key").click()
+    await later.evaluate(HEAR)
+    await slow.evaluate("held.forEach((send) => send())")
+    await later.evaluate("heard.then(() => true)")
+    for page in (board.page, slow, later):
+        await expect(page.get_by_label("API key")).to_be_visible()
+        assert (await page.evaluate(STORED))[0] == []
+
+
+async def test_a_tab_that_is_let_in_while_its_key_is_tried_follows_the_stacks_once(board: Board) -> None:
+    tried, streams = asyncio.Event(), set[Request]()
+
+    async def slow(route: Route) -> None:
+        await tried.wait()
+        await route.continue_()
+
+    def begun(request: Request) -> None:
+        if "/events" in request.url:
+            streams.add(request)
+
+    def ended(request: Request) -> None:
+        streams.discard(request)
+
+    await board.page.route("**/stats", slow)
+    board.page.on("request", begun)
+    board.page.on("requestfailed", ended)
+    await board.open(live=False)
+    other = await another(board)
+    await other.get_by_label("API key").fill(KEY)
+    await other.keyboard.press("Enter")
+    await board.is_live()
+    tried.set()
+    await expect(board.page.get_by_label("API key")).to_have_value("")
+    await board.is_live()
+    await eventually(lambda: len(streams) == 1)
 
 
 async def test_a_key_that_is_refused_is_handed_to_nobody_and_brings_the_login_back(boards: Boards) -> None:

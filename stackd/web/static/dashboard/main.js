@@ -154,6 +154,7 @@ async function login(text) {
   try {
     await ask("GET", "/stats");
     field.value = "";
+    if (feed) leave(); // another tab has handed its key over meanwhile
     key.keep();
     enter();
   } catch (error) {
@@ -274,7 +275,7 @@ async function mayEnter() {
 // A key that is no longer good brings the login back.
 if (!handed && (key.get() || (await key.ask()) || (await mayEnter()))) {
   if (!feed) enter();
-} else {
+} else if (!feed) {
   leave();
   if (handed) login(handed);
 }

@@ -10,13 +10,20 @@ const others = new BroadcastChannel(KEPT); // reaches the pages of this very ori
 const kept = () => sessionStorage.getItem(KEPT) ?? "";
 /** A key that nobody knows yet to be good. */
 let tried = "";
+/** The question of this tab that may still be answered: a slow tab's answer may come after the key was forgotten. */
+let asked = "";
+
+const drop = () => {
+  asked = "";
+  sessionStorage.removeItem(KEPT);
+};
 
 others.addEventListener("message", ({ data }) => {
-  if (data?.ask && kept()) others.postMessage({ key: kept() });
+  if (data?.ask && kept()) others.postMessage({ key: kept(), asked: data.ask });
   else if (data?.forget) {
-    sessionStorage.removeItem(KEPT);
+    drop();
     forgotten();
-  } else if (typeof data?.key === "string" && data.key && !kept()) {
+  } else if (typeof data?.key === "string" && data.key && !kept() && (data.asked ?? asked) === asked) {
     sessionStorage.setItem(KEPT, data.key);
     received();
   }
@@ -40,7 +47,7 @@ export const key = {
   /** It is not good, or no longer: this tab has none. */
   drop: () => {
     tried = "";
-    sessionStorage.removeItem(KEPT);
+    drop();
   },
 
   /** Forget it in all tabs. */
@@ -66,6 +73,7 @@ export const key = {
       const answered = () => kept() && done();
       const timer = setTimeout(done, PATIENCE);
       others.addEventListener("message", answered);
-      others.postMessage({ ask: true });
+      asked = crypto.getRandomValues(new Uint32Array(4)).join("-");
+      others.postMessage({ ask: asked });
     }),
 };
