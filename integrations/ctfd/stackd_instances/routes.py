@@ -88,9 +88,10 @@ def look(challenge_id):
     account = access.account()
     row = instances.of_challenge(account, challenge_id)
     challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
-    if row is None and challenge is not None and instances.shared(challenge) is not None:
+    shared = instances.shared(challenge) if row is None and challenge is not None else None
+    if shared is not None:
         challenge = access.startable(challenge_id)  # CTFd has closed the session of the other one
-        data = NONE | instances.shared(challenge) | {"locale": str(get_locale() or "")}
+        data = NONE | shared | {"locale": str(get_locale() or "")}
         return jsonify({"success": True, "data": data | {"messages": instances.messages(account, [challenge])}})
     said = instances.messages(account, [challenge] if challenge is not None else [])
     return answer(row, account, challenge_id, messages=said)

@@ -29,6 +29,7 @@ BUSY_PAUSE, STARTING_PAUSE, IDLE_PAUSE = 0.5, 1.5, 2.0
 ACCOUNTS = 5  # seconds between two looks for accounts that are gone
 REFRESH = 15
 """Seconds between two looks at stacks of which none starts."""
+LOOKED = "stackd_look_at_shared"
 FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,ttl_expires_at,labels,addresses,problem,members"
 LINES = 20
 """Of the log of a stack that has failed: for organisers."""
@@ -80,8 +81,9 @@ class Worker:
             mine = is_time(f"stackd_refresh_{pause}", max(1, int(pause) if pause < IDLE_PAUSE else REFRESH))
             if is_time("stackd_accounts", ACCOUNTS):
                 stop_of_what_is_gone()
-            shares = is_time("stackd_look_at_shared", REFRESH)
-            listens = is_time("stackd_listen", 1)
+            is_used = StackdChallenge.query.first() is not None
+            shares = is_used and is_time(LOOKED, REFRESH)
+            listens = is_used and is_time("stackd_listen", 1)
             follows = is_time("stackd_batches", 1)
         if mine:
             self._refresh()
@@ -167,22 +169,20 @@ class Worker:
     def _look_at_shared(self) -> None:
         """Read the stacks that all players have together."""
         with self._app.app_context():
-            if StackdChallenge.query.first() is None:
-                return
             stackd = settings.stackd()
         reply = stackd.call(
             "GET", "/stacks", query=[("label", "shared"), ("fields", f"{FIELDS},template,shared,updated_at")]
         )
-        if reply.ok:
-            shared = {one["template"]: one for one in reply.data.get("stacks") or [] if one.get("shared")}
-            with self._app.app_context():
+        shared = {one["template"]: one for one in reply.data.get("stacks") or [] if one.get("shared")}
+        with self._app.app_context():
+            if reply.ok:
                 cache.set(SHARED, shared, timeout=20 * REFRESH)
+            else:
+                cache.delete(LOOKED)  # the next round looks again
 
     def _listen(self) -> None:
         """Read what organisers say to players."""
         with self._app.app_context():
-            if StackdChallenge.query.first() is None:
-                return
             stackd = settings.stackd()
         reply = stackd.call("GET", "/messages")
         if reply.ok:
