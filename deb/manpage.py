@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from stackd.cli import stackd
-from stackd.codes import ORGANISERS, ErrorCode
+from stackd.codes import ORGANISERS, ErrorCode, for_players
 from stackd.config.sections import SECTIONS
 from stackd.config.settings import settings
 from stackd.version import VERSION
@@ -86,11 +86,11 @@ def errors_page() -> str:
             "{retry_after}": "…",
             "{hours}": "This opens at ….",
         }
-        players = "" if code.players == ORGANISERS else code.players
+        players = "" if code.says == ORGANISERS else code.players
         for hole, text in shown.items():
             players = players.replace(hole, text)
         rows.append(f"| `{code}` | {code.status} | {code.about} | {code.repeat} | {players} |")
-    return ERRORS.format(organisers=ORGANISERS) + "\n".join(rows) + "\n"
+    return ERRORS.format(organisers=for_players(ORGANISERS)) + "\n".join(rows) + "\n"
 
 
 def page() -> str:

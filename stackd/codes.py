@@ -7,39 +7,56 @@ later version may add others. Knows nothing of exceptions or HTTP.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 NO: Final = "no"
 FIX: Final = "no, change the request"
 WAIT: Final = "after `Retry-After`"
 
-ORGANISERS: Final = "This does not work as it is set up. Please tell the organisers."
-ROOM: Final = "There is no room for another instance right now. Try again in a few minutes, or ask the organisers."
-LATER: Final = "This is not possible right now. Try again in a few minutes, or ask the organisers."
+
+@dataclass(slots=True)
+class Host:
+    """Whom players ask: one name for all that a daemon says, which it takes from ``play.host_name`` when it starts."""
+
+    name: str = "the organisers"
+
+
+HOST: Final = Host()
+
+ORGANISERS: Final = "This does not work as it is set up. Please tell {host}."
+ROOM: Final = "There is no room for another instance right now. Try again in a few minutes, or ask {host}."
+LATER: Final = "This is not possible right now. Try again in a few minutes, or ask {host}."
 ENDED: Final = "Your instance has ended. Start a new one."
-NEW_LINK: Final = "This link does not work any more. Ask for a new one."
+NEW_LINK: Final = "This link does not work any more. Ask {host} for a new one."
 MOMENT: Final = "Your instance is busy. Try again in a moment."
 NEW_ONE: Final = "Your instance cannot do this any more. Stop it and start a new one."
 SHARED: Final = "Everybody shares this instance. It is kept running, and nobody has to start it."
 RELOAD: Final = "Your session has expired. Reload the page."
-NOTHING_THERE: Final = "This is not there, or no longer. Reload the page, or ask the organisers."
+NOTHING_THERE: Final = "This is not there, or no longer. Reload the page, or ask {host}."
 BUSY: Final = "Too much is asked for right now. Try again in {retry_after} s."
 
 
 class ErrorCode(enum.StrEnum):
-    """The code of an error. ``players`` is what a player may read; ``{…}`` in it is an attribute of the exception."""
+    """The code of an error. ``says`` is what a player may read; ``{…}`` in it is an attribute of the exception, or the host."""
 
     status: int
     about: str
     repeat: str
-    players: str
+    says: str
 
-    def __new__(cls, code: str, status: int, about: str, repeat: str, players: str = ORGANISERS) -> ErrorCode:
+    def __new__(cls, code: str, status: int, about: str, repeat: str, says: str = ORGANISERS) -> ErrorCode:
         """A text with the columns of the table."""
         member = str.__new__(cls, code)
         member._value_ = code
-        member.status, member.about, member.repeat, member.players = status, about, repeat, players
+        member.status, member.about, member.repeat, member.says = status, about, repeat, says
         return member
+
+    @property
+    def players(self) -> str:
+        """What a player may read, whatever the exception is."""
+        return for_players(self.says)
 
     INVALID_REQUEST = "invalid_request", 400, "The body, a header or a parameter's value is wrong.", FIX
     UNKNOWN_FIELD = "unknown_field", 400, "The body has a field that the route does not have.", FIX
@@ -51,19 +68,19 @@ class ErrorCode(enum.StrEnum):
     TEMPLATE_NOT_FOUND = "template_not_found", 400, "The key may use no template of this name.", FIX
     SIGN_IN_FAILED = (
         *("sign_in_failed", 400, "The issuer of `auth.oidc` refuses, or the sign-in was begun elsewhere."),
-        *(NO, "You could not be signed in. Try again, or tell the organisers."),
+        *(NO, "You could not be signed in. Try again, or tell {host}."),
     )
     INVALID_ENV = "invalid_env", 400, "The template has no such variable, or the value does not match its pattern.", FIX
     UNAUTHENTICATED = (
         *("unauthenticated", 401, "The API key is missing or wrong."),
-        *(NO, "You are not let in. If you have a link, open it again; else tell the organisers."),
+        *(NO, "You are not let in. If you have a link, open it again; else tell {host}."),
     )
     LINK_INVALID = "link_invalid", 401, "The link of a player is not complete, or not one of this stackd.", NO, NEW_LINK
     LINK_EXPIRED = "link_expired", 401, "The link of a player has expired.", NO, NEW_LINK
     LINK_REVOKED = "link_revoked", 401, "The link of a player was revoked.", NO, NEW_LINK
     CODE_INVALID = (
         *("code_invalid", 401, "No link has the short code, or not any more."),
-        *(NO, "This code does not work. Read it again, or ask for a new one."),
+        *(NO, "This code does not work. Read it again, or ask {host} for a new one."),
     )
     LINK_REPLACED = (
         *("link_replaced", 401, "Of `/play`: the browser has opened another link than the one that `X-Play` names."),
@@ -177,7 +194,7 @@ class ErrorCode(enum.StrEnum):
     HEAD_TOO_LARGE = "head_too_large", 431, "The request line or the headers are too long.", FIX
     INTERNAL_ERROR = (
         *("internal_error", 500, "A defect in stackd; its log has the trace, by `X-Request-ID`."),
-        *(NO, "That did not work. Try again in a minute, or tell the organisers."),
+        *(NO, "That did not work. Try again in a minute, or tell {host}."),
     )
     UNAVAILABLE = "unavailable", 503, "stackd as a whole has too much to do; `error` says what.", WAIT, LATER
     MAX_STACKS_REACHED = "max_stacks_reached", 503, "`limits.max_stacks` is reached.", WAIT, ROOM
@@ -193,6 +210,12 @@ class ErrorCode(enum.StrEnum):
     NAMESPACE_MISSING = "namespace_missing", 503, "The namespace of the stacks is missing.", WAIT, LATER
     STILL_THERE = "still_there", 503, "The pod or Service is not gone yet; stackd keeps deleting it.", WAIT, MOMENT
     NOT_READY = "not_ready", 503, "Of `GET /readyz`: something does not work; see `reasons`.", WAIT, LATER
+
+
+def for_players(sentence: str, values: Mapping[str, object] | None = None) -> str:
+    """The sentence with these values and the name of the host in it."""
+    said = sentence if values is None else sentence.format_map({**values, "host": "{host}"})
+    return said.replace("{host}", HOST.name)
 
 
 def of_status(status: int) -> ErrorCode:

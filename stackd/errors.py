@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stackd.codes import ErrorCode
+from stackd.codes import ErrorCode, for_players
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class StackdError(Exception):
     @property
     def player_message(self) -> str:
         """What a platform can show to a player, who knows nothing of stackd."""
-        return self.code.players.format_map(vars(self))
+        return for_players(self.code.says, vars(self))
 
     @property
     def sentence(self) -> str:

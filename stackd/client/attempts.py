@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from stackd import contract
-from stackd.codes import LATER
+from stackd.codes import LATER, for_players
 from stackd.contract import NOTHING, EventName, Job, Stack
 from stackd.errors import StackdError
 
@@ -61,7 +61,7 @@ class Unreachable(ClientError):
 class BadAnswer(ClientError):
     """The answer is not stackd's."""
 
-    player_message = LATER
+    player_message = for_players(LATER)
 
 
 class ApiError(ClientError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from stackd.codes import for_players
 from stackd.contract import Address, Problem, ProblemKey, host_and_port
 from stackd.kube.records import POD_DELETED
 from stackd.model import CHECK_FAILED, NOT_READY, PortMapping, RoutedPort, Stack, StackStatus
@@ -42,7 +43,7 @@ SENTENCES: Final[dict[ProblemKey, str]] = {
     "not_ready": "{} does not answer at the moment.",
     "unhealthy": "{} does not work as it should.",
 }
-NO_RESTART: Final = {"pull": "", **dict.fromkeys(("image", "config", "no_address"), "Please tell the organisers.")}
+NO_RESTART: Final = {"pull": "", **dict.fromkeys(("image", "config", "no_address"), "Please tell {host}.")}
 """What no restart ends, and what a player does about it instead."""
 
 
@@ -92,7 +93,7 @@ def problem_of(stack: Stack) -> Problem | None:
         remedy = NO_RESTART[key]
     else:
         remedy = "It is being started again." if stack.shared else "Restart it, or stop it and start a new one."
-    message = f"{what[0].upper()}{what[1:]} {remedy}".strip()
+    message = for_players(f"{what[0].upper()}{what[1:]} {remedy}".strip())
     part = PARTS_OF_REASONS.get(stack.status_reason) or PARTS.get(key, ANY_PART)
     restart = key not in NO_RESTART and not stack.shared
     return Problem(key=key, player_message=message, restart=restart, guide=f"{GUIDE}{part}")

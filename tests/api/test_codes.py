@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stackd.codes import ErrorCode, of_status
-from tests.harness import Harness, harness, seed
+from tests.harness import Harness, harness, request_for, seed
 from tests.templates import WEB, folder_with
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +29,19 @@ def test_what_players_may_read_names_no_key_field_or_object() -> None:
         assert not re.search(r"limits|stack|label|node|port|quota|Kubernetes|`", code.players.replace("stopp", "")), (
             code
         )
+
+
+async def test_each_sentence_for_players_names_whom_they_ask(tmp_path: Path) -> None:
+    (tmp_path / "school").mkdir()
+    async with harness(tmp_path / "school", {"STACKD_PLAY__HOST_NAME": "your {teacher}"}) as at:
+        assert not [code for code in ErrorCode if "organisers" in code.players]
+        assert (await at.call("POST", "/stacks", b"{")).for_players.endswith("Please tell your {teacher}.")
+        assert (await at.call("GET", "/nothing")).for_players.endswith("or ask your {teacher}.")
+        name = (await at.create(request_for("registry.example/badname:1")))["stack_id"]
+        problem = (await at.until_status(name, "failed"))["problem"]
+        assert problem["player_message"] == "The image of your instance cannot be loaded. Please tell your {teacher}."
+    async with harness(tmp_path) as at:
+        assert (await at.call("GET", "/nothing")).for_players.endswith("or ask the organisers.")
 
 
 REFUSED = {

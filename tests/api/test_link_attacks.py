@@ -171,7 +171,7 @@ async def test_a_link_ends_when_it_expires_and_so_does_its_session(at: Harness) 
         pass_time(at, 3601)
         reply = await seat.call("GET", "/play/stacks", headers={"Cookie": "stackd-play=" + session_of(at, link)})
         assert (reply.status, reply.code) == (401, "link_expired")
-        assert reply.for_players == "This link does not work any more. Ask for a new one."
+        assert reply.for_players == "This link does not work any more. Ask the organisers for a new one."
         assert (await seat.open(link)).code == "link_expired"
 
 
