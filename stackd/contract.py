@@ -1177,6 +1177,14 @@ class CreateMessage(Request, frozen=True, kw_only=True):
     ]
     labels: Annotated[Labels | None, doc("To whose stacks have these.")] = None
     template: Annotated[TemplateName | None, doc("To who may start stacks of it.")] = None
+    links: Annotated[
+        Annotated[
+            tuple[Annotated[str, expects("an id", pattern=r"^link-[0-9a-f]{16}(/[0-9a-f]{10})?$")], ...],
+            expects("a list of 1 to 1000 links", min_length=1, max_length=1000),
+        ]
+        | None,
+        doc("To the players of these links only; of an open link, to one visitor by `LINK_ID/VISITOR`."),
+    ] = None
     until: Annotated[
         Annotated[str, expects("a text", extra_json_schema={"format": "stackd-until"})] | None,
         doc("Until when it is shown: a time with its zone, or for how long, such as `30m`; `1h` if not given."),
@@ -1190,8 +1198,11 @@ class Message(Body, frozen=True, kw_only=True):
     text: Annotated[str, doc("What players read.")]
     labels: Annotated[Mapping[str, str], doc("Whose stacks it is about, besides the labels of the key that asks.")]
     template: Annotated[str, doc("Whose players read it; empty: of all.")]
+    links: Annotated[tuple[str, ...], doc("Whose players alone read it; left out: not only some.")] = ()
     until: Annotated[datetime, doc("Until when it is shown.")]
     by: Annotated[str, doc("The name of the key that has sent it.")]
+
+    optional = ("links",)
 
 
 class MessageList(Body, frozen=True, kw_only=True):

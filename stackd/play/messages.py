@@ -40,7 +40,7 @@ DEFAULT: Final = "1h"
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A message to those whose stacks have these ``labels``, may they have started one or not, and who may use the ``template``;
-    until a time in nanoseconds."""
+    to the players of these ``links`` only, if there are some; until a time in nanoseconds."""
 
     message_id: str
     text: str
@@ -48,13 +48,19 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     template: str
     until: int
     by: str
+    links: frozenset[str] = frozenset()
 
     def reaches(self, player: LinkKey) -> bool:
         """Whether this player reads it."""
+        link = player.link
+        if self.links and self.links.isdisjoint((link.player, link.link_id)):
+            return False
         return self.labels.items() <= player.labels.items() and (not self.template or player.may_use(self.template))
 
     def concerns(self, key: ApiKey) -> bool:
-        """Whether somebody may read it who has stacks that the key sees."""
+        """Whether somebody may read it who has stacks that the key sees. A tenant does not know others' links."""
+        if self.links and key.tenant and self.by != str(key.principal):
+            return False
         same = all(key.labels.get(name, value) == value for name, value in self.labels.items())
         return same and (not self.template or key.may_use(self.template))
 
@@ -63,7 +69,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         labels = {name: value for name, value in self.labels.items() if name not in key.labels}
         by, until = Principal.parse(self.by).name, time_of(self.until)
         return contract.Message(
-            message_id=self.message_id, text=self.text, labels=labels, template=self.template, until=until, by=by
+            message_id=self.message_id,
+            text=self.text,
+            labels=labels,
+            template=self.template,
+            links=tuple(sorted(self.links)),
+            until=until,
+            by=by,
         )
 
 
@@ -122,11 +134,13 @@ async def create_message(call: ApiCall) -> web.Response:
         text=text,
         labels=labels,
         template=given.template or "",
+        links=frozenset(given.links or ()),
         until=_end_of(given.until or DEFAULT, call.api.context.clock.now()),
         by=str(call.key.principal),
     )
     await messages_of(call).change(message)
-    to = " ".join([f"{name}={value}" for name, value in labels.items()] + [message.template]).strip() or "everybody"
+    count = f"{len(message.links)} links" if message.links else ""
+    to = " ".join(filter(None, [*map("=".join, labels.items()), message.template, count])) or "everybody"
     call.api.context.audit.note(AuditKind.MESSAGE, f"{message.message_id} to {to}: {text}", by=call.key.principal)
     return json_response(message.shown(call.key), 201)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,23 @@ async def test_a_message_reaches_those_whom_it_is_for_until_it_ends_or_is_delete
     await until(lambda: at.get("/activity"), is_audited)
 
 
+async def test_a_message_to_chosen_links_is_one_message_and_reaches_nobody_else(at: Harness) -> None:
+    async with AsyncExitStack() as stack:
+        seats = [await stack.enter_async_context(player(at, labels={"player": f"seat-{n}"})) for n in range(12)]
+        opened = {"labels": {}, "each": "visitor", "total": 5, "name": "Workshop"}
+        visitors = [await stack.enter_async_context(player(at, **opened)) for _ in range(2)]
+        ids = [(await seat.call("GET", "/play/stacks")).json["link"]["id"] for seat in (*seats, *visitors)]
+        chosen = [*ids[:11], ids[12], ids[13].partition("/")[0]]
+        message = await say(at, "Come to the front", links=chosen)
+        assert [await read(seat) for seat in (*seats, *visitors)] == [["Come to the front"]] * 11 + [[]] + [
+            ["Come to the front"]
+        ] * 2
+        (listed,) = (await at.get("/messages"))["messages"]
+        assert (listed["message_id"], listed["links"]) == (message, sorted(chosen))
+        await at.call("DELETE", f"/messages/{message}")
+        assert await read(seats[0]) == []
+
+
 async def test_a_message_survives_a_restart(vm: Machine) -> None:
     vm.options |= {"settings": settings(vm.folder)}
     at = await vm.start()
@@ -76,6 +94,8 @@ async def test_a_tenant_reaches_its_own_players_and_nobody_elses(tmp_path: Path)
         a, b = (Client(session=at.session, url=at.url, key=key) for key in TENANTS.values())
         async with player(a) as mine, player(b) as theirs, player(at) as operators:
             own, general = await say(a, "To A"), await say(at, "To all")
+            their_link = (await theirs.call("GET", "/play/stacks")).json["link"]["id"]
+            await say(a, "To a link of B's", links=[their_link])
             await say(at, "To B", labels={"event": "b"})
             assert await read(mine) == ["To A", "To all"]
             assert await read(theirs) == ["To all", "To B"]
@@ -99,6 +119,8 @@ async def test_a_tenant_reaches_its_own_players_and_nobody_elses(tmp_path: Path)
         ({"text": "x", "until": "2020-03-01T17:00:00Z"}, "until must be a time within the next 31 days"),
         ({"text": "x", "until": "soon"}, "until must be"),
         ({"text": "x", "labels": {"stackd.io/x": "y"}}, "labels"),
+        ({"text": "x", "links": ["seat-12"]}, "links[0] must be an id"),
+        ({"text": "x", "links": []}, "links must be a list of 1 to 1000 links"),
     ],
 )
 async def test_a_wrong_message_is_refused_with_what_would_be_right(

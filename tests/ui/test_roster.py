@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -167,21 +168,38 @@ async def test_players_are_found_sorted_chosen_and_exported(boards: Boards, tmp_
 async def test_a_message_reaches_those_chosen_or_everybody(boards: Boards, tmp_path: Path) -> None:
     async with lesson(boards, tmp_path) as (board, _):
         await board.button("Players").click()
-        await board.page.get_by_label("Choose Ada Lovelace").check()
-        await board.button("Message 1…").click()
+        for number in range(11):
+            await make_link(board.at, labels={"player": f"late-{number}"}, name=f"Late {number}")
+        await board.find().fill("late")
+        await expect(board.page.locator("#roster .called")).to_have_count(11)
+        await board.button("Message 11…").click()
         await board.page.keyboard.type("Five minutes.")
         await board.page.keyboard.press("Enter")
-        await expect(board.page.locator(".toast").last).to_contain_text("the message to 1 chosen is on their pages")
-        await board.page.get_by_label("Choose Ada Lovelace").uncheck()
-        await board.button("Message 4…").click()
+        await expect(board.page.locator(".toast").last).to_contain_text("the message to 11 chosen is on their pages")
+        await board.find().fill("")
+        await board.button("Message 15…").click()
         await board.page.keyboard.type("Well done.")
         await board.page.keyboard.press("Enter")
         await expect(board.page.locator(".toast").last).to_contain_text("the message to everybody")
         messages = (await board.at.get("/messages"))["messages"]
-        assert [(each["text"], each["labels"]) for each in messages] == [
-            ("Five minutes.", {"player": "seat-0"}),
-            ("Well done.", {}),
+        assert [(each["text"], len(each.get("links", ()))) for each in messages] == [
+            ("Five minutes.", 11),
+            ("Well done.", 0),
         ]
+
+
+async def test_a_name_that_is_the_label_has_one_column(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path)) as board:
+        for number in range(2):
+            await make_link(board.at, labels={"player": f"seat-{number}"}, name=f"seat-{number}")
+            await board.create(labels={"player": f"seat-{number}"})
+        await board.open()
+        heads = board.page.locator("#table thead th").filter(has_text=re.compile("^player$", re.IGNORECASE))
+        await expect(heads).to_have_text(["player"])
+        await make_link(board.at, labels={"player": "seat-2"}, name="Ada")
+        await board.create(labels={"player": "seat-2"})
+        await board.page.reload()
+        await expect(heads).to_have_text(["Player", "player"])
 
 
 async def test_what_a_visitor_of_an_open_link_reads_out_finds_the_broken_instance(

@@ -45,7 +45,9 @@ def messages(account: Account, challenges: Iterable[StackdChallenge]) -> list[di
     return [
         {"message_id": each["message_id"], "text": each["text"]}
         for each in cache.get(MESSAGES) or []
-        if each["template"] in templates and any(each["labels"].items() <= labels.items() for labels in own)
+        if not each.get("links")  # which are none of CTFd's players
+        and each["template"] in templates
+        and any(each["labels"].items() <= labels.items() for labels in own)
     ]
 
 

@@ -15,7 +15,6 @@ import { kindOf, reasonOf } from "./trouble.js";
 
 const PAUSE = 500;
 const MOST = 1_000;
-const MOST_SAID = 10; // so many messages a key may have
 
 /**
  * A link, or a visitor of an open one, with its stacks; `stack` is the one that needs attention first.
@@ -211,19 +210,13 @@ export class Roster {
   /** Say something on the pages of these players; `everybody`: of all whom the filter for a template leaves. @param {Row[]} rows @param {boolean} everybody */
   async #say(rows, everybody) {
     const { template } = this.stacks.view.state;
-    /** @type {{ name: string, labels?: Record<string, string>, template?: string }[]} */
-    const to = rows.map(({ name, visitor, link }) => ({ name, labels: visitor ? { player: visitor } : link.labels }));
-    if (!everybody && (to.length > MOST_SAID || to.some(({ labels = {} }) => !Object.keys(labels).length)))
-      return complain(`Choose at most ${MOST_SAID} players, visitors of open links each by a row, or show all.`);
     const who = everybody ? `everybody${template && ` who may start ${template}`}` : `${rows.length} chosen`;
     const input = { name: "What they read on their pages for an hour", value: "" };
     const text = await confirm({ title: `A message to ${who}?`, text: "", verb: "Send", input });
     if (!text) return;
-    const wrong = await forEach(everybody ? [{ name: who, template }] : to, ({ name, ...body }) =>
-      ask("POST", "/messages", { body: { text, ...body, template: template || null } }),
-    );
-    if (wrong) complain(wrong);
-    else tell(`the message to ${who} is on their pages`);
+    const links = everybody ? null : rows.map(({ key }) => key);
+    const body = { text, links, template: template || null };
+    await ask("POST", "/messages", { body }).then(() => tell(`the message to ${who} is on their pages`), complain);
   }
 
   /** Replace links: show the new ones once, and revoke the old ones. @param {Link[]} links */
