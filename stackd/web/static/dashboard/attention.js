@@ -42,6 +42,7 @@ export class Attention {
   }
 
   #draw() {
+    if (this.stacks.view.state.players) return; // nobody sees it
     const stacks = [...this.stacks.all.values()];
     const bys = [...this.stacks.labels.map((name) => LABEL + name), "template", "node"];
     if (stacks.every((stack) => !stack.template)) bys.splice(bys.indexOf("template"), 1);

@@ -74,7 +74,8 @@ export class Glance {
     const counts = STATUSES.map((status) => stacks.filter((stack) => stack.status === status).length);
     const { trouble } = tally(stacks);
     const now = [counts, trouble].join();
-    if (this.#counted && now !== this.#counted && arrived && !document.hidden)
+    const isRush = view.state.players !== ""; // a class begins, and is no slower for whoever watches it
+    if (this.#counted && now !== this.#counted && arrived && !document.hidden && !isRush)
       this.#soon ??= setTimeout(() => this.refresh(), SOON); // what the list does not tell has changed as well
     this.#counted = arrived ? now : "";
     const soon = stacks.filter((stack) => expiresSoon(stack)).length;

@@ -13,7 +13,7 @@ import { reasonLink, wordOf } from "./table.js";
 import { full, left, length, now } from "./times.js";
 import { kindOf, reasonOf } from "./trouble.js";
 
-const PAUSE = 500;
+const PAUSE = 1_000;
 const MOST = 1_000;
 
 /**
@@ -56,6 +56,7 @@ export class Roster {
       links.refresh();
     });
     for (const subject of [stacks, links]) subject.subscribe(this.#drawing.soon);
+    stacks.view.subscribe(this.#drawing.now); // who asks for something else does not wait
     setInterval(() => document.hidden || this.#drawing.soon(), 5_000); // times
   }
 

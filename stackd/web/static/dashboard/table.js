@@ -86,6 +86,7 @@ export class Table {
 
   /** Ages go on, and nobody may read the rows any more. */
   #tick() {
+    if (this.stacks.view.state.players) return;
     if (this.stacks.waiting.order && !this.stacks.isRead()) this.stacks.flush();
     else this.render();
   }
