@@ -191,7 +191,7 @@ async def test_a_message_reaches_those_chosen_or_everybody(boards: Boards, tmp_p
 async def test_a_name_that_is_the_label_has_one_column(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path)) as board:
         for number in range(2):
-            await make_link(board.at, labels={"player": f"seat-{number}"}, name=f"seat-{number}")
+            await make_link(board.at, labels={"player": f"seat-{number}"}, name=f"Seat {number}")
             await board.create(labels={"player": f"seat-{number}"})
         await board.open()
         heads = board.page.locator("#table thead th").filter(has_text=re.compile("^player$", re.IGNORECASE))

@@ -17,7 +17,7 @@ import { Subject } from "./subject.js";
  * @typedef {NonNullable<Schemas["StackCreated"]["values"]>} Values
  * @typedef {Schemas["StackEntry"] & Pick<Schemas["StackCreated"], Required | "values">} StackData
  * @typedef {"stack_id" | "status" | "created_at" | "updated_at" | "ttl_expires_at"} Required
- * @typedef {{ player: string, labelled: string[], addresses: Address[], address: string, haystack: string, tags: Set<string>,
+ * @typedef {{ player: string, repeats: string[], labelled: string[], addresses: Address[], address: string, haystack: string, tags: Set<string>,
  *   created: number, changed: number, expires: number, gone?: boolean }} Prepared
  * @typedef {StackData & Prepared} Stack
  */
@@ -34,8 +34,13 @@ export const WORDS = {
   node_deleted: "node gone",
 };
 
-/** A stack with what the page needs of it; `player` is who has it. @param {StackData} stack @param {string} player @returns {Stack} */
+/** A name without what a label cannot have. @param {string} text */
+const bare = (text) => fold(text).replaceAll(/[^\p{L}\p{N}]/gu, "");
+
+/** A stack with what the page needs of it; `player` is who has it, as the labels `repeats` say, too. @param {StackData} stack @param {string} player @returns {Stack} */
 function prepare(stack, player) {
+  const isSaid = bare(player);
+  const repeats = Object.entries(stack.labels ?? {}).flatMap(([name, value]) => (bare(value) === isSaid ? name : []));
   const labelled = Object.entries(stack.labels ?? {}).map(([name, value]) => `${name}=${value}`);
   const { stack_id: id, status, status_reason: reason, status_message: message, node_id: node, template } = stack;
   const { addresses = [], title } = stack;
@@ -44,6 +49,7 @@ function prepare(stack, player) {
   return {
     ...stack,
     player,
+    repeats,
     labelled,
     addresses,
     address: places[0] ?? "",

@@ -140,7 +140,12 @@ export class Table {
     const focused = document.activeElement;
     const inside = focused instanceof HTMLElement && this.body.contains(focused) ? focused : null;
     const stacks = [...this.stacks.all.values()];
-    const named = ["player", "template"].filter((key) => stacks.some((stack) => stack[/** @type {"player"} */ (key)]));
+    const repeats = this.stacks.labels
+      .slice(0, LEADING - 1)
+      .some((name) => stacks.every(({ player, repeats }) => !player || repeats.includes(name)));
+    const named = ["player", "template"].filter(
+      (key) => stacks.some((stack) => stack[/** @type {"player"} */ (key)]) && !(repeats && key === "player"),
+    );
     const labels = this.stacks.labels.slice(0, LEADING - named.length);
     const others = Object.keys(HEADS).filter((key) => key !== "labels" || this.stacks.labels.length > labels.length);
     const leading = [...named, ...labels.map((name) => LABEL + name)];
@@ -211,7 +216,7 @@ export class Table {
         h("span", { class: columns.includes(LABEL + name) && "own" }, h("span", { class: "name" }, `${name}=`), value),
         " ",
       ]);
-      const who = stack.player && h("span", { class: "own" }, `${stack.player} `);
+      const who = columns.includes("player") && h("span", { class: "own" }, `${stack.player} `);
       /** @type {Record<string, import("../shared/dom.js").Child>} */
       const contents = {
         status: [
