@@ -13,7 +13,9 @@ from msgspec import json
 
 from stackd.clock import NANOSECONDS
 from stackd.contract import Address, Problem
+from stackd.kube.objects import PodState
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.status import PULL_ERRORS, STUCK_REASONS
 from stackd.model import NO_OFFER, Offer, Stack, StackStatus
 from stackd.play.players import Players
 from stackd.play.tokens import LinkKey
@@ -141,10 +143,17 @@ class Shown:
             "seconds_left": max(0, stack.ttl_expires_at - now) // NANOSECONDS if begun else None,
             "values": _values(stack, offer) if serves and not self.watched else [],
             "organiser": self.players.act_of_organiser(stack),
+            "members": [] if status == "stopping" else self._members(stack),
         }
         if stack.shared:
             return {**entry, "seconds_left": None, "since": max(0, now - stack.updated_at) // NANOSECONDS}
         return entry | self._notice(stack) | self._extension(stack, offer)
+
+    def _members(self, stack: Stack) -> list[Entry]:
+        """How each of its pods beside the first one is, unless all of them run. What is not seen is not said."""
+        pods = {one.name: self.context.mirror.pods.get(stack.member_name(one.name)) for one in stack.members}
+        seen = [{"name": name, "status": _status_of_pod(pod)} for name, pod in pods.items() if pod is not None]
+        return seen if any(one["status"] != "running" for one in seen) else []
 
     def _notice(self, stack: Stack) -> Entry:
         """So many seconds before the end the page says that the template closes then, if it does."""
@@ -177,6 +186,13 @@ def _status_of(stack: Stack) -> str:
     if stack.status is StackStatus.CREATING:
         return "restarting" if stack.generation else "starting"
     return "failed"
+
+
+def _status_of_pod(pod: PodState) -> str:
+    if pod.phase == "Running" and pod.ready:
+        return "running"
+    stuck = any(one.state == "waiting" and one.reason in (*STUCK_REASONS, *PULL_ERRORS) for one in pod.containers)
+    return "failed" if stuck or pod.phase in ("Failed", "Succeeded") else "starting"
 
 
 def _doing(stack: Stack, status: str, now: int, *, pulls_again: bool) -> Entry | None:

@@ -10,7 +10,8 @@ import pytest
 from stackd.embedded.resources import NETWORK_POLICIES, NODES, PODS, SERVICES
 from stackd.lifecycle import decide
 from tests.api.scenes import pod_of, three
-from tests.harness import Harness, Machine, Machines, eventually, until
+from tests.harness import Harness, Machine, Machines, eventually, harness, until
+from tests.players import player, settings
 from tests.templates import BODY, PLAIN, WEB, folder_with, start
 
 
@@ -54,6 +55,20 @@ async def test_members_are_pods_of_their_own_that_know_each_other(at: Harness) -
     assert (database["type"], [port["port"] for port in database["ports"]]) == ("ClusterIP", [5432])
     aliases = [{"ip": database["clusterIP"], "hostnames": ["db"]}]
     assert all(pod["spec"]["hostAliases"] == aliases for pod in seen["pods"].values())
+
+
+async def test_a_player_reads_which_member_does_not_work(tmp_path: Path) -> None:
+    async with harness(tmp_path, settings(tmp_path)) as at, player(at) as seat:
+
+        async def members_of(name: str) -> list[dict[str, str]]:
+            shown = (await seat.call("GET", "/play/stacks")).json["stacks"]
+            return list(next(one for one in shown if one["name"] == name)["members"])
+
+        own = {"labels": {"player": "seat-12"}}
+        broken = (await at.create(three(mail=pod_of("registry.example/badname:1")) | own))["stack_id"]
+        wrong = [{"name": "db", "status": "running"}, {"name": "mail", "status": "failed"}]
+        await until(lambda: members_of(broken), lambda members: members == wrong)
+        assert await members_of(await at.running(three() | own)) == []
 
 
 async def test_only_the_first_pod_is_published(at: Harness) -> None:

@@ -40,6 +40,10 @@ STATES: tuple[tuple[dict[str, Any], str, str, list[str]], ...] = (
     ({"status": "none", "problem": {"key": "expired"}}, "", "Your instance has ended: its time was over.", ["Start"]),
     ({"status": "none", "problem": {"key": "new", "player_message": "A reason of later."}}, "A reason of later.", "", ["Start"]),
     ({"status": "none", "limit": 1, "others": [{"name": "x", "title": "Y"}]}, "", "at a time: Y.", ["Stop Y and start this one"]),
+    (
+        {"status": "failed", "members": [{"name": "db", "status": "running"}, {"name": "mail", "status": "failed"}]},
+        "", "mail does not work.", ["Restart", "Stop"],
+    ),
     (RUNS | {"status": "shared", "since": 7200}, "", "Running for 2 hours.", []),
 )  # fmt: skip
 """A state, what an alert says about it, what else it says, and its buttons."""

@@ -159,10 +159,11 @@ export class Box {
     this.tick();
   }
 
-  /** The addresses, and the values that the player may see. */
+  /** Its parts if one does not run, the addresses, and the values that the player may see. */
   lines() {
     const lines = [];
-    const { addresses = [], values = [] } = this.state;
+    const { members = [], addresses = [], values = [] } = this.state;
+    for (const { name, status } of members) lines.push(h("p", {}, this.texts(`member.${status}`, { name })));
     for (const { port, text, url } of addresses) lines.push(this.line(addresses[1] ? `${port ?? ""}` : "", text, url));
     for (const { name, value } of values) lines.push(this.line(name, value, "", true));
     return lines;
