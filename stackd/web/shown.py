@@ -88,7 +88,7 @@ def problem_of(stack: Stack) -> Problem | None:
     key = _problem_key(stack)
     if key is None or stack.deleting_since is not None:
         return None
-    what = SENTENCES[key].format("this instance" if stack.shared else "your instance")
+    what = SENTENCES[key].format(f"{_part(stack)}{'this' if stack.shared else 'your'} instance")
     if key in NO_RESTART:
         remedy = NO_RESTART[key]
     else:
@@ -97,6 +97,16 @@ def problem_of(stack: Stack) -> Problem | None:
     part = PARTS_OF_REASONS.get(stack.status_reason) or PARTS.get(key, ANY_PART)
     restart = key not in NO_RESTART and not stack.shared
     return Problem(key=key, player_message=message, restart=restart, guide=f"{GUIDE}{part}")
+
+
+def _part(stack: Stack) -> str:
+    """Which of the stack's pods its message is about, if it is a member."""
+    about = [
+        one.name
+        for one in stack.members
+        if stack.status_message.startswith((f"member {one.name}:", f"container {one.name}/"))
+    ]
+    return f"the part {about[0]} of " if about else ""
 
 
 def _problem_key(stack: Stack) -> ProblemKey | None:
