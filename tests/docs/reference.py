@@ -266,7 +266,7 @@ def _operation(one: Operation, sample: str) -> list[str]:
     lines = [f"### `{one.name}`", "", *_text(one.described)]
     given = [each for each in one.parameters if each["in"] != "path"]
     lines += ["", *map(_parameter, given)] if given else []
-    lines += ["", *_outcomes(one)]
+    lines += [*([] if given else [""]), *_outcomes(one)]
     status, _, text = sample.partition("\n\n")
     shown = text.splitlines()
     if not text.startswith("{") and len(shown) > MOST_LINES:
@@ -275,7 +275,7 @@ def _operation(one: Operation, sample: str) -> list[str]:
 
 
 def _outcomes(one: Operation) -> list[str]:
-    lines = [f"- {status}: {answer['description']}" for status, answer in one.answers.items()]
+    lines = [f"- → {status}: {answer['description']}" for status, answer in one.answers.items()]
     more = [status for status in one.described["responses"] if status not in EVERYWHERE | one.answers.keys()]
     lines[-1] += f" Or {', '.join(more)}, an [error](errors.md)." if more else ""
     return lines
