@@ -55,7 +55,7 @@ def test_without_a_command_the_backup_stays_and_nothing_is_noted(state: Path) ->
         ("exit 3", "backup.command has ended with exit code 3: it has said nothing"),
         ("not-a-program", "backup.command has ended with exit code 127: "),
         ("kill -9 $$", "backup.command was ended by signal 9: it has said nothing"),
-        ("echo asking; sleep 600", "backup.command has not ended within 0.2 s: asking"),
+        ("sleep 600", "backup.command has not ended within 0.2 s: it has said nothing"),
         (f"yes | head -c {100 * LAST_BYTES}; echo the end; exit 1", "y\nthe end"),
     ],
 )
@@ -72,7 +72,13 @@ def test_a_backup_that_does_not_leave_fails_with_the_end_of_the_output(state: Pa
 
 async def test_what_the_command_has_started_ends_with_its_time(state: Path) -> None:
     pids = state.parent / "pids"
-    assert back_up(state, f"sleep 600 & echo $! > {pids}; wait", "500ms").exit_code == 1
+    for seconds in (1, 4, 16):  # a busy machine may not come to the second command in one
+        assert (
+            back_up(state, f"sleep 600 & echo $! > {pids}.new; mv {pids}.new {pids}; wait", f"{seconds}s").exit_code
+            == 1
+        )
+        if pids.exists():
+            break
     pid = int(pids.read_text())
 
     def ended() -> bool:

@@ -21,6 +21,7 @@ from stackd.upkeep import health
 from stackd.upkeep.systemd import Notifier, ProcessContext
 from stackd.workqueue import RetryPolicy
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
+from tests.ports import free_port
 
 OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in ("old", "new"))
 
@@ -165,14 +166,14 @@ async def test_all_addresses_of_ipv6_are_those_of_ipv4_too(tmp_path: Path, caplo
     """On a socket of each, so that a caller's IPv4 address is none of IPv6."""
     caplog.set_level("INFO")
     audit = tmp_path / "audit"
-    async with harness(tmp_path, server__host="::", log__audit=str(audit)) as at:
+    port = str(free_port())
+    async with harness(tmp_path, server__host="::", server__port=port, log__audit=str(audit)) as at:
         for host in ("127.0.0.1", "[::1]"):
             async with at.session.get(f"http://{host}:{at.port}/stacks", headers={"X-API-KEY": "wrong"}) as answer:
                 assert answer.status == 401
         await eventually(lambda: audit.read_text().count("401") == 2)
         assert all(f'"{address}"' in audit.read_text() for address in ("127.0.0.1", "::1"))
-        assert f"listening on [::]:{at.port} and 0.0.0.0:{at.port}," in caplog.text
-        port = str(at.port)
+        assert f"listening on [::]:{port} and 0.0.0.0:{port}," in caplog.text
     kept = ProcessContext(inherited=(socket.create_server(("::", int(port)), family=socket.AF_INET6),), can_keep=True)
     async with harness(tmp_path, server__host="::", server__port=port, process=kept) as at:
         await at.get("/healthz")
