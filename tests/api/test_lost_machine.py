@@ -121,7 +121,9 @@ async def test_the_copy_that_litestream_has_sent_away_brings_everything_back_too
             stacks_in_the_copy(settings, lost, restored)
             await asyncio.to_thread(shutil.rmtree, lost)
             env = machine(cluster, new)
-            code, output = await process.run("backup", str(new / "stackd.db"), STACKD_STATE__PATH=str(restored))
+            code, output = await process.run(
+                "backup", str(new / "stackd.db"), STACKD_STATE__PATH=str(restored), STACKD_BACKUP__COMMAND=""
+            )
             assert code == 0, output
         async with daemon(new, env) as process:
             at = process.real
