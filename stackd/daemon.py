@@ -24,6 +24,7 @@ from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, StoreError, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
 from stackd.jobs.schedule import Schedule, Table
+from stackd.kube import labels
 from stackd.kube.client import Cluster
 from stackd.kube.connection import Deadline
 from stackd.kube.credentials import ClusterTarget, Renewal
@@ -215,7 +216,12 @@ async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
     stacks = len(store.stacks) - len(spares)
     store.identity.require_own(config.state.path, stacks, namespace=namespace, instance=instance)
     if spares and (why := store.identity.contradiction(namespace, instance)):
-        log.warning("%d spare Services are forgotten, and stay where they are, because %s", len(spares), why)
+        own = store.identity
+        log.warning(
+            "%d spare Services are forgotten, and stay where they are with their node ports, because %s; delete them: "
+            "kubectl delete services -n %s -l %s,%s",
+            len(spares), why, own.namespace, labels.selector(own.instance), labels.SPARE,
+        )  # fmt: skip
         await store.stacks.remove(spares)
     await store.begin(namespace, instance)
     return store

@@ -221,9 +221,14 @@ async def test_fewer_are_kept_once_fewer_are_configured(vm: Machine) -> None:
     await until(lambda: at.objects("services"), lambda seen: not seen)
 
 
-async def test_only_spares_keep_nobody_from_choosing_another_namespace(vm: Machine) -> None:
+async def test_only_spares_keep_nobody_from_choosing_another_namespace(
+    vm: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
     at = await vm.start(stacks__spare_services=str(SPARES))
     await filled(at)
+    config = at.daemon.context.config
     at = await vm.start(stacks__spare_services="0", stacks__namespace="elsewhere")
     assert (await at.call("GET", "/readyz")).status == 200
     assert not at.daemon.context.spares.rows
+    selected = f"-n {config.stacks.namespace} -l stackd.io/instance={config.cluster.instance},stackd.io/spare"
+    assert f"delete them: kubectl delete services {selected}" in caplog.text, "stackd may have no rights there any more"
