@@ -71,7 +71,7 @@ async def refused(cluster: Cluster, words: str) -> str:
 async def test_requests_and_watches_go_through_the_proxy_that_sees_only_tls(
     behind: Behind, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    more = {}
+    more: dict[str, Any] = {}
     if name == "proxy-url":
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
         monkeypatch.setenv("NO_PROXY", "*")
@@ -149,7 +149,8 @@ async def test_a_watch_is_opened_again_when_the_proxy_cuts_it(behind: Behind, mo
 async def test_a_kind_of_proxy_that_cannot_be_used_is_a_mistake_at_the_start(
     behind: Behind, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    socks, more = "socks5://me:secret@gw:1080", {}
+    socks = "socks5://me:secret@gw:1080"
+    more: dict[str, Any] = {}
     if name == "proxy-url":
         more = {name: socks}
     else:
