@@ -121,7 +121,8 @@ class Shown:
         times: Entry = {}
         if closed and template is not None:
             problem = {"key": closed.code, "player_message": closed.player_message}
-            times = {"opens_in": max(0, template.hours.opens - now) // NANOSECONDS}
+            at = template.hours.closes if template.hours.is_over(now) else template.hours.opens
+            times = {"opens_in": (at - now) // NANOSECONDS}
         limit = self.key.link.stacks
         full = len(living) >= limit
         counts = {"used": len(living), "limit": limit, "others": others if full else []}

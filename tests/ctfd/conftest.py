@@ -7,6 +7,7 @@ with its requirements.txt (without it: .venv/bin/python in the checkout).
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -43,6 +44,16 @@ CHALLENGE = {
     "stackd_extensions": 2, "stackd_connection": "80 http://{host}:{port}", "stackd_flag_source": "stack",
     "stackd_value": "FLAG", "stackd_stop_when_solved": "true",
 }  # fmt: skip
+
+
+DATABASE = {
+    "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "db"},
+    "spec": {"containers": [{
+        "name": "app", "image": "registry.example/fail-3:1", "ports": [{"containerPort": 5432}],
+        "resources": {"limits": {"cpu": "100m", "memory": "64Mi"}},
+    }]},
+}  # fmt: skip
+"""A member that crashes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -296,6 +307,7 @@ async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
         "web_name": WEB.replace("nginx:stable", "registry.example/badname:1"),
         "web_pull": WEB.replace("nginx:stable", "registry.invalid/app:1"),
         "web_fail": WEB.replace("nginx:stable", "registry.example/fail-3:1"),
+        "web_db": f"{WEB}members: {{db: {{pod: {json.dumps(DATABASE)}}}}}\n",
     }
     async with harness(tmp_path / "stackd", folder_with(tmp_path, **templates)) as running:
         running.put_keys_in_force(*KEYS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from playwright.async_api import Browser, Page, expect
 
 from tests.ctfd.conftest import PASSWORD, Ctfd
@@ -9,10 +11,10 @@ from tests.ctfd.conftest import PASSWORD, Ctfd
 SECONDS = 20_000.0
 
 
-async def page_of(browser: Browser, ctfd: Ctfd, name: str) -> Page:
+async def page_of(browser: Browser, ctfd: Ctfd, name: str, **options: Any) -> Page:
     """A page of somebody who is logged in."""
     context = await browser.new_context(
-        base_url=ctfd.url, viewport={"width": 1200, "height": 900}, reduced_motion="reduce"
+        base_url=ctfd.url, viewport={"width": 1200, "height": 900}, reduced_motion="reduce", **options
     )
     context.set_default_timeout(SECONDS)
     expect.set_options(timeout=SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,9 @@ async def test_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser, source: t
     other = await page.context.new_page()
     second = await open_challenge(other)
     await expect(second.get_by_role("timer")).to_contain_text("39:")
+    await stackd.post(f"/stacks/{stack_id}/restart", {}, 200)
+    restarted = "Your instance is running. It was restarted by the organisers."
+    await expect(box.get_by_role("status")).to_have_text(restarted)
     await button(box, "Restart").click()
     await expect(button(box, "Keep it")).to_be_focused()
     await page.keyboard.press("Escape")
@@ -97,6 +101,37 @@ async def test_at_the_limit_the_box_names_what_can_make_room(ctfd: Ctfd, stackd:
     await confirm(box, "Stop Pwn <b>1</b> and start this one")
     await expect(box.get_by_role("status")).to_have_text("Your instance is running.")
     await stackd.until_listed(1)
+
+
+async def test_a_box_says_when_it_opens_or_has_closed_in_the_readers_zone(ctfd: Ctfd, browser: Browser) -> None:
+    opens = datetime(2040, 3, 1, 18, 30, tzinfo=UTC)
+    challenge = await ctfd.challenge(stackd_opens=opens.isoformat())
+    await ctfd.player("ada")
+    page = await page_of(browser, ctfd, "ada", timezone_id="Asia/Kolkata", locale="en-GB")
+    box = await open_challenge(page)
+    await expect(box.get_by_role("alert")).to_have_text("It opens on 2 Mar 2040, 00:00.")
+    await expect(button(box, "Start")).to_be_hidden()
+    await audit(page, "stackd-instance")
+    await ctfd.admin.data("PATCH", f"/api/v1/challenges/{challenge}", {"stackd_opens": ""})
+    await expect(button(box, "Start")).to_be_visible()
+    past = {"stackd_closes": "2024-03-01T18:30Z"}
+    await ctfd.admin.data("PATCH", f"/api/v1/challenges/{challenge}", past)
+    await expect(box.get_by_role("alert")).to_have_text("It closed on 2 Mar 2024, 00:00.")
+    await expect(button(box, "Start")).to_be_hidden()
+    await ctfd.admin.data("PATCH", f"/api/v1/challenges/{challenge}", {"stackd_closes": ""})
+    await ctfd.admin.call("PATCH", "/api/v1/configs", {"end": 1_700_000_000})
+    await expect(box.get_by_role("alert")).to_have_text("It closed on 15 Nov 2023, 03:43.")
+
+
+async def test_of_several_pods_the_box_names_the_one_that_does_not_work(
+    ctfd: Ctfd, stackd: Harness, browser: Browser
+) -> None:
+    challenge = await ctfd.challenge(stackd_template="web-db")
+    player = await ctfd.player("ada")
+    page = await page_of(browser, ctfd, "ada")
+    box = await open_challenge(page)
+    await player.press(challenge, "start")
+    await expect(box.get_by_role("alert")).to_have_text(re.compile("^db: The program in it ends again and again."))
 
 
 async def test_a_word_to_all_is_shown_in_the_box_to_whom_it_is_for(

@@ -56,6 +56,9 @@ def test_only_the_own_answer_is_a_flag(plugin: Any) -> None:
         ({"stackd_extensions": None}, "from 0 to 1000"),
         ({"stackd_connection": "80 a\n80 b"}, "two lines for port 80"),
         ({"stackd_connection": "{flag}"}, "{flag} is unknown"),
+        ({"stackd_opens": "2026-02-10T09:00"}, "Opens: write a time with its zone"),
+        ({"stackd_closes": "tomorrow+01:00"}, "Closes: write a time with its zone"),
+        ({"stackd_opens": "2026-02-10T09:00Z", "stackd_closes": "2026-02-10 10:00+01:00"}, "after Opens"),
     ],
 )
 def test_a_form_that_cannot_work_is_refused(plugin: Any, changed: dict[str, object], sentence: str) -> None:

@@ -87,6 +87,29 @@ async def test_what_has_ended_says_why(ctfd: Ctfd, stackd: Harness) -> None:
     await player.until(challenge, status="running", problem=None)
 
 
+async def test_what_an_organiser_does_with_an_instance_is_said_until_its_player_acts(
+    ctfd: Ctfd, stackd: Harness
+) -> None:
+    challenge, player = await ctfd.challenge(), await ctfd.player("ada")
+    name = (await player.start(challenge))["name"]
+    (stack_id,) = await stackd.until_listed(1)
+    for action in ("extend", "restart"):
+        act = {"action": action, "names": [name]}
+        assert await ctfd.admin.data("POST", "/api/v1/stackd/admin/instances", act) == {"count": 1}
+        await player.until(challenge, status="running", pending=False, organiser=action)
+    await player.press(challenge, "extend")
+    await player.until(challenge, pending=False, organiser=None)
+    for path, body, said in (
+        ("extend", {"ttl": "10m"}, "extend"),
+        ("restart", {}, "restart"),
+        ("restart", {"template": "latest"}, "renew"),
+    ):
+        await stackd.post(f"/stacks/{stack_id}/{path}", body, 200)  # past CTFd
+        await player.until(challenge, status="running", organiser=said)
+    await player.press(challenge, "restart")
+    await player.until(challenge, status="running", pending=False, organiser=None)
+
+
 async def test_at_the_limit_the_named_instance_makes_room(ctfd: Ctfd, stackd: Harness) -> None:
     challenges = [await ctfd.challenge(name=f"C{number}") for number in range(3)]
     player, eve = await ctfd.player("ada"), await ctfd.player("eve")
@@ -131,6 +154,27 @@ async def test_instances_cost_no_more_than_an_account_may_spend(ctfd: Ctfd, stac
     both = [player.call("POST", f"/api/v1/stackd/challenges/{one}", {}) for one in (large, third)]
     assert max(status for status, _ in await asyncio.gather(*both)) == 409
     assert (await player.press(small))["spent"] <= 10
+
+
+async def test_of_presses_that_cost_too_much_together_one_wins_and_the_others_read_what_it_costs(
+    source: Source, mariadb: str, stackd: Harness, tmp_path: Path
+) -> None:
+    gunicorn = ("--worker-class", "gevent", "--workers", "2")
+    async with ctfd_running(
+        source, tmp_path / "ctfd", stackd=stackd.url, gunicorn=gunicorn, DATABASE_URL=mariadb
+    ) as ctfd:
+        await set_up(ctfd)
+        challenges = [await ctfd.challenge(name=f"C{number}", stackd_cost=6) for number in range(4)]
+        limits = {"stackd_instances_per_account": 9, "stackd_cost_per_account": 10}
+        await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", limits)
+        for number in range(6):
+            player = await ctfd.player(f"player-{number}")
+            presses = [player.call("POST", f"/api/v1/stackd/challenges/{each}", {}) for each in challenges]
+            answers = await asyncio.gather(*presses)
+            assert sorted(status for status, _ in answers) == [200, 409, 409, 409], answers
+            said = [(answer["code"], answer["values"]) for status, answer in answers if status == 409]
+            assert said == [("cost", {"spent": 6, "budget": 10, "cost": 6})] * 3
+            assert (await player.press(challenges[0]))["spent"] == 6
 
 
 async def test_a_failed_instance_uses_up_no_place(ctfd: Ctfd, stackd: Harness) -> None:

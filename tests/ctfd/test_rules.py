@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 from tests.ctfd.conftest import Ctfd, Person
@@ -112,9 +112,70 @@ async def test_instances_of_banned_or_deleted_accounts_are_stopped(ctfd: Ctfd, s
     assert (await eve.data("GET", "/api/v1/users/me"))["id"] == id_of_bob, "SQLite gives the id again"
     assert (await eve.press(challenge))["status"] == "none", "the instance is not inherited"
     await stops(ctfd, stackd)
-    await eve.start(challenge)
-    await configure(ctfd, start=int(time.time()) - 60, end=int(time.time()) - 1)
+
+
+def moment(seconds: float) -> str:
+    """So many seconds from now, as an organiser in Berlin writes it."""
+    return f"{datetime.now(timezone(timedelta(hours=1))) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S%z}"
+
+
+async def test_a_challenge_opens_and_closes_at_its_own_times(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, player = (
+        await ctfd.challenge(stackd_opens=moment(7200), stackd_closes=moment(9000)),
+        await ctfd.player("ada"),
+    )
+    path = f"/api/v1/challenges/{challenge}"
+    seen = await player.press(challenge)
+    assert (seen["status"], seen["problem"]["key"]) == ("none", "template_closed")
+    assert 7100 < seen["opens_in"] <= 7200
+    opens = f"{datetime.now(UTC) + timedelta(seconds=seen['opens_in']):%Y-%m-%d %H:%M}"
+    assert await refusal(player, challenge) == (409, seen["problem"]["player_message"])
+    assert seen["problem"]["player_message"].startswith(f"This opens at {opens[:-3]}")
+    await ctfd.admin.start(challenge)  # who tries it before
+    status, answer = await ctfd.admin.call("PATCH", path, {"stackd_closes": moment(3600)})
+    assert (status, answer["errors"][""]) == (500, ["Closes: it must be after Opens"])
+    await ctfd.admin.data("PATCH", path, {"stackd_opens": moment(-60), "stackd_closes": moment(900)})
+    shown = await player.start(challenge)
+    assert (shown["notice"], shown["extensions_left"]) == (600, 0)
+    assert shown["seconds_left"] <= 900
+    await ctfd.admin.data("PATCH", path, {"stackd_closes": moment(-1)})
+    seen = await player.until(challenge, status="none", problem="template_closed")
+    assert -60 < seen["opens_in"] < 0
     await stops(ctfd, stackd)
+    assert (await refusal(player, challenge))[1].startswith("This closed at ")
+    assert (await refusal(ctfd.admin, challenge))[0] == 409, "nor an organiser: the worker would stop it again"
+    (kept,) = (await player.data("GET", "/api/v1/stackd/instances"))["instances"]
+    assert (kept["status"], kept["problem"]["key"]) == ("none", "over")
+
+
+async def test_a_wrong_end_of_the_event_can_be_corrected_before_it_stops_anything(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, player = await ctfd.challenge(), await ctfd.player("ada")
+    await player.start(challenge)
+    await configure(ctfd, start=int(time.time()) - 7200, end=int(time.time()) - 3600)
+
+    async def is_seen() -> bool:
+        status, answer = await ctfd.admin.call("GET", "/api/v1/configs/stackd_over_since")
+        return status == 200 and int(answer["data"]["value"]) > 0
+
+    await eventually(is_seen, ctfd.log, pause=0.2)
+    said = (await ctfd.admin.data("GET", "/api/v1/stackd/admin/instances"))["last_refusal"]
+    assert "The instances of players are stopped in 15 minutes." in said
+    seen = await player.press(challenge)
+    assert (seen["status"], seen["notice"]) == ("running", 600)
+    assert 800 < seen["seconds_left"] <= 900
+    await configure(ctfd, end=int(time.time()) + 7200)
+
+    async def is_forgotten() -> bool:
+        return not await is_seen()
+
+    await eventually(is_forgotten, ctfd.log, pause=0.2)
+    assert (await ctfd.admin.data("GET", "/api/v1/stackd/admin/instances"))["last_refusal"] == ""
+    assert (await player.press(challenge))["seconds_left"] > 900
+    await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", {"stackd_minutes_after_the_end": 0})
+    await configure(ctfd, end=int(time.time()) - 1)
+    await stops(ctfd, stackd)
+    seen = await player.until(challenge, status="none", problem="template_closed")
+    assert seen["opens_in"] < 0
 
 
 async def test_each_account_has_limits_of_its_own(ctfd: Ctfd, stackd: Harness) -> None:

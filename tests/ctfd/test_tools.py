@@ -21,6 +21,7 @@ from tests.harness import Harness
 
 EXTRA = {name: value for name, value in CHALLENGE.items() if name.startswith("stackd_")} | {
     "function": "linear", "initial": 500, "decay": 10, "minimum": 100, "stackd_stop_when_solved": True,
+    "stackd_cost": 3, "stackd_opens": "2025-02-10T09:00+01:00", "stackd_closes": "",
 }  # fmt: skip
 AS_COLUMNS = {
     name if name.startswith("stackd_") else f"stackd_{name}": value for name, value in EXTRA.items()
@@ -120,8 +121,19 @@ async def test_the_tables_of_an_earlier_version_get_the_new_columns(
         challenge = await ctfd.challenge()
         await (await ctfd.player("ada")).start(challenge)
     with closing(sqlite3.connect(folder / "ctfd.db")) as file, file:
-        for column in ("problem", "phase", "phase_since", "running_since", "amount"):
+        for column in (
+            "problem",
+            "phase",
+            "phase_since",
+            "running_since",
+            "amount",
+            "updated",
+            "organiser",
+            "organiser_at",
+        ):
             file.execute(f"ALTER TABLE stackd_instances DROP COLUMN {column}")
+        for column in ("opens", "closes", "cost"):
+            file.execute(f"ALTER TABLE stackd_challenge DROP COLUMN stackd_{column}")
     async with ctfd_running(source, folder, stackd=stackd.url) as ctfd:
         player = await ctfd.person("/login", name="ada", password=PASSWORD)
         await player.until(challenge, status="running", problem=None)

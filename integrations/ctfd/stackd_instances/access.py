@@ -6,12 +6,12 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from CTFd.api.v1.challenges import Challenge
-from CTFd.models import Challenges, Fails, Teams, Users
-from CTFd.utils import get_config
+from CTFd.models import Challenges, Fails, Teams, Users, db
+from CTFd.utils import get_config, set_config
 from CTFd.utils.config import is_teams_mode
 from CTFd.utils.dates import ctf_ended, ctf_paused, ctftime, view_after_ctf
 from CTFd.utils.user import get_current_team, get_current_user, is_admin, is_verified
@@ -19,7 +19,7 @@ from flask import abort
 from sqlalchemy import event, inspect, select
 from werkzeug.exceptions import HTTPException
 
-from . import settings
+from . import recipe, settings
 from .models import StackdChallenge, StackdLeft
 
 
@@ -121,9 +121,53 @@ def has_left(team: str, since: int) -> bool:
     return mine.filter(StackdLeft.at >= since).first() is not None
 
 
+def lock(account: Account) -> None:
+    """Begin a transaction. Until its end, every other one of the account that begins so waits; so nothing in it may wait for
+    something other than the database."""
+    kind, number, _ = account.key.split("-")
+    model = Teams if kind == "team" else Users
+    db.session.commit()
+    model.query.filter_by(id=int(number)).update({"banned": model.banned}, synchronize_session=False)
+
+
+def end_of_event() -> tuple[int, int]:
+    """CTFd's end of the event, and when the instances of players are stopped, in seconds since 1970; 0: never. The organisers
+    have the time between to correct the end, also if they have put it into the past."""
+    end = 0 if view_after_ctf() else int(get_config("end") or 0)
+    since = int(get_config(settings.OVER) or 0) or max(end, int(time.time()))
+    return end, end and (since if ctf_ended() else end) + 60 * settings.number(settings.GRACE)
+
+
+def note_end_of_event() -> None:
+    """Remember since when the event has been over; an end that is corrected is forgotten."""
+    over = bool(end_of_event()[0]) and ctf_ended()
+    if over != bool(int(get_config(settings.OVER) or 0)):
+        set_config(settings.OVER, int(time.time()) if over else 0)
+
+
+def hours(challenge: StackdChallenge) -> tuple[int, int]:
+    """From when until when the current user can start its instances, in seconds since 1970; 0: without such an end."""
+    opens, closes = recipe.hours(challenge.stackd_opens, challenge.stackd_closes)
+    if is_admin():  # who tries it before it opens
+        return 0, closes
+    end, _ = end_of_event()
+    return max(opens, int(get_config("start") or 0)), min(filter(None, (closes, end)), default=0)
+
+
+def closed(challenge: StackdChallenge) -> dict[str, Any]:
+    """Why its instances cannot be started now, and in how many seconds it opens, or since how many it has been closed (below
+    zero); empty if they can."""
+    now, (opens, closes) = int(time.time()), hours(challenge)
+    word, at = ("closed", closes) if 0 < closes <= now else ("opens", opens)
+    if word == "opens" and now >= opens:
+        return {}
+    sentence = f"This {word} at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC."
+    return {"problem": {"key": "template_closed", "player_message": sentence}, "opens_in": at - now}
+
+
 def stopped_for(keys: Collection[str]) -> Iterator[tuple[str, str]]:
     """The accounts that may have no instances any more, each with why: deleted, banned, or the event is over for it."""
-    over = ctf_ended() and not view_after_ctf()
+    over = 0 < end_of_event()[1] <= time.time()
     ids = {"team": set(), "user": set()}
     for key in keys:
         ids[key.split("-")[0]].add(int(key.split("-")[1]))

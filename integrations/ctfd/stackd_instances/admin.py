@@ -101,9 +101,19 @@ def listing():
         "instances": [listed(row, organises) for row in found], "page": number, "pages": pages, "total": len(rows),
         "counts": counts, "top_failure": max(failures, key=failures.get, default=""),
         "challenges": [[one.stackd_key, one.name] for one in StackdChallenge.query.order_by(StackdChallenge.name)],
-        "last_refusal": cache.get(PROBLEM) or "", "batches": batches.listed(),
+        "last_refusal": " ".join(filter(None, (about_the_end(), cache.get(PROBLEM)))), "batches": batches.listed(),
     }  # fmt: skip
     return jsonify({"success": True, "data": data})
+
+
+def about_the_end():
+    """That the event is over, as long as its instances can still be kept; otherwise empty."""
+    end, stops = access.end_of_event()
+    minutes = -(-(stops - instances.now()) // 60)
+    if not end <= instances.now() < stops:
+        return ""
+    keep = "To keep them, correct the end of the event in CTFd's settings."
+    return f"The event is over. The instances of players are stopped in {minutes} minutes. {keep}"
 
 
 def paged(total):
@@ -167,6 +177,7 @@ def _act(names, action, amount):
     rows = StackdInstance.query.filter(these, StackdInstance.slot.isnot(None)).all()
     # The organisers' extensions do not count as the player's own, nor their restarts as starts.
     todo, more = ("grant", {"amount": amount or None}) if action == "extend" else ("restart", {})
+    more |= {"organiser": action, "organiser_at": instances.now()}
     if action == "restart":
         instances.take_challenge(rows)
     return sum(instances.ask(row, todo, StackdInstance.slot.isnot(None), **more) for row in rows)

@@ -6,6 +6,7 @@ for pages without the key. stackd's ``error`` and ``detail`` name configuration 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ TEXTS = {
     "lost": "Your instance is gone. Start a new one.",
     "organiser": "The organisers have stopped your instance.",
     "event_over": "Your instance has ended with the event.",
+    "over": "Your instance has ended: the challenge is closed.",
     "solved": "Your instance was stopped: the challenge is solved.",
     "replaced": "Your instance was stopped to start another one.",
 }
@@ -70,6 +72,12 @@ def failed_member(stack: Mapping[str, Any]) -> str:
     """The member that stackd's sentence about the stack names; "" for the first pod."""
     message, names = stack.get("status_message") or "", [each["name"] for each in stack.get("members") or ()]
     return next((name for name in names if message.startswith((f"member {name}:", f"container {name}/"))), "")
+
+
+def member(detail: str) -> str:
+    """The member of a stack of several pods that its reason is about: ``Error: container db/app ended …``; "" for the first."""
+    found = re.match(r"\w+: (?:container ([a-z0-9-]+)/|member ([a-z0-9-]+): )", detail)
+    return (found[1] or found[2]) if found else ""
 
 
 def pause(attempts: int, retry_after: int = 0) -> int:

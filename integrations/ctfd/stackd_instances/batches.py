@@ -48,6 +48,7 @@ def _begun(
     fields: dict[str, Any], challenge_id: int, accounts: Collection[Account]
 ) -> tuple[int, dict[str, list[str]]]:
     of_account, new, skipped = _by_account(), [], defaultdict(list)
+    limit, budget = settings.number(settings.INSTANCES), settings.number(settings.COST)
     for account in accounts:
         rows = of_account[account.key]
         mine, failed = instances.counted([row for row in rows if row.slot is not None])
@@ -55,7 +56,7 @@ def _begun(
         places = instances.free_places(mine, failed)
         if same is not None and same.slot is not None:
             skipped["has one"].append(account.name)
-        elif not places or instances.in_the_way(mine, instances.cost_of(fields)) is not None:
+        elif not places or instances.in_the_way(mine, instances.cost_of(fields), limit, budget) is not None:
             skipped["has no room for it"].append(account.name)
         else:
             slot, leaves = places[0]

@@ -57,7 +57,7 @@ class StackdChallengeType(BaseChallenge):
 
     @classmethod
     def update(cls, challenge, request):
-        before = {name: getattr(challenge, name) for name in (*instances.FIELDS, *WHOLE, "function")}
+        before = {name: getattr(challenge, name) for name in (*OWN, *WHOLE, "function")}
         try:
             fields = checked(request.form or request.get_json(), before)
         except ValueError as error:

@@ -83,7 +83,10 @@ def check():
     db.session.remove()
     found = {one["name"]: one for one in asked(stackd, "GET", "/templates").get("templates") or []}
     line = tried(stackd, site, fields, found)
-    return jsonify({"success": True, "data": [] if line["ok"] else [line["text"].partition(": ")[2]]})
+    warnings = [] if line["ok"] else [line["text"].partition(": ")[2]]
+    if recipe.over(fields.get("stackd_closes"), instances.now()):
+        warnings.append("Closes: that is over, so its instances are stopped at once")
+    return jsonify({"success": True, "data": warnings})
 
 
 @blueprint.route(f"{API}/test", methods=["GET", "POST"])

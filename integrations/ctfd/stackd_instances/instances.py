@@ -12,18 +12,21 @@ from typing import Any
 
 from CTFd.cache import cache
 from CTFd.models import db
+from CTFd.utils.user import is_admin
 from sqlalchemy.exc import IntegrityError
 
-from . import answers, recipe, settings
+from . import access, answers, recipe, settings
 from .access import Account, Refused
 from .models import StackdChallenge, StackdInstance, random_name
 
 LIMIT_MESSAGE = "You have as many instances as you may ({}). Stop one first."
 COST_MESSAGE = "You use {spent} of {budget}; this one costs {cost}."
 ERROR_KEPT = 600
-"""Seconds that the reason of a failed start, or of an end, is shown."""
+"""Seconds that the reason of a failed start, or of an end, is shown, and what an organiser did."""
 REFUSAL_KEPT = 30
 """Seconds that players read why a press has changed nothing."""
+NOTICE = 600
+"""Seconds before everybody's instances of a challenge are stopped in which the box says so."""
 SLOW = 3
 """Seconds after which a player reads what is in the way of the own press."""
 CLAIM = 15
@@ -101,9 +104,8 @@ def spent_on(rows: Iterable[StackdInstance]) -> int:
     return sum(cost_of(row.fields) for row in rows)
 
 
-def in_the_way(mine: Sequence[StackdInstance], cost: int) -> list[StackdInstance] | None:
+def in_the_way(mine: Sequence[StackdInstance], cost: int, limit: int, budget: int) -> list[StackdInstance] | None:
     """Each of which would make room for another one of this cost, the oldest first; None if there is room."""
-    budget, limit = settings.number(settings.COST), settings.number(settings.INSTANCES)
     over = spent_on(mine) + cost - budget if budget else 0
     if over > 0:
         return [row for row in mine if cost_of(row.fields) >= over]
@@ -117,7 +119,7 @@ def allowance(account: Account, challenge: StackdChallenge | None = None) -> dic
     cost = cost_of(fields_of(challenge)) if challenge is not None else 1
     others = [
         {"name": row.name, "challenge": row.fields["name"], "challenge_id": row.challenge_id}
-        for row in in_the_way(mine, cost) or ()
+        for row in in_the_way(mine, cost, limit, budget) or ()
     ]
     makes_room = bool(settings.number(settings.MAKES_ROOM))
     spending = {"budget": budget, "spent": spent_on(mine), "cost": cost} if budget else {}
@@ -128,44 +130,45 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
     """The account's instance of the challenge; a new one if it has none. At a limit it takes the place of the one that
     is named, or of the oldest that makes room if the settings say so. Raises Refused.
     """
-    fields = fields_of(challenge)
-    key, challenge_id = challenge.stackd_key, challenge.id
-    existing = StackdInstance.query.filter_by(account=account.key, challenge_key=key).first()
+    fields, key, challenge_id = fields_of(challenge), challenge.stackd_key, challenge.id
+    limit, budget = settings.number(settings.INSTANCES), settings.number(settings.COST)
+    makes_room, cost = settings.number(settings.MAKES_ROOM), cost_of(fields)
+    own = StackdInstance.query.filter_by(account=account.key, challenge_key=key)
+    existing = own.first()
     if existing is not None and existing.slot is not None:
         return existing
+    count_start(account)
+    access.lock(account)  # of presses at the same time, each sees what the one before it has started
+    existing = own.first()
+    if existing is not None and existing.slot is not None:
+        db.session.commit()
+        return existing
+    (mine, failed), places = running(account), []
+    if (occupants := in_the_way(mine, cost, limit, budget)) is not None:
+        chosen = [row for row in occupants if row.name == instead_of] or occupants[: 1 if makes_room else 0]
+        places = [(row.slot, row.name) for row in chosen]
+    else:
+        places = free_places(mine, failed)
+    if not places:
+        spending = {"spent": spent_on(mine), "budget": budget, "cost": cost}
+        db.session.rollback()
+        if budget and spending["spent"] + cost > budget:
+            raise Refused(COST_MESSAGE.format(**spending), 409, "cost", **spending)
+        raise Refused(LIMIT_MESSAGE.format(limit), 409, "limit", limit=limit)
+    slot, leaves = places[0]
     if existing is not None:  # it has ended, and still has the reason
         existing.challenge_key = None
+        db.session.flush()
+    if leaves:
+        mark_stopped("replaced", StackdInstance.name == leaves)
+    row = to_create(account, slot, fields, challenge_id)
+    db.session.add(row)
+    try:
         db.session.commit()
-    count_start(account)
-    (mine, failed), limit = running(account), settings.number(settings.INSTANCES)
-    places = free_places(mine, failed)
-    if (occupants := in_the_way(mine, cost_of(fields))) is not None:
-        places = [(row.slot, row.name) for row in occupants if row.name == instead_of]
-        if not places and settings.number(settings.MAKES_ROOM):
-            places = [(row.slot, row.name) for row in occupants[:1]]
-    for slot, leaves in places:
-        row = to_create(account, slot, fields, challenge_id)
-        try:
-            if leaves:  # in one transaction, so that of two presses only one takes the place
-                mark_stopped("replaced", StackdInstance.name == leaves)
-            db.session.add(row)
-            db.session.commit()
-        except IntegrityError:  # the slot is taken, or another press was faster
-            db.session.rollback()
-            other = StackdInstance.query.filter_by(account=account.key, challenge_key=key).first()
-            if other is not None:
-                return other
-        else:
-            budget = settings.number(settings.COST)
-            if budget and spent_on(running(account)[0]) > budget:
-                stop(StackdInstance.id == row.id)  # another press at the same moment, which sees this one
-                break
-            return row
-    spending = allowance(account, challenge)
-    if (spent := spending.get("spent", 0)) and spent + spending["cost"] > spending["budget"]:
-        values = {name: spending[name] for name in ("spent", "budget", "cost")}
-        raise Refused(COST_MESSAGE.format(**values), 409, "cost", **values)
-    raise Refused(LIMIT_MESSAGE.format(limit), 409, "limit", limit=limit)
+    except IntegrityError:  # somebody else than the account itself has made one at this moment
+        db.session.rollback()
+        return start(account, challenge, instead_of)
+    return row
 
 
 def free_places(mine: Sequence[StackdInstance], failed: Sequence[StackdInstance]) -> list[tuple[int, str]]:
@@ -226,7 +229,8 @@ def count_start(account: Account) -> None:
 
 def ask(row: StackdInstance, todo: str, *conditions: Any, **more: Any) -> bool:
     """Note what is to be done with the instance, unless something else is under way."""
-    values = {"todo": todo, "once": random_name(), "since": now(), "attempts": 0, "not_before": 0, **NO_PROBLEM, **more}
+    values = {"todo": todo, "once": random_name(), "since": now(), "attempts": 0, "not_before": 0, **NO_PROBLEM}
+    values |= {"organiser": None, **more}
     query = StackdInstance.query.filter_by(id=row.id, todo=None).filter(*conditions)
     changed = query.update(values, synchronize_session=False)
     db.session.commit()
@@ -292,8 +296,9 @@ def shown(row: StackdInstance) -> dict[str, Any]:
     """What its players see of an instance."""
     fields = row.fields
     over = row.slot is None  # the row only keeps the reason
+    closes = closing(row)
     seen = "none" if over else status(row)
-    left = max(0, (fields["stackd_extensions"] or 0) - row.extensions)
+    left = 0 if closes else max(0, (fields["stackd_extensions"] or 0) - row.extensions)
     extension = recipe.seconds(fields["stackd_extension"], "Extension") if left else 0
     counts = row.expires is not None and row.running_since is not None and not over
     return {
@@ -305,11 +310,22 @@ def shown(row: StackdInstance) -> dict[str, Any]:
         "doing": _doing(row) if seen in ("starting", "restarting", "stopping") else None,
         "problem": _problem(row, seen),
         "addresses": json.loads(row.addresses or "[]") if seen == "running" else [],
-        "seconds_left": max(0, row.expires - now()) if counts else None,
+        "seconds_left": max(0, (closes or row.expires) - now()) if counts else None,
+        "notice": NOTICE if closes else None,
         "extension": recipe.length(fields["stackd_extension"]) if left else "",
         "extension_seconds": extension,
         "extensions_left": left,
+        "organiser": None if over or now() - (row.organiser_at or 0) > ERROR_KEPT else row.organiser,
     }
+
+
+def closing(row: StackdInstance) -> int:
+    """When it is stopped before its time is over: its challenge closes, or the event is over; 0 if that is not so."""
+    challenge = StackdChallenge.query.get(row.challenge_id) if row.challenge_id else None
+    ends = [] if challenge is None else [recipe.hours(challenge.stackd_opens, challenge.stackd_closes)[1]]
+    ends += [] if is_admin() else [access.end_of_event()[1]]
+    first = min(filter(None, ends), default=0)
+    return first if row.expires is None or first < row.expires else 0
 
 
 def status(row: Any) -> str:
@@ -342,4 +358,5 @@ def _problem(row: StackdInstance, seen: str) -> dict[str, Any] | None:
         key, message = "failed", ""
     if not key:
         return None
-    return {"key": key, "player_message": message or answers.TEXTS.get(key, ""), "restart": not row.hopeless}
+    shown = {"key": key, "player_message": message or answers.TEXTS.get(key, ""), "restart": not row.hopeless}
+    return shown | {"member": "" if row.todo or row.slot is None else answers.member(row.detail or "")}

@@ -27,6 +27,8 @@ class StackdChallenge(Challenges):
     stackd_extension = db.Column(db.String(32), default="30m")
     stackd_extensions = db.Column(db.Integer, default=2)
     stackd_cost = db.Column(db.Integer, default=1)
+    stackd_opens = db.Column(db.String(40), default="")
+    stackd_closes = db.Column(db.String(40), default="")
     stackd_connection = db.Column(db.Text)
     stackd_stop_when_solved = db.Column(db.Boolean, default=True)
     stackd_flag_source = db.Column(db.String(16), default="stack")
@@ -53,8 +55,9 @@ class StackdInstance(db.Model):
     races between two presses. With a ``challenge_key`` and no ``slot`` it has ended, and only keeps the reason:
     ``problem`` is its key, ``message`` the sentence for players, ``detail`` what organisers read; ``hopeless``: no restart
     ends it. ``recipe`` is the
-    challenge as it was at the start, as JSON; ``amount`` by how much organisers extend it. ``batch``: whose job creates its
-    stack; until that says what became of it, the worker does nothing else.
+    challenge as it was at the start, as JSON; ``amount`` by how much organisers extend it.
+    ``organiser`` is what they did with it last, for its box; ``updated`` stackd's time of the last change that was written.
+    ``organiser`` is what they did with it last, for its box; ``updated`` stackd's time of the last change that was written.
     """
 
     __tablename__ = "stackd_instances"
@@ -88,6 +91,9 @@ class StackdInstance(db.Model):
     running_since = db.Column(db.Integer)
     amount = db.Column(db.String(32))
     batch = db.Column(db.Integer)
+    updated = db.Column(db.String(40))
+    organiser = db.Column(db.String(16))
+    organiser_at = db.Column(db.Integer)
 
     fields = property(lambda self: json.loads(self.recipe))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +39,31 @@ def moment(text: Any) -> datetime | None:
     except ValueError:
         raise ValueError("Scheduled At: write a time such as 2026-02-10T09:00:00Z") from None
     return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
+
+
+def instant(text: Any, what: str) -> int:
+    """The seconds since 1970 of ``2026-02-10T09:00+01:00``; 0 if there is no text. Raises ValueError about ``what``."""
+    if not text:
+        return 0
+    found = re.search(r"([Zz]|[+-]\d\d:?\d\d)$", str(text)) and seconds_since_1970(str(text).upper())
+    if found is None:
+        raise ValueError(f"{what}: write a time with its zone such as 2026-02-10T09:00+01:00, not {str(text)[:40]!r}")
+    return found
+
+
+def hours(opens: Any, closes: Any) -> tuple[int, int]:
+    """From when until when instances can be started, in seconds since 1970; 0: without such an end. Raises ValueError."""
+    begin, end = instant(opens, "Opens"), instant(closes, "Closes")
+    if end and end <= begin:
+        raise ValueError("Closes: it must be after Opens")
+    return begin, end
+
+
+def over(closes: Any, now: int) -> bool:
+    """Whether it has closed. What is no time, past the form, is none."""
+    with suppress(ValueError):
+        return 0 < instant(closes, "Closes") <= now
+    return False
 
 
 def seconds_since_1970(text: Any) -> int | None:
@@ -101,6 +127,7 @@ def check(form: Mapping[str, Any]) -> None:
         raise ValueError("Cost: write a number from 0 to 1000")
     if form.get("stackd_ttl") and not seconds(form["stackd_ttl"], "Time to live"):
         raise ValueError("Time to live: it must be longer than nothing")
+    hours(form.get("stackd_opens"), form.get("stackd_closes"))
     count = str(form.get("stackd_extensions") if form.get("stackd_extensions") is not None else "")
     if not count.isdecimal() or int(count) > 1000:
         raise ValueError("Extensions: write a number from 0 to 1000")

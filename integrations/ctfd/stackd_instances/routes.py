@@ -50,9 +50,12 @@ def answer_error(sentence, status, code, **values):
 
 def answer(row, account, challenge_id=None, **said):
     data = {**NONE, "challenge_id": challenge_id} if row is None else instances.shown(row)
-    more = instances.allowance(account, StackdChallenge.query.filter_by(id=challenge_id).first())
+    challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
+    more = instances.allowance(account, challenge)
     if data["status"] != "none":
         more["others"] = []
+    elif challenge is not None:
+        more |= access.closed(challenge)
     return jsonify({"success": True, "data": {**data, **more, **said, "locale": str(get_locale() or "")}})
 
 
@@ -88,7 +91,8 @@ def look(challenge_id):
     account = access.account()
     row = instances.of_challenge(account, challenge_id)
     challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
-    shared = instances.shared(challenge) if row is None and challenge is not None else None
+    each_alone = row is not None or challenge is None or access.closed(challenge)
+    shared = None if each_alone else instances.shared(challenge)
     if shared is not None:
         challenge = access.startable(challenge_id)  # CTFd has closed the session of the other one
         data = NONE | shared | {"locale": str(get_locale() or "")}
@@ -102,6 +106,8 @@ def start(challenge_id):
     account = access.account()
     wanted = request.get_json(silent=True) or {}
     challenge = access.startable(challenge_id)
+    if why := access.closed(challenge):
+        raise Refused(why["problem"]["player_message"], 409, why["problem"]["key"])
     if instances.shared(challenge) is not None:
         raise Refused("Everybody shares the instance of this challenge.", 409, "shared")
     if not access.has_attempts(challenge):

@@ -14,8 +14,12 @@ INSTANCES, STARTS = "stackd_instances_per_account", "stackd_starts_per_minute"
 COST = "stackd_cost_per_account"
 MAKES_ROOM = "stackd_stop_the_oldest"
 HELPERS = "stackd_helpers"
-NUMBERS = {INSTANCES: (1, 1, 1000), STARTS: (6, 1, 1000), COST: (0, 0, 100_000), MAKES_ROOM: (0, 0, 1)}
-"""The default of each number, the least and the most. ``COST`` 0: instances may cost as much as they do."""
+GRACE, OVER = "stackd_minutes_after_the_end", "stackd_over_since"
+NUMBERS = {
+    INSTANCES: (1, 1, 1000), STARTS: (6, 1, 1000), COST: (0, 0, 100_000), MAKES_ROOM: (0, 0, 1), GRACE: (15, 0, 1440),
+}  # fmt: skip
+"""The default of each number, the least and the most. ``COST`` 0: instances may cost as much as they do. ``GRACE``: minutes
+from ``OVER``, when the event was first seen to be over, until its instances are stopped."""
 ENVIRONMENT = {URL: "STACKD_URL", KEY: "STACKD_KEY"}
 
 

@@ -162,6 +162,7 @@ def write_stack(row: StackdInstance, stack: dict[str, Any]) -> None:
     new = {
         "status": str(stack.get("status") or row.status)[:16],
         "addresses": json.dumps(recipe.addresses(shown, stack)),
+        "updated": str(stack.get("updated_at") or "")[:40],
         "expires": recipe.seconds_since_1970(stack.get("ttl_expires_at")) or row.expires,
         "phase": phase,
         "phase_since": row.phase_since if phase == row.phase else now(),

@@ -15,7 +15,7 @@ from typing import Any
 from CTFd.cache import cache
 from CTFd.models import db
 
-from . import access, answers, batches, settings
+from . import access, answers, batches, recipe, settings
 from .client import Stackd
 from .instances import ERROR_KEPT, MESSAGES, SHARED, ended, now, stop
 from .models import StackdChallenge, StackdInstance
@@ -25,12 +25,15 @@ log = logging.getLogger("stackd_instances")
 
 AT_ONCE = 8
 """Requests to stackd of one process at a time."""
-BUSY_PAUSE, STARTING_PAUSE, IDLE_PAUSE = 0.5, 1.5, 2.0
+BUSY_PAUSE, IDLE_PAUSE = 0.5, 1.0
 ACCOUNTS = 5  # seconds between two looks for accounts that are gone
 REFRESH = 15
-"""Seconds between two looks at stacks of which none starts."""
+"""Seconds after which a stack is looked at that has not changed."""
 LOOKED = "stackd_look_at_shared"
-FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,ttl_expires_at,labels,addresses,problem,members"
+FIELDS = (
+    "stack_id,status,status_reason,status_message,node_id,ports,ttl_expires_at,updated_at,addresses,problem,members"
+)
+ACTS = {"extended": "extend", "restart_requested": "restart"}
 LINES = 20
 """Of the log of a stack that has failed: for organisers."""
 
@@ -43,6 +46,7 @@ class Worker:
         self._process = 0
         self._busy: set[int] = set()
         self._pool: ThreadPoolExecutor | None = None
+        self._seen: dict[str, dict] = {}  # the stacks as they were when this process looked at them last
 
     def ensure_running(self) -> None:
         """Start the thread once in each process: not while CTFd is loaded, since gunicorn may fork after that."""
@@ -78,7 +82,7 @@ class Worker:
             self._pool.submit(self._carry_out, task_id)
         with self._app.app_context():
             # One process reads for all; if two do, nothing is harmed.
-            mine = is_time(f"stackd_refresh_{pause}", max(1, int(pause) if pause < IDLE_PAUSE else REFRESH))
+            mine = is_time("stackd_refresh", 1)
             if is_time("stackd_accounts", ACCOUNTS):
                 stop_of_what_is_gone()
             is_used = StackdChallenge.query.first() is not None
@@ -113,10 +117,7 @@ class Worker:
 
     def _pause(self) -> float:
         waiting = db.session.query(StackdInstance.id).filter(StackdInstance.todo.isnot(None)).first()
-        if waiting is not None:
-            return BUSY_PAUSE
-        creating = db.session.query(StackdInstance.id).filter(StackdInstance.status == "creating").first()
-        return STARTING_PAUSE if creating is not None else IDLE_PAUSE
+        return IDLE_PAUSE if waiting is None else BUSY_PAUSE
 
     def _carry_out(self, row_id: int) -> None:
         """Do one step of a row's work."""
@@ -135,36 +136,48 @@ class Worker:
             self.wake()
 
     def _refresh(self) -> None:
-        """Read the status of all stacks."""
+        """Read the status of all stacks, and note what has changed."""
         with self._app.app_context():
             settled = (
                 StackdInstance.stack_id.isnot(None), StackdInstance.todo.is_(None), StackdInstance.slot.isnot(None),
             )  # fmt: skip
-            before = [row.id for row in db.session.query(StackdInstance.id).filter(*settled)]
-            stackd, site = settings.stackd(), settings.site()
+            before = dict(db.session.query(StackdInstance.id, StackdInstance.stack_id).filter(*settled).all())
+            stackd, site, all_of_them = settings.stackd(), settings.site(), is_time("stackd_look_at_all", REFRESH)
         if not before:
             return
         reply = stackd.call("GET", "/stacks", query=[("label", f"ctfd={site}"), ("fields", FIELDS)])
         stacks = reply.data.get("stacks")
-        broken = []
+        broken, changed = [], []
         with self._app.app_context():
             note_silence(reply)
             if not reply.ok or not isinstance(stacks, list):
                 note_problem("read the stacks", reply)
                 return
             by_id = {stack["stack_id"]: stack for stack in stacks if isinstance(stack, dict) and "stack_id" in stack}
-            for row in StackdInstance.query.filter(StackdInstance.id.in_(before), StackdInstance.todo.is_(None)):
+            seen, self._seen = self._seen, {}
+            look_at = {
+                row_id
+                for row_id, stack_id in before.items()
+                if all_of_them or seen.get(stack_id) != by_id.get(stack_id)
+            }
+            self._seen = {stack_id: by_id.get(stack_id) for row_id, stack_id in before.items() if row_id not in look_at}
+            for row in StackdInstance.query.filter(StackdInstance.id.in_(look_at), StackdInstance.todo.is_(None)):
                 if row.slot is None:
                     continue
                 if row.stack_id in by_id:
-                    was = row.problem
+                    was, updated, ran = row.problem, row.updated, row.status == "running"
+                    self._seen[row.stack_id] = by_id[row.stack_id]
                     write_stack(row, by_id[row.stack_id])
+                    if ran and updated not in (None, row.updated) and not row.problem:
+                        changed.append((row.id, row.stack_id, updated))
                     broken += [(row.id, by_id[row.stack_id])] if row.problem and row.problem != was else []
                 else:
                     ended(row, "expired" if row.expires is not None and row.expires <= now() + REFRESH else "lost")
             db.session.commit()
         for row_id, stack in broken[:AT_ONCE]:
             self._keep_log(stackd, row_id, stack)
+        for each in changed:
+            self._pool.submit(self._note_act, stackd, *each)
 
     def _look_at_shared(self) -> None:
         """Read the stacks that all players have together."""
@@ -199,6 +212,19 @@ class Worker:
             with self._app.app_context():
                 batches.note(batch_id, job, once, reply)
 
+    def _note_act(self, stackd: Stackd, row_id: int, stack_id: str, since: str) -> None:
+        """Note what somebody else than this CTFd has done with a running stack since then."""
+        events = stackd.call("GET", f"/stacks/{stack_id}/timeline").data.get("events") or []
+        acts = [
+            one for one in events if one["kind"] in ACTS and recipe.moment(one["at"]) > recipe.moment(since)
+        ]  # fmt: skip
+        if acts and acts[-1]["by"] != stackd.call("GET", "/key").data.get("name"):
+            act = "renew" if acts[-1]["message"] and acts[-1]["kind"] == "restart_requested" else ACTS[acts[-1]["kind"]]
+            with self._app.app_context():
+                values = {"organiser": act, "organiser_at": now()}
+                StackdInstance.query.filter_by(id=row_id, todo=None).update(values, synchronize_session=False)
+                db.session.commit()
+
     def _keep_log(self, stackd: Stackd, row_id: int, stack: dict[str, Any]) -> None:
         """Note the last lines of the pod of a stack that has failed, for organisers."""
         stack_id, member = stack["stack_id"], answers.failed_member(stack)
@@ -222,6 +248,7 @@ def is_time(name: str, seconds: int) -> bool:
 
 def stop_of_what_is_gone() -> None:
     """Stop the instances of accounts that are deleted or banned, or whose event is over, and those of deleted challenges."""
+    access.note_end_of_event()
     accounts = [row.account for row in db.session.query(StackdInstance.account).distinct()]
     for account, why in access.stopped_for(accounts):
         if stop(StackdInstance.account == account, why=why):
@@ -233,3 +260,8 @@ def stop_of_what_is_gone() -> None:
     for (key,) in gone.distinct().all():
         count = stop(StackdInstance.challenge_key == key, why="organiser")
         log.warning("%d instances are stopped: their challenge is deleted", count)
+    for challenge in StackdChallenge.query.filter(StackdChallenge.stackd_closes != ""):
+        if recipe.over(challenge.stackd_closes, now()) and stop(
+            StackdInstance.challenge_key == challenge.stackd_key, why="over"
+        ):
+            log.warning("the instances of %s are stopped: it is closed", challenge.name)

@@ -67,7 +67,7 @@ export function announce(region, messages = []) {
   }
 }
 
-/** Whether its template is not open, on a page that says when it opens. @param {State} state */
+/** Whether it is not open, on a page that says in how many seconds it opens, or (below zero) closed. @param {State} state */
 const closed = ({ problem, opens_in }) => problem?.key === "template_closed" && opens_in !== undefined;
 
 const titleOf = (/** @type {State | undefined} */ state) => state?.title || state?.challenge || "";
@@ -139,8 +139,9 @@ export class Box {
     const ended = state.status === "none" && problem && texts(`ended.${problem.key}`);
     const help = state.status === "failed" && problem?.restart !== false ? texts("help.restart") : "";
     const again = state.pending || problem?.again;
-    let failed = problem && !ended && `${texts.why(problem, again)} ${help}`.trim();
-    if (closed(state)) failed = opens_in ? texts("opens", { time: texts.when(opens_in) }) : texts("over");
+    const whose = problem?.member ? `${problem.member}: ` : ""; // of several pods
+    let failed = problem && !ended && `${whose}${texts.why(problem, again)} ${help}`.trim();
+    if (closed(state)) failed = texts(opens_in > 0 ? "opens" : "over", { time: texts.when(opens_in) });
     if (messages) announce(this.news, messages);
     say(this.problem, refusal ? texts.why(refusal) : failed || "");
     this.sentence = `${ended || texts(`status.${state.status}`)} ${texts(`by.${state.organiser}`)}`.trim();
@@ -222,7 +223,8 @@ export class Box {
     const asks = status === "running";
     const again = asks || (status === "failed" && problem?.restart !== false);
     const ends = !["none", "stopping", "shared"].includes(status);
-    return [again && this.action("restart", { asks }), ends && this.action("stop", { asks })];
+    const both = [again && this.action("restart", { asks }), ends && this.action("stop", { asks })].filter(Boolean);
+    return both.length ? [h("div", { className: "ends" }, ...both)] : [];
   }
 
   /** @param {string} what @param {{ asks?: boolean, other?: State, more?: string }} how */
