@@ -130,6 +130,10 @@ class StateFile:
         errors = self._ask("SELECT code, error FROM job_items WHERE job_id = ? AND state = 'failed'", job_id)
         return JobRow(items, errors, *found[0]) if found else None
 
+    def unfinished_jobs(self) -> list[str]:
+        """The ids of jobs that go on, also of those whose client got no answer."""
+        return [name for (name,) in self._ask("SELECT job_id FROM jobs WHERE status NOT IN ('completed', 'failed')")]
+
     def done_twice(self) -> list[str]:
         """The stacks that jobs have extended or restarted more often than they counted them."""
         kinds = (("extended", "extend"), ("restart_requested", "restart renew"))

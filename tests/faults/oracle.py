@@ -69,10 +69,9 @@ class Oracle:
         yield from self._inner(rows)
         yield from self._promises(rows)
         yield from self._pool(rows, pods)
-        for batch in world.ledger.batches:
-            job = world.file.job(batch.job_id) if batch.job_id is not None else None
-            if batch.job_id and (job is None or job.status not in FINISHED):
-                yield f"{batch.job_id} has not finished: {job}"
+        jobs = [batch.job_id for batch in world.ledger.batches if batch.job_id is not None]
+        yield from (f"{job_id} is not in the file" for job_id in jobs if world.file.job(job_id) is None)
+        yield from (f"{job_id} has not finished" for job_id in world.file.unfinished_jobs())
 
     def _pool(self, rows: dict[str, Row], pods: dict[str, dict[str, Any]]) -> Iterator[str]:
         """The pool is full; each stack that was given away was requested, and its pod says so (11)."""
