@@ -69,14 +69,18 @@ async def test_each_team_finds_its_own(teams: Ctfd, stackd: Harness) -> None:
     await eve.start(other)
     answer = await make(teams, challenge, ttl="3h")
     assert answer == {"count": 2, "skipped": {"has one": ["blue"], "has no room for it": ["green"]}}
+    assert (await ada.press(challenge))["status"] == "none"
+    seen = await ada.data("GET", "/api/v1/stackd/instances")
+    assert (seen["instances"], seen["used"]) == ([], 0), "nobody reads of a hidden challenge"
     pressed = await ada.press(challenge, "start")
     found = await ada.until(challenge, status="running", pending=False)
     assert (found["name"], found["used"]) == (pressed["name"], 1)
     assert found["seconds_left"] > 2 * 3600
-    await tom.until(challenge, status="running")
+    await tom.start(other)
+    assert (await tom.press(challenge))["status"] == "none", "it has made way for what was pressed"
     assert (await bob.press(challenge))["name"] == theirs
     await done(teams, (2, 0, 2))
-    assert len({one["labels"]["player"] for one in await stackd.stacks()}) == len(await stackd.listed()) == 4
+    assert len({one["labels"]["player"] for one in await stackd.stacks()}) == len(await stackd.until_listed(4)) == 4
     (mine,) = [one for one in await stackd.stacks() if one["labels"]["instance"] == found["name"]]
     assert await ada.submit(challenge, await flag_of(stackd, mine["stack_id"])) == "correct"
     status, refusal = await teams.admin.call("POST", f"{API}/batches", {"challenge": "none"})
@@ -125,7 +129,13 @@ async def test_what_the_job_refuses_says_why(ctfd: Ctfd, stackd: Harness) -> Non
     challenge = await ctfd.challenge(stackd_template="web-9", stackd_flag_source="ctfd")
     player = await ctfd.player("ada")
     assert (await make(ctfd, challenge, "ada"))["count"] == 1
-    await player.until(challenge, status="none", problem="template_not_found")
+
+    async def says_why() -> bool:
+        (row,) = (await ctfd.admin.data("GET", f"{API}/instances"))["instances"]
+        return bool(row["problem"] and row["problem"]["key"] == "template_not_found")
+
+    await eventually(says_why, ctfd.log, pause=0.2)
+    assert (await player.press(challenge))["problem"] is None, "nobody has pressed"
     await done(ctfd, (1, 1, 1))
 
 

@@ -51,7 +51,9 @@ def _begun(
     limit, budget = settings.number(settings.INSTANCES), settings.number(settings.COST)
     for account in accounts:
         rows = of_account[account.key]
-        mine, failed = instances.counted([row for row in rows if row.slot is not None])
+        live = [row for row in rows if row.slot is not None]
+        failed = [row for row in live if instances.status(row) == "failed"]
+        mine = [row for row in live if row not in failed]
         same = next((row for row in rows if row.challenge_key == fields["stackd_key"]), None)
         places = instances.free_places(mine, failed)
         if same is not None and same.slot is not None:
@@ -70,10 +72,9 @@ def _begun(
         db.session.add(batch)
         db.session.flush()  # what makes room before what takes it
         for row in new:
-            row.batch = batch.id
+            row.batch, row.unseen = batch.id, True
         db.session.add_all(new)
         db.session.commit()
-        _give_way(batch.id)
     return len(new), dict(skipped)
 
 
@@ -82,15 +83,6 @@ def _by_account() -> defaultdict[str, list[StackdInstance]]:
     for row in StackdInstance.query.filter(StackdInstance.challenge_key.isnot(None)):
         found[row.account].append(row)
     return found
-
-
-def _give_way(batch_id: int) -> None:
-    """Stop those for whose account another press at the same moment has left too little."""
-    budget = settings.number(settings.COST)
-    for account, rows in _by_account().items() if budget else ():
-        mine, _ = instances.counted([row for row in rows if row.slot is not None])
-        if instances.spent_on(mine) > budget:
-            instances.stop(StackdInstance.account == account, StackdInstance.batch == batch_id)
 
 
 def listed() -> list[dict[str, Any]]:

@@ -59,9 +59,12 @@ def now() -> int:
     return int(time.time())
 
 
+SEEN = StackdInstance.unseen.isnot(True)
+
+
 def of_account(account: Account) -> list[StackdInstance]:
     """The instances that the account sees, the oldest first."""
-    mine = StackdInstance.query.filter_by(account=account.key).filter(StackdInstance.challenge_key.isnot(None))
+    mine = StackdInstance.query.filter_by(account=account.key).filter(StackdInstance.challenge_key.isnot(None), SEEN)
     return mine.order_by(StackdInstance.id).all()
 
 
@@ -78,7 +81,7 @@ def of_challenge(account: Account, challenge_id: int) -> StackdInstance | None:
     challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
     if challenge is None:
         return None
-    return StackdInstance.query.filter_by(account=account.key, challenge_key=challenge.stackd_key).first()
+    return StackdInstance.query.filter_by(account=account.key, challenge_key=challenge.stackd_key).filter(SEEN).first()
 
 
 def running(account: Account) -> tuple[list[StackdInstance], list[StackdInstance]]:
@@ -89,7 +92,7 @@ def running(account: Account) -> tuple[list[StackdInstance], list[StackdInstance
 
 def counted(rows: Sequence[StackdInstance]) -> tuple[list[StackdInstance], list[StackdInstance]]:
     """Of an account's instances, those that count and those that make way, as ``running`` returns them."""
-    failed = [row for row in rows if status(row) == "failed"]
+    failed = [row for row in rows if row.unseen or status(row) == "failed"]
     return [row for row in rows if row not in failed], failed
 
 
@@ -169,6 +172,20 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
         db.session.rollback()
         return start(account, challenge, instead_of)
     return row
+
+
+def claim(account: Account, row: StackdInstance, instead_of: str) -> None:
+    """Let the account have the instance that was made for it beforehand, which counts from now on. Raises Refused."""
+    if row.unseen:
+        (mine, _), budget, cost = running(account), settings.number(settings.COST), cost_of(row.fields)
+        spent = spent_on(mine)
+        if budget and spent + cost > budget:
+            if spent_on(each for each in mine if each.name != instead_of) + cost > budget:
+                values = {"spent": spent, "budget": budget, "cost": cost}
+                raise Refused(COST_MESSAGE.format(**values), 409, "cost", **values)
+            mark_stopped("replaced", StackdInstance.account == account.key, StackdInstance.name == instead_of)
+        row.unseen = False
+        db.session.commit()
 
 
 def free_places(mine: Sequence[StackdInstance], failed: Sequence[StackdInstance]) -> list[tuple[int, str]]:

@@ -55,8 +55,9 @@ class StackdInstance(db.Model):
     races between two presses. With a ``challenge_key`` and no ``slot`` it has ended, and only keeps the reason:
     ``problem`` is its key, ``message`` the sentence for players, ``detail`` what organisers read; ``hopeless``: no restart
     ends it. ``recipe`` is the
-    challenge as it was at the start, as JSON; ``amount`` by how much organisers extend it.
-    ``organiser`` is what they did with it last, for its box; ``updated`` stackd's time of the last change that was written.
+    challenge as it was at the start, as JSON; ``amount`` by how much organisers extend it. ``batch``: whose job creates its
+    stack; until that says what became of it, the worker does nothing else. ``unseen``: made beforehand, and the account has not
+    pressed Start: it sees nothing of it, since the challenge may be hidden.
     ``organiser`` is what they did with it last, for its box; ``updated`` stackd's time of the last change that was written.
     """
 
@@ -94,6 +95,7 @@ class StackdInstance(db.Model):
     updated = db.Column(db.String(40))
     organiser = db.Column(db.String(16))
     organiser_at = db.Column(db.Integer)
+    unseen = db.Column(db.Boolean)
 
     fields = property(lambda self: json.loads(self.recipe))
 

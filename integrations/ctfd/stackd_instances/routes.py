@@ -112,7 +112,9 @@ def start(challenge_id):
         raise Refused("Everybody shares the instance of this challenge.", 409, "shared")
     if not access.has_attempts(challenge):
         raise Refused("You have no attempts left for this challenge.", 403, "no_attempts")
-    row = instances.start(account, challenge, str(wanted.get("instead_of") or ""))
+    instead_of = str(wanted.get("instead_of") or "")
+    row = instances.start(account, challenge, instead_of)
+    instances.claim(account, row, instead_of)
     current_app.stackd_worker.wake()
     return answer(row, account, challenge_id)
 
