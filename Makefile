@@ -78,7 +78,7 @@ uninstall:  ## remove what install put there; keeps configuration and state
 deb:  ## build dist/stackd_VERSION_ARCH.deb for this distribution (DIST=dist)
 	@DIST='$(DIST)' PYTHON='$(if $(filter command line environment,$(origin PYTHON)),$(PYTHON))' deb/build.sh
 
-release:  ## all that is published, in dist/: package, wheel, source archive, plugin for CTFd, SBOM and SHA256SUMS
+release:  ## all that is published, in dist/: package, image, wheel, source archive, plugin for CTFd, SBOMs and SHA256SUMS
 	@PYTHON='$(PYTHON)' .ci/release
 
 reference: $(VENV)/.dev  ## write the generated pages again: docs/errors.md and docs/api-reference.md

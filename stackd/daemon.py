@@ -326,6 +326,7 @@ def _look_after(daemon: Daemon, process: ProcessContext) -> None:
             again=process.again,
             hand_over=HandOver(process.handed_over),
             certificate=certificate,
+            mount=process.credentials,
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wanted.set)
         context.tasks.supervise("reload", reloader.run())

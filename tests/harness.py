@@ -593,7 +593,7 @@ async def harness(
             **{f"STACKD_{key.upper()}": value for key, value in more.items()},
         }
         if edited is not None:
-            process = ProcessContext(again=lambda: load(config, environment | edited))
+            process = replace(process or ProcessContext(), again=lambda: load(config, environment | edited))
         with mock.patch("socket.gethostname", return_value=host) if host else nullcontext():
             daemon = await stack.enter_async_context(running(load(config, environment), clock=clock, process=process))
         session = await stack.enter_async_context(aiohttp.ClientSession())

@@ -31,6 +31,12 @@ WHY = {
     "Namespace": "one for the stacks, and one for stackd's account, out of the stacks' reach",
     "Secret": "a token that does not expire (--token lasting)",
     "Role": "exactly what stackd does in the stacks' namespace",
+    "ConfigMap": "the configuration; a change is in force within a minute or two, as after `stackd reload`",
+    "PersistentVolumeClaim": "the state file; --no-volume does without",
+    "PodDisruptionBudget": "it holds back no drain: of two replicas only the owner is ready, and the other takes over at once",
+    "Deployment": "the daemon. Of two replicas, the one that owns the stacks is ready and gets the Service's connections. Where "
+    "the state is an emptyDir, a new pod rebuilds stacks, ports and templates from the cluster; timelines, jobs, "
+    "Idempotency-Keys and the list of links are lost",
     "own token": "a new token for itself, before the old one expires",
     "ClusterRole": "what cannot be granted within a namespace",
     "ResourceQuota": "an example: as many stacks as there are node ports; see --quota-cpu and --quota-memory",
@@ -60,6 +66,7 @@ DETECTED = "# what this cluster cannot serve; looked up at each run of stackd se
 """The line before the flags that ``setup`` has chosen by itself."""
 
 LASTING = "lasting"
+OF_RUN = ("image", "replicas", "volume")
 AMOUNTS = ("cpu", "memory", "ephemeral_storage")
 
 
@@ -127,10 +134,22 @@ site_options = stacked(
     "--kubeconfig-for", "server", metavar="URL", callback=server_address,
     help="Print a script instead that creates a kubeconfig for that server.",
 )  # fmt: skip
-def manifests(config_path: Path | None, server: str | None, **options: Any) -> None:
+@click.option(
+    "--run", "image", metavar="IMAGE", help="Print also what runs stackd itself in the cluster, from that image."
+)
+@click.option(
+    "--replicas", type=click.IntRange(1, 2), default=1, show_default=True, help="With --run: pods; one owns the stacks."
+)
+@click.option(
+    "--volume/--no-volume", default=True, help="With --run and one replica: keep the state in a volume.  [yes]"
+)
+def manifests(
+    config_path: Path | None, server: str | None, image: str | None, replicas: int, volume: bool, **options: Any
+) -> None:
     """Print what stackd needs in its cluster; apply it with: stackd manifests | kubectl apply -f -
 
-    The options of `stackd setup` count, too, unless they are given here.
+    The options of `stackd setup` count, too, unless they are given here. With --run, the Secret has api-key and play-secret
+    from beside the configuration.
     """
     kept = _kept(click.get_current_context(), config_path)
     options |= {name: value for name, (value, _) in kept.items()}
@@ -144,8 +163,35 @@ def manifests(config_path: Path | None, server: str | None, **options: Any) -> N
 
     from stackd.cli.provision import documents
 
-    for one in documents(site_of(loaded(config_path, serving=False, cluster=False).config, **options)):
+    config = loaded(config_path, serving=False, cluster=False).config
+    wanted = documents(site := site_of(config, **options | ({"token": "kubelet"} if image else {})))
+    if image:
+        wanted += _running(config, config_path, site, image, replicas=replicas, volume=volume and replicas == 1)
+    for one in wanted:
         click.echo(f"---\n{_comment(one)}{yaml.safe_dump(one, sort_keys=False)}", nl=False)
+
+
+def _running(
+    config: Config, path: Path | None, site: ManifestOptions, image: str, **options: Any
+) -> list[dict[str, Any]]:
+    """What runs stackd itself; says how to make the Secret where there is no key for it."""
+    from msgspec import json
+
+    from stackd.cli.in_cluster import CONFIG, run_documents
+    from stackd.config.credentials import API_KEY, PLAY_SECRET
+
+    files = {CONFIG: path.read_text(encoding="utf-8") if path else ""}
+    if path and (key := path.with_name(API_KEY)).exists():
+        files |= {file.name: file.read_text() for file in (key, key.with_name(PLAY_SECRET)) if file.exists()}
+    else:
+        click.echo(
+            f"# there is no {API_KEY} beside the configuration; make the Secret once: kubectl -n {site.account_namespace} "
+            f'create secret generic {site.account} --from-literal={API_KEY}="$(stackd key new --plain)" '
+            f'--from-literal={PLAY_SECRET}="$(openssl rand -hex 32)"'
+        )
+    documents = [*run_documents(config, site, image, files, **options)]
+    whole: list[dict[str, Any]] = json.decode(json.encode(documents))  # nothing is shared, which YAML would abbreviate
+    return whole
 
 
 def _kept(context: click.Context, config_path: Path | None) -> dict[str, tuple[Any, str]]:
@@ -165,7 +211,7 @@ def _kept(context: click.Context, config_path: Path | None) -> dict[str, tuple[A
 
 def stated(context: click.Context) -> dict[str, tuple[Any, str]]:
     """The options of this command line that ``stackd manifests`` takes: name → value, and its text."""
-    names = {parameter.name for parameter in manifests.params} - {"config_path", "server"}
+    names = {parameter.name for parameter in manifests.params} - {"config_path", "server", *OF_RUN}
     found = {}
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -206,7 +252,8 @@ def _flags(parameter: click.Parameter, value: Any) -> list[str]:
 def _comment(document: dict[str, Any]) -> str:
     own = any(rule["resources"] == ["serviceaccounts/token"] for rule in document.get("rules", ()))
     name = "egress-" if document["metadata"]["name"].startswith("egress-") else document["metadata"]["name"]
-    why = WHY["own token"] if own else WHY.get(name) or WHY.get(document["kind"])
+    kind = "" if "stringData" in document else document["kind"]
+    why = WHY["own token"] if own else WHY.get(name) or WHY.get(kind)
     return textwrap.fill(why, 118, initial_indent="# ", subsequent_indent="# ") + "\n" if why else ""
 
 
@@ -244,7 +291,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         namespace=stacks.namespace,
         instance=config.cluster.instance,
         profile=policy.profile,
-        token_secret=options["token"] == LASTING,
+        token=options["token"],
         stacks=config.limits.max_stacks or len(stacks.node_ports),
         cluster_cidrs=options["cluster_cidrs"] or NETWORKS,
         template_egress=tuple(sorted(own, key=lambda egress: egress.kind)),

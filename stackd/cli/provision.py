@@ -63,7 +63,7 @@ class ManifestOptions:
 
     ``cluster_cidrs``  the networks of the cluster's own pods, services and nodes, which no stack may reach
     ``target_ports``   ports that can be reached from outside, as (first, last); empty leaves it to the Services' ports
-    ``token_secret``   whether the account has a token that does not expire, instead of one that stackd renews
+    ``token``          whether stackd renews its token, has one that does not expire, or the kubelet of its pod renews it
     ``stacks``         the most stacks; CPU, memory and disk are for all stacks together, empty for no limit
     ``instance``       the instance whose Lease may be read and renewed
     ``admission_policy``  whether only stackd may write the objects of its stacks; needs Kubernetes 1.30
@@ -80,7 +80,7 @@ class ManifestOptions:
     account: str
     account_namespace: str
     stacks: int
-    token_secret: bool = False
+    token: Literal["renewed", "lasting", "kubelet"] = "renewed"
     cluster_cidrs: tuple[str, ...] = ()
     egress: Literal["none", "internet"] = "none"
     dns: bool = False
@@ -130,7 +130,7 @@ def _namespaces(site: ManifestOptions) -> Iterator[Manifest]:
 def _account(site: ManifestOptions) -> Iterator[Manifest]:
     where, account = site.account_namespace, site.account
     yield _object("serviceaccounts", account, namespace=where, automountServiceAccountToken=False)
-    if site.token_secret:
+    if site.token == "lasting":
         kind = "kubernetes.io/service-account-token"
         token = _object("secrets", f"{account}-token", namespace=where, type=kind)
         token["metadata"]["annotations"] = {"kubernetes.io/service-account.name": account}
@@ -143,7 +143,7 @@ def _rights(site: ManifestOptions) -> Iterator[Manifest]:
     roles: list[tuple[str, str, tuple[Right, ...]]] = [
         (site.account, site.namespace, in_namespace(site.instance, (*site.routes, *policies)))
     ]
-    if not site.token_secret:
+    if site.token == "renewed":
         roles.append((f"{site.account}-token", site.account_namespace, of_account(site.account)))
     roles.append((wide, "", in_cluster(site.namespace, site.instance)))
     if site.gateway:

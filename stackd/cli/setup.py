@@ -23,7 +23,7 @@ import click
 from stackd.cli.doctor import examine, print_advised, say
 from stackd.cli.installed import INSTALLED, is_installed
 from stackd.cli.links import new_secret
-from stackd.cli.manifests import DETECTED, OPTIONS, kubeconfig_text, remembered, site_of, stated
+from stackd.cli.manifests import DETECTED, LASTING, OPTIONS, kubeconfig_text, remembered, site_of, stated
 from stackd.cli.options import loaded
 from stackd.cli.output import BAD, BUSY, GOOD, PLAIN, WARNING
 from stackd.cli.provision import DELETE, Administrator, ManifestOptions, deletion, documents
@@ -247,7 +247,7 @@ class _Setup:
             return _State(what=what, commands=commands)
 
         async def make() -> str:
-            if site.token_secret:
+            if site.token == LASTING:
                 token = await admin.lasting_token(site.account_namespace, site.account)
             else:
                 token = await admin.token(site.account_namespace, site.account, hours * 3600)
@@ -257,7 +257,7 @@ class _Setup:
                 raise _Failed(f"{file} was written but does not work: {why}", advice)
             return f"{file} leads to {server}"
 
-        token = "a token that does not expire" if site.token_secret else f"a token for {hours} hours"
+        token = "a token that does not expire" if site.token == LASTING else f"a token for {hours} hours"
         account = f"{site.account_namespace}/{site.account}"
         what = f"put {token} of the account {account} into {file}, readable by root only ({why})"
         return _State(what=what, do=make, commands=commands)

@@ -280,9 +280,14 @@ CHECK_SECONDS = 0.2
 @click.command()
 @client_options
 @output_option("json", "jsonl")
-def owner(client: Client, output: str | None) -> None:
+@click.option(
+    "--is", "role", metavar="ROLE", help="Exit with 1 unless this is the role of the daemon: owner, standby or lapsed."
+)
+def owner(client: Client, output: str | None, role: str | None) -> None:
     """Show who owns the stacks, and the role of the daemon at this address."""
     ownership = client.owner().raw
+    if role not in (None, ownership["role"]):
+        raise click.ClickException(f"this stackd is {ownership['role']}")
     if not render.printed(ownership, output):
         render.print_facts(_ownership(ownership))
 

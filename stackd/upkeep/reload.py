@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -77,18 +78,28 @@ class Reloader:
     again: Callable[[], LoadedConfig]
     hand_over: HandOver
     certificate: Certificate | None = None
+    mount: Path | None = None
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _key_file: tuple[str, Stamp | None] = ("", None)
     _refused_keys: str = ""
+    _mounted: str = ""
 
     async def run(self) -> None:
-        """The service that reloads, and polls the key file."""
+        """The service that reloads, and polls the key file and what the kubelet mounts."""
         while True:
-            if await set_within(self.wanted, KEY_FILE_SECONDS):
+            if await set_within(self.wanted, KEY_FILE_SECONDS) or self._is_mounted_anew():
                 self.wanted.clear()
                 await self.reload()
             else:
                 await self._check_key_file()
+
+    def _is_mounted_anew(self) -> bool:
+        """Whether the kubelet has replaced the files of ConfigMap and Secret in ``mount``, which it does by one link. The first
+        time that is true: they may have changed since the configuration was read."""
+        before = self._mounted
+        with suppress(OSError):
+            self._mounted = os.readlink(self.mount / "..data") if self.mount else ""
+        return self._mounted != before
 
     async def reload(self) -> None:
         """Read the configuration again and put its live keys in force, or refuse all of it."""

@@ -141,9 +141,9 @@ def _listening(descriptor: int) -> socket.socket | None:
 class ProcessContext:
     """``can_keep``: the manager keeps sockets over a restart (``FileDescriptorStoreMax=``).
 
-    ``again`` reads the configuration again. ``handed_over``: the folder into which the manager puts credentials at a
-    reload. ``restarts``: the next stop is for a restart. ``stays``: the process starts another daemon, with the same
-    sockets, when another stackd owns the stacks. ``build``: the one that the process runs.
+    ``again`` reads the configuration again. ``credentials``: the folder with those of the start, ``handed_over`` the one into
+    which the manager puts them at a reload. ``restarts``: the next stop is for a restart. ``stays``: the process starts another
+    daemon, with the same sockets, when another stackd owns the stacks. ``build``: the one that the process runs.
     """
 
     notifier: Notifier = field(default_factory=Notifier)
@@ -151,6 +151,7 @@ class ProcessContext:
     can_keep: bool = False
     again: Callable[[], LoadedConfig] | None = None
     handed_over: Path | None = None
+    credentials: Path | None = None
     stays: bool = False
     restarts: bool = False
     build: Build = field(default_factory=Build)
@@ -159,13 +160,14 @@ class ProcessContext:
     @classmethod
     def of_process(cls, environ: MutableMapping[str, str], again: Callable[[], LoadedConfig] | None) -> ProcessContext:
         """What the environment says; variables that are meant for this process alone are removed."""
-        store_size = environ.pop("FDSTORE", "")
+        store_size, folder = environ.pop("FDSTORE", ""), environ.get("CREDENTIALS_DIRECTORY")
         return cls(
             notifier=Notifier.from_environment(environ),
             inherited=inherited(environ),
             can_keep=store_size.isdecimal() and int(store_size) > 0,
             again=again,
-            handed_over=handed_over(environ) if environ.get("CREDENTIALS_DIRECTORY") else None,
+            handed_over=handed_over(environ) if folder else None,
+            credentials=Path(folder) if folder else None,
             stays=True,
         )
 

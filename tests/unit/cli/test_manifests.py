@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from stackd.cli import stackd
+from stackd.config import load
 from stackd.kube.labels import role_labels
 from stackd.kube.policies import EGRESS, INGRESS, protects
 from stackd.kube.rights import in_namespace
@@ -130,3 +131,47 @@ def test_the_pods_of_checks_reach_what_players_reach(tmp_path: Path, monkeypatch
     assert (quota["pods"], quota["services.nodeports"]) == ("18", "10")
     monkeypatch.delenv("STACKD_TEMPLATES__DIRECTORY")
     assert not {"checks", "stacks-from-checks"} & policies(printed()).keys()
+
+
+def test_what_runs_stackd_in_the_cluster_keeps_to_what_it_needs(tmp_path: Path) -> None:
+    (config := tmp_path / "config.toml").write_text("[stacks]\nttl = '10m'\n")
+    (tmp_path / "api-key").write_text("a key")
+    documents = printed("--config", str(config), "--run", "stackd:1")
+    by_kind = {one["kind"]: one for one in documents if one["metadata"]["name"] == "stackd"}
+    ours = {"app.kubernetes.io/name": "stackd"}
+    assert by_kind["ConfigMap"]["data"] == {"config.toml": config.read_text()}
+    assert by_kind["Secret"]["stringData"] == {"api-key": "a key"}
+    assert (
+        by_kind["Service"]["spec"]["selector"]
+        == by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]
+        == ours
+    )
+    assert by_kind["NetworkPolicy"]["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8081}]}]
+    pod = by_kind["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (container["image"], container["securityContext"]["readOnlyRootFilesystem"]) == ("stackd:1", True)
+    assert pod["volumes"][1] == {"name": "state", "persistentVolumeClaim": {"claimName": "stackd"}}
+    assert not [one for one in documents if "serviceaccounts/token" in str(one)], "the kubelet renews the token"
+    two = printed("--config", str(config), "--run", "stackd:1", "--replicas", "2")
+    assert "PersistentVolumeClaim" not in [one["kind"] for one in two], "each replica has a file of its own"
+    (pod,) = (one["spec"]["template"]["spec"] for one in two if one["kind"] == "Deployment")
+    assert pod["volumes"][1]["emptyDir"]
+
+
+def test_a_secret_that_is_not_there_is_made_once_and_by_hand(tmp_path: Path) -> None:
+    """A new key with each run would end the one in force."""
+    (config := tmp_path / "config.toml").write_text("")
+    text = CliRunner().invoke(stackd, ["manifests", "--config", str(config), "--run", "stackd:1"]).output
+    assert "kubectl -n stackd create secret generic stackd --from-literal=api-key=" in text
+    assert "Secret" not in [one["kind"] for one in yaml.safe_load_all(text)]
+
+
+def test_the_pod_reads_what_is_printed_for_it(tmp_path: Path) -> None:
+    """Its environment and its files are a configuration without a mistake."""
+    documents = printed("--run", "stackd:1")
+    (pod,) = (one["spec"]["template"]["spec"] for one in documents if one["kind"] == "Deployment")
+    environment = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+    environment |= {"CREDENTIALS_DIRECTORY": str(tmp_path), "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    (tmp_path / "api-key").write_text("sk-0123456789abcdef0123456789abcdef")
+    found = load(None, environment)
+    assert (found.config.cluster.mode, found.origins["auth.keys"]) == ("in-cluster", "credential api-key")

@@ -13,6 +13,7 @@ import pytest
 
 from stackd.keys import digest
 from stackd.upkeep import reload
+from stackd.upkeep.systemd import ProcessContext
 from tests.harness import KEY, READ_KEY, Harness, eventually, harness
 
 NEW_KEY = "sk-new-0123456789abcdef0123456789"
@@ -72,3 +73,23 @@ async def test_a_key_rotated_during_a_reload_is_in_force(tmp_path: Path, monkeyp
         await asyncio.wait_for(read.wait(), 5.0)
         await asyncio.sleep(0.2)
         await eventually(lambda: valid(at) == [False, True, True], deadline=2.0)
+
+
+async def test_what_the_kubelet_mounts_anew_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It replaces one link, to a folder with all files of the ConfigMap and the Secret."""
+    monkeypatch.setattr(reload, "KEY_FILE_SECONDS", 0.02)
+    mount = tmp_path / "etc"
+
+    def mount_files(folder: str, ttl: str) -> None:
+        (mount / folder).mkdir(parents=True)
+        (mount / folder / "config.toml").write_text(f'[stacks]\nttl = "{ttl}"\n')
+        (mount / "..data_tmp").symlink_to(folder)
+        os.replace(mount / "..data_tmp", mount / "..data")
+
+    mount_files("..1", "10m")
+    (config := mount / "config.toml").symlink_to("..data/config.toml")
+    async with harness(tmp_path, config=config, edited={}, process=ProcessContext(credentials=mount)) as at:
+        assert at.config.stacks.ttl == 600
+        for folder, ttl in (("..2", 1200), ("..3", 1800)):
+            mount_files(folder, f"{ttl // 60}m")
+            await eventually(lambda ttl=ttl: at.config.stacks.ttl == ttl)  # type: ignore[misc]
