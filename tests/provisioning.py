@@ -33,7 +33,13 @@ def printed(*arguments: str, env: dict[str, str] | None = None) -> list[dict[str
 
 def rules(documents: list[dict[str, Any]]) -> tuple[Rule, ...]:
     """The rules that the daemon's account has where the documents were applied."""
-    return rules_from_manifests(documents, account="stackd", namespace="stackd")
+    accounts = (one["metadata"]["namespace"] for one in documents if one["kind"] == "ServiceAccount")
+    return rules_from_manifests(documents, account="stackd", namespace=next(accounts, "stackd"))
+
+
+def of_namespace_admin(env: dict[str, str]) -> list[dict[str, Any]]:
+    """What is printed for rights in one namespace only, after the namespace that the cluster's administrator has made."""
+    return [{"kind": "Namespace", "metadata": {"name": "stacks"}}, *printed(env=env)]
 
 
 async def ask(cluster: EmbeddedCluster, method: str, path: str, body: Any = None) -> Any:

@@ -156,15 +156,16 @@ def manifests(
     if kept:
         flags = "".join(text for _, text in kept.values())
         click.echo(f"# with{flags}, as `stackd setup` was run")
+    config = loaded(config_path, serving=False, cluster=False).config
+    site = site_of(config, **options | ({"token": "kubelet"} if image else {}))
     if server is not None:
-        click.echo(_kubeconfig_script(server, **options), nl=False)
+        click.echo(_kubeconfig_script(server, **options | {"account_namespace": site.account_namespace}), nl=False)
         return
     import yaml
 
     from stackd.cli.provision import documents
 
-    config = loaded(config_path, serving=False, cluster=False).config
-    wanted = documents(site := site_of(config, **options | ({"token": "kubelet"} if image else {})))
+    wanted = documents(site)
     if image:
         wanted += _running(config, config_path, site, image, replicas=replicas, volume=volume and replicas == 1)
     for one in wanted:
@@ -285,6 +286,8 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
     names = ("account", "account_namespace", "admission_policy", "egress", "dns", "target_ports")
     chosen: dict[str, Any] = {name: options[name] for name in names}
     chosen |= {name: str(options[name] or "") for name in AMOUNTS}
+    if not (cluster_rights := config.cluster.rights == "cluster"):
+        chosen["account_namespace"] = stacks.namespace
     if not options["storage"]:
         largest["largest_ephemeral_storage"] = ""
     return ManifestOptions(
@@ -292,6 +295,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         instance=config.cluster.instance,
         profile=policy.profile,
         token=options["token"],
+        cluster_rights=cluster_rights,
         stacks=config.limits.max_stacks or len(stacks.node_ports),
         cluster_cidrs=options["cluster_cidrs"] or NETWORKS,
         template_egress=tuple(sorted(own, key=lambda egress: egress.kind)),

@@ -23,7 +23,7 @@ from stackd.kube.connection import Again, poll
 from stackd.kube.credentials import token_request
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
 from stackd.kube.policies import CHECKS_POLICY, egress_policy
-from stackd.kube.rights import Right, in_cluster, in_namespace, of_account, of_gateway
+from stackd.kube.rights import Right, in_cluster, in_namespace, of_account, of_gateway, of_namespace
 from stackd.kube.wire import BINDINGS, KINDS, MERGE_PATCH, NETWORK_POLICIES, POLICIES, JsonObject, KubeRequest
 from stackd.podspec.additions import EGRESS_LABEL
 from stackd.quantity import parse
@@ -63,6 +63,7 @@ class ManifestOptions:
 
     ``cluster_cidrs``  the networks of the cluster's own pods, services and nodes, which no stack may reach
     ``target_ports``   ports that can be reached from outside, as (first, last); empty leaves it to the Services' ports
+    ``cluster_rights`` whether stackd has rights in the cluster, or only in the namespace of the stacks, where its account is then
     ``token``          whether stackd renews its token, has one that does not expire, or the kubelet of its pod renews it
     ``stacks``         the most stacks; CPU, memory and disk are for all stacks together, empty for no limit
     ``instance``       the instance whose Lease may be read and renewed
@@ -80,6 +81,7 @@ class ManifestOptions:
     account: str
     account_namespace: str
     stacks: int
+    cluster_rights: bool = True
     token: Literal["renewed", "lasting", "kubelet"] = "renewed"
     cluster_cidrs: tuple[str, ...] = ()
     egress: Literal["none", "internet"] = "none"
@@ -104,7 +106,10 @@ class ManifestOptions:
 
 def documents(site: ManifestOptions) -> list[Manifest]:
     """All manifests, in the order of application."""
-    documents = [*_namespaces(site), *_account(site), *_rights(site), _quota(site), _limits(site), *_networks(site)]
+    own = [*_account(site), *_rights(site)]
+    if not site.cluster_rights:  # a namespace's administrator writes no namespace, quota or limits
+        return [*own, *_networks(site)]
+    documents = [*_namespaces(site), *own, _quota(site), _limits(site), *_networks(site)]
     if site.admission_policy:
         name = labels.admission_policy_name(site.instance, site.namespace)
         user = f"system:serviceaccount:{site.account_namespace}:{site.account}"
@@ -140,12 +145,13 @@ def _account(site: ManifestOptions) -> Iterator[Manifest]:
 def _rights(site: ManifestOptions) -> Iterator[Manifest]:
     """A role for each place, and its binding to stackd's account."""
     wide, policies = f"{site.account}-{site.namespace}", (NETWORK_POLICIES,) if site.members else ()
-    roles: list[tuple[str, str, tuple[Right, ...]]] = [
-        (site.account, site.namespace, in_namespace(site.instance, (*site.routes, *policies)))
-    ]
+    here = in_namespace(site.instance, (*site.routes, *policies))
+    here += () if site.cluster_rights else of_namespace(site.namespace)
+    roles: list[tuple[str, str, tuple[Right, ...]]] = [(site.account, site.namespace, here)]
     if site.token == "renewed":
         roles.append((f"{site.account}-token", site.account_namespace, of_account(site.account)))
-    roles.append((wide, "", in_cluster(site.namespace, site.instance)))
+    if site.cluster_rights:
+        roles.append((wide, "", in_cluster(site.namespace, site.instance)))
     if site.gateway:
         where, _, gateway = site.gateway.partition("/")
         roles.append((wide, where, of_gateway(gateway)))

@@ -26,7 +26,7 @@ from stackd.cli.links import new_secret
 from stackd.cli.manifests import DETECTED, LASTING, OPTIONS, kubeconfig_text, remembered, site_of, stated
 from stackd.cli.options import loaded
 from stackd.cli.output import BAD, BUSY, GOOD, PLAIN, WARNING
-from stackd.cli.provision import DELETE, Administrator, ManifestOptions, deletion, documents
+from stackd.cli.provision import DELETE, Administrator, Manifest, ManifestChange, ManifestOptions, deletion, documents
 from stackd.cli.target import local_daemon
 from stackd.client import ClientError
 from stackd.config import Config
@@ -38,7 +38,7 @@ from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, Conf
 from stackd.files import read_keys, write_private
 from stackd.keys import new_key
 from stackd.kube.client import Cluster
-from stackd.kube.credentials import ClusterTarget, load_credentials
+from stackd.kube.credentials import ClusterTarget, any_node_of, load_credentials
 from stackd.kube.objects import NodeState
 from stackd.kube.wire import REJECTED
 from stackd.lifecycle.nodes import remarks, selected
@@ -211,16 +211,27 @@ class _Setup:
             what = "apply, where kubectl works as an administrator (ADMIN), namespaces, rights, limits and network policies"
             return _State(what=what, commands=[f"{printed} ssh ADMIN kubectl apply -f -"], blocks=False)
         wanted = documents(self.site)
-        changes = [(one, change) for one in wanted if (change := await admin.change(one)) is not None]
+        changes = [(one, change) for one in wanted if (change := await self._change(admin, one, wanted[0])) is not None]
         if not changes and self._is_kept:
             return _done(what=f"all {len(wanted)} objects of `stackd manifests` are there")
 
         async def apply() -> str:
+            refused = []
             for document, change in changes:
-                await admin.apply(document)
-                if not change.fields:
-                    self._note_created(deletion(document), document["metadata"].get("namespace", ""))
+                try:
+                    await admin.apply(document)
+                except ClusterRefused as error:
+                    refused.append(f"{change}: {error.detail}")
+                else:
+                    if not change.fields:
+                        self._note_created(deletion(document), document["metadata"].get("namespace", ""))
             self.keep_options()
+            if refused:
+                what = "\n".join([f"Kubernetes refuses the account of {self.admin_kubeconfig} this:", *refused])
+                by_hand = f"have a cluster administrator run `{printed} kubectl apply -f -`"
+                raise _Failed(
+                    what, f'{by_hand}, or set cluster.rights = "namespace" if you have rights in one namespace only'
+                )
             return f"{len(changes)} of {len(wanted)} objects of `stackd manifests` created or changed"
 
         if not changes:
@@ -228,6 +239,16 @@ class _Setup:
             return _State(what=what, do=apply)
         what = "\n".join(str(change) for _, change in changes)
         return _State(what=what, do=apply, commands=[f"{printed} kubectl apply -f -"])
+
+    async def _change(self, admin: Administrator, document: Manifest, first: Manifest) -> ManifestChange | None:
+        """The change that the object needs; its creation if this account may not look. Raises ClusterRefused for the first one,
+        which shows whether the account may do anything."""
+        try:
+            return await admin.change(document)
+        except ClusterRefused:
+            if document is first:
+                raise
+            return ManifestChange(manifest=document)
 
     async def own_kubeconfig(self) -> _State:
         """stackd's own credentials give access to the cluster."""
@@ -266,6 +287,8 @@ class _Setup:
         """Nodes have the label for stacks, and all nodes of ``--node`` do."""
         admin, selector, named = self.admin, self.config.stacks.node_selector, self.options["nodes"]
         label = selector_text(self.config)
+        if not self.site.cluster_rights:
+            return _done(what='they are not read, and not labelled (cluster.rights = "namespace")')
         nodes = await self._listed()
         labelled = [node.name for node in selected(self.config, nodes or ())]
         missing = [name for name in named if name not in labelled]
@@ -447,7 +470,10 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
     unsupported: Mapping[str, str] = {}
     if kubeconfig is not None:
         target = ClusterTarget(
-            kubeconfig=str(kubeconfig), context=options["admin_context"], namespace=config.stacks.namespace
+            kubeconfig=str(kubeconfig),
+            context=options["admin_context"],
+            namespace=config.stacks.namespace,
+            any_node=any_node_of(config),
         )
         admin = await Administrator.connect(target)
     try:

@@ -132,6 +132,10 @@ class ClusterSection(Section):
     )
     kubeconfig: FilePath = key("", 'Empty means the credential "kubeconfig", $KUBECONFIG or ~/.kube/config.')
     context: Text = key("", "A context of the kubeconfig; empty means its current one.")
+    rights: Annotated[Literal["cluster", "namespace"], Expects(what="a kind of rights")] = key(
+        "cluster",
+        '"namespace": a Role is enough; nodes are not read, and public_ips["*"] is where their ports are reached.',
+    )
     instance: LabelName = key("default", "Keeps several stackds in one namespace apart; written on every object.")
     lease_duration: LeaseDuration = key(
         30.0, "How long the owner may be silent before a standby takes over; it renews three times as often."
@@ -165,7 +169,7 @@ class StacksSection(Section):
         "", '"tcp": a container without a readiness probe is ready once its published port answers.'
     )
     image_pull_grace: Duration = key(60.0, "How long pulling an image may fail before the stack counts as failed.")
-    public_ips: Addresses = key(_EMPTY, "Node name to public address, where the cluster knows none.")
+    public_ips: Addresses = key(_EMPTY, 'Node name ("*" is any) to public address, where the cluster knows none.')
     address_types: Annotated[
         tuple[Annotated[AddressType, Expects(what="a node address type")], ...],
         as_tuple,

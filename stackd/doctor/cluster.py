@@ -18,7 +18,7 @@ from stackd.errors import ClusterRefused, ConfigError, QuotaExceeded, StackdErro
 from stackd.kube import labels
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import REMEDY, expiry_remark
-from stackd.kube.objects import NodeState, pod_state
+from stackd.kube.objects import ANY, NodeState, pod_state
 from stackd.kube.policies import (
     CHECKS_POLICY,
     EGRESS,
@@ -41,6 +41,11 @@ from stackd.templates.template import NONE
 
 APPLY = "apply what `stackd manifests` prints"
 NEW_KUBECONFIG = "`stackd manifests --kubeconfig-for URL` makes one"
+NAMESPACE_ONLY = 'cluster.rights = "namespace"'
+COST = (
+    "that a node is gone shows when Kubernetes has removed its pods; quotas and node ports alone count for /capacity; no image "
+    "is pulled ahead; and nobody checks that nodes have the labels of stacks.node_selector"
+)
 STRANGE_SECONDS = 30.0
 SKEW_WARN = 5.0
 ENFORCE = "pod-security.kubernetes.io/enforce"
@@ -173,7 +178,8 @@ async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]
     with suppress(ConfigError):  # another check says what is wrong with them
         if any(one.spec.members for one in all_templates(config).values()):
             kinds = (*kinds, NETWORK_POLICIES)
-    wanted = list(asks(config.stacks.namespace, config.cluster.instance, kinds, config.routes.served_by))
+    wide, routes = config.cluster.rights == "cluster", config.routes
+    wanted = list(asks(config.stacks.namespace, config.cluster.instance, kinds, routes.served_by, cluster=wide))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
     own = [may for ask, may in zip(wanted, allowed, strict=True) if ask.namespace == config.stacks.namespace]
     if not any(own):
@@ -216,6 +222,8 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
 async def _admission(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     """Whether nobody else writes what stackd believes: its labels, its records, and who has written a template."""
     about, namespace = "admission", config.stacks.namespace
+    if cluster.target.any_node is not None:
+        return [warn(about, f"not looked up ({NAMESPACE_ONLY}); without its policy, {UNGUARDED.format(namespace)}")]
     try:
         policy, binding = await cluster.admission_policy()
     except ClusterRefused:
@@ -273,6 +281,12 @@ def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: 
 
 async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     listed, about = await cluster.list_nodes(), "nodes"
+    if cluster.target.any_node is not None:
+        findings = [warn(about, f"not read ({NAMESPACE_ONLY}): {COST}")]
+        if ANY not in config.stacks.public_ips:
+            text = 'stacks.public_ips has no "*": stacks on nodes that it does not name have node_public_ip: null'
+            findings.append(warn(about, text, "name there the address at which players reach the node ports"))
+        return findings
     selector = nodes.selector(config)
     if why := nodes.none_eligible(config, listed):
         labelled = nodes.selected(config, listed) or not selector
@@ -316,7 +330,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     by_node = nodes.by_nodes([nodes.fits(nodes.free_of(node), need) for node in usable])
     scarce = nodes.NODES if by_node.why == nodes.NODES else f"{nodes.NODES}, {by_node.why.replace('_', '-')}"
     bounds = [
-        (by_node.stacks, scarce),
+        *([(by_node.stacks, scarce)] if cluster.target.any_node is None else []),
         *((one.stacks, f"quota {one.why.replace(': ', ', ')}") for one in nodes.by_quotas(quotas, need, unused=False)),
         (len(stacks.node_ports), "node ports"),
         *([(limit, "limits.max_stacks")] if limit else []),

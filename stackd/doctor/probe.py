@@ -22,7 +22,7 @@ from stackd.doctor import Finding, fail, ok
 from stackd.errors import NodePortTaken, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.manifests import pod_manifest, service_manifest
-from stackd.kube.objects import PODS, SERVICES, ContainerState, pod_state
+from stackd.kube.objects import ANY, PODS, SERVICES, ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
 from stackd.lifecycle.templates import all_templates
@@ -188,7 +188,8 @@ class _Probe:
     async def _node_port(self, stack: Stack, pod: JsonObject) -> AsyncIterator[Finding]:
         node_name, port = pod["spec"]["nodeName"], stack.ports[0].node_port
         nodes = await self._cluster.list_nodes()
-        host = next((address(self._config, node) for node in nodes if node.name == node_name), None)
+        named = [dataclasses.replace(node, name=node_name) for node in nodes if node.name in (node_name, ANY)]
+        host = next((address(self._config, node) for node in named), None)
         if host is None:
             yield fail(ABOUT, f"the node {node_name} has no public address", "see stacks.public_ips and address_types")
             return

@@ -152,7 +152,7 @@ class EmbeddedCluster:
             verb=target.verb,
             resource=target.full_resource,
             group=target.resource.group,
-            namespace=target.namespace,
+            namespace=target.namespace or (target.name if target.resource is NAMESPACES else ""),  # as Kubernetes does
             name=target.name or selected_name(target.verb, call.query),
         )
         if call.user is not None and not call.user.may(ask):

@@ -46,7 +46,6 @@ T = TypeVar("T")
 PAGE, SMALL_PAGE = 500, 25
 PORTS_OF_A_QUESTION = 50
 _VERSION = KubeRequest(verb="get", resource=wire.VERSION)
-_IDENTITY = KubeRequest(verb="get", resource=NAMESPACES, name=CLUSTER_IDENTITY)
 
 
 class Cluster:
@@ -58,6 +57,8 @@ class Cluster:
         self.connection = connection
         self.instance, self.namespace_name = target.instance, target.namespace
         self.counts = connection.counts
+        whose = CLUSTER_IDENTITY if target.any_node is None else target.namespace
+        self.identity = KubeRequest(verb="get", resource=NAMESPACES, name=whose)
 
     @classmethod
     async def connect(
@@ -148,13 +149,13 @@ class Cluster:
             return None
 
     async def cluster_uid(self) -> str:
-        """The identity of the cluster: the uid of its kube-system namespace."""
-        return str((await self.answer(_IDENTITY))["metadata"]["uid"])
+        """The identity of the cluster: the uid of its kube-system namespace, or else of the stacks' own."""
+        return str((await self.answer(self.identity))["metadata"]["uid"])
 
     async def probe(self, seconds: float) -> KubeResponse:
         """Kubernetes' answer over a new connection within ``seconds``."""
         # Unlike /version, this namespace is read from etcd; and stackd has the right to read it.
-        return await self.connection.probe(_IDENTITY, seconds)
+        return await self.connection.probe(self.identity, seconds)
 
     async def reload_credentials(self) -> bool:
         """Load the credentials again, and use them if they have changed; returns whether they have.
@@ -164,14 +165,14 @@ class Cluster:
 
         async def accepted(access: Access) -> None:
             try:
-                answer = await KubeConnection(access, self.target).probe(_IDENTITY, self.target.attempt_timeout)
+                answer = await KubeConnection(access, self.target).probe(self.identity, self.target.attempt_timeout)
             except ClusterRefused:
                 raise
             except ClusterUnavailable as error:
                 log.warning("the new credentials for the cluster could not be tried: %s", error)
             else:
                 if answer.status == wire.UNAUTHORIZED:
-                    raise error_of(_IDENTITY, answer)
+                    raise error_of(self.identity, answer)
 
         return await self.connection.access.reload_credentials(accepted)
 
@@ -225,7 +226,9 @@ class Cluster:
         return policy, binding
 
     async def list_nodes(self) -> list[NodeState]:
-        """All nodes."""
+        """All nodes, or the one that stands for them."""
+        if self.target.any_node is not None:
+            return [self.target.any_node]
         nodes, _ = await self.everything(KubeRequest(verb="list", resource="nodes"), NODES.read)
         return nodes
 

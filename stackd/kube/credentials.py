@@ -36,6 +36,7 @@ from stackd.config import Config, require_cluster
 from stackd.config.credentials import NO_CLUSTER, current, is_unset, shown
 from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError
 from stackd.files import write_private
+from stackd.kube.objects import NodeState, any_node
 from stackd.kube.wire import JSON, KINDS, TOKENS, JsonObject, KubeRequest
 from stackd.proxies import proxy_for, usable, without_password
 from stackd.validity import WARN_SECONDS, validity
@@ -66,7 +67,8 @@ _UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeE
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTarget:
     """Which cluster, as whom, and in which namespace. ``kubeconfig`` is a path, or several as in $KUBECONFIG; empty: the
-    service account of the pod that this runs in. ``token_file``, if any, keeps a renewed token across restarts.
+    service account of the pod that this runs in. ``any_node`` stands for all nodes if there are no rights but in the namespace,
+    whose uid is the identity of the cluster then. ``token_file``, if any, keeps a renewed token across restarts.
 
     ``timeout`` limits one call with all its tries, ``attempt_timeout`` one try, in seconds. ``max_in_flight`` limits how
     many requests run at a time; logs, which a node may hold up, have a limit of their own, and the Lease has none. So have
@@ -79,6 +81,7 @@ class ClusterTarget:
     token_file: str = ""
     instance: str = "default"
     namespace: str = "stacks"
+    any_node: NodeState | None = None
     timeout: float = 10.0
     attempt_timeout: float = 5.0
     max_in_flight: int = 64
@@ -97,7 +100,13 @@ class ClusterTarget:
             token_file=token_file_of(config.state.path),
             instance=instance or chosen.instance,
             namespace=config.stacks.namespace,
+            any_node=any_node_of(config),
         )
+
+
+def any_node_of(config: Config) -> NodeState | None:
+    """What stands for all nodes where stackd has no right to read them."""
+    return any_node(config.stacks.node_selector) if config.cluster.rights == "namespace" else None
 
 
 # ---- loading

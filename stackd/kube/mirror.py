@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -78,6 +79,24 @@ class Relisted:
     kind: str
 
 
+class _AnyNode(Mapping[str, NodeState]):
+    """Every name is a node's: which nodes there are is not read."""
+
+    def __init__(self, node: NodeState) -> None:
+        self._node = node
+
+    def __getitem__(self, name: str) -> NodeState:
+        if not name:
+            raise KeyError(name)
+        return replace(self._node, name=name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((self._node.name,))
+
+    def __len__(self) -> int:
+        return 1
+
+
 class Mirror:
     """The copy. ``pods``, ``template_pods``, ``services`` and ``nodes`` are live views by name. The watches change them, and the
     answers to stackd's own changes, which come sooner (``saw``, ``gone``).
@@ -110,13 +129,15 @@ class Mirror:
         self.pods: Mapping[str, PodState] = self._tables[PodState, "pods"]
         self.template_pods: Mapping[str, TemplatePod] = self._tables[TemplatePod, "pods"]
         self.services: Mapping[str, ServiceState] = self._tables[ServiceState, "services"]
-        self.nodes: Mapping[str, NodeState] = self._tables[NodeState, "nodes"]
+        any_node = cluster.target.any_node
+        self.nodes: Mapping[str, NodeState] = _AnyNode(any_node) if any_node else self._tables[NodeState, "nodes"]
         self.templates: Mapping[str, TemplateMap] = self._tables[TemplateMap, CONFIG_MAPS]
         self.routes: Mapping[str, Mapping[str, RouteState]] = {
             resource: self._tables[RouteState, resource] for resource in RESOURCES
         }
         self.health_by_kind: Mapping[str, WatchHealth] = {
-            kind: WatchHealth(kind, clock, contact.tried.set, self._restored) for kind in ("pods", "services", "nodes")
+            kind: WatchHealth(kind, clock, contact.tried.set, self._restored)
+            for kind in ("pods", "services", *(() if any_node else ("nodes",)))
         }
         self.extra_health = {
             kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES, NETWORK_POLICIES, CONFIG_MAPS)

@@ -18,6 +18,7 @@ from stackd.model import struct
 from stackd.quantity import NANO, reported, stored
 
 MESSAGE_LIMIT = 1024
+ANY = "*"  # the name of what stands for all nodes, here and in stacks.public_ips
 EPHEMERAL_STORAGE = "ephemeral-storage"
 
 _NONE: Mapping[str, Any] = {}
@@ -182,6 +183,15 @@ class NodeState:
     pods: int
     ephemeral_bytes: int = 0
     pod_cidrs: tuple[str, ...] = ()
+
+
+def any_node(labels: Mapping[str, str]) -> NodeState:
+    """It stands for all nodes where stackd may not read them: it takes stacks, has room for any, and no address of its own."""
+    most = 10**15
+    return NodeState(
+        name=ANY, uid="", labels=labels, addresses=(), ready=True, unschedulable=False,
+        cpu_milli=most, memory_bytes=most, pods=most, ephemeral_bytes=most,
+    )  # fmt: skip
 
 
 @struct

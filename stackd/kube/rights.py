@@ -100,6 +100,11 @@ def in_cluster(namespace: str, instance: str) -> tuple[Right, ...]:
     )
 
 
+def of_namespace(name: str) -> tuple[Right, ...]:
+    """The right that replaces those on the cluster where there are none (``cluster.rights = "namespace"``)."""
+    return (_right(NAMESPACES, "get", "its uid tells one cluster from another", name),)
+
+
 def of_account(account: str) -> tuple[Right, ...]:
     """The rights in the namespace of stackd's own account."""
     return (_right(TOKENS, "create", "its own token, which ends, is renewed in time", account),)
@@ -123,10 +128,13 @@ def allows(rule: Mapping[str, Any], ask: AccessReview) -> bool:
     return listed and not rule.get("resourceNames")
 
 
-def asks(namespace: str, instance: str, routes: Iterable[str] = (), gateway: str = "") -> Iterator[AccessReview]:
-    """An access review for each verb of the rights on the stacks, on the cluster and on the Gateway, if there is one."""
+def asks(
+    namespace: str, instance: str, routes: Iterable[str] = (), gateway: str = "", *, cluster: bool = True
+) -> Iterator[AccessReview]:
+    """An access review for each verb of the rights on the stacks, on the ``cluster``, if there are some, and on the Gateway, if
+    there is one."""
     yield from reviews(in_namespace(instance, routes), namespace)
-    yield from reviews(in_cluster(namespace, instance), "")
+    yield from reviews(in_cluster(namespace, instance), "") if cluster else reviews(of_namespace(namespace), namespace)
     if gateway:
         where, _, name = gateway.partition("/")
         yield from reviews(of_gateway(name), where)

@@ -81,7 +81,9 @@ def capacity(context: Context, need: StackResources) -> contract.Capacity:
     return contract.Capacity(
         fits=bounds[limited_by],
         limited_by=limited_by,
-        nodes={name: min(fitting[name].values()) for name in sorted(fitting)},
+        nodes={
+            name: min(fitting[name].values()) for name in sorted(fitting) if context.cluster.target.any_node is None
+        },
         quota=None if quota is None else quota.stacks,
         quota_limited_by="" if quota is None else quota.why,
         quota_seen_at=seen_at,

@@ -166,8 +166,9 @@ class Gate:
             crash_point("bring_up.identified")
         elif expected != uid:
             before = self.wrong_cluster
+            whose = self.cluster.identity.name
             self.wrong_cluster = (
-                f"the file belongs to the cluster with kube-system uid {expected}, but {uid} answers; nothing is created or "
+                f"the file belongs to the cluster with {whose} uid {expected}, but {uid} answers; nothing is created or "
                 "removed until the right cluster is back: check cluster.kubeconfig, or set another state.path"
             )
             if self.wrong_cluster != before:

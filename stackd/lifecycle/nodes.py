@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stackd.config import Config
-from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, PodState, reserved
+from stackd.kube.objects import ANY, EPHEMERAL_STORAGE, NodeState, PodState, reserved
 from stackd.model import PortRange
 from stackd.printable import some_of
 from stackd.quantity import NANO, reported
@@ -56,8 +56,8 @@ def address(config: Config, node: NodeState, families: Sequence[str] = ()) -> st
     order; all count while the families are unknown. A host name counts for every family.
     """
     stacks = config.stacks
-    if node.name in stacks.public_ips:
-        return stacks.public_ips[node.name]
+    if configured := stacks.public_ips.get(node.name) or stacks.public_ips.get(ANY):
+        return configured
     wanted = families if stacks.address_family == "auto" else (_FAMILIES[stacks.address_family],)
     for kind in stacks.address_types:
         having = [text for of, text in node.addresses if of == kind]

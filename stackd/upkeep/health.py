@@ -79,7 +79,13 @@ def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
     reasons = context.gate.why_not_ready()
     remarks = nodes.remarks(context.config, [*mirror.nodes.values()]) if mirror.synced else []
     able, all_ = len(nodes.eligible(context.config, mirror.nodes.values())), len(mirror.nodes)
-    taking = _count(all_, "node") if able == all_ else f"{able} of {_count(all_, 'node')} take stacks"
+    taking = (
+        "nodes not read"
+        if context.cluster.target.any_node
+        else _count(all_, "node")
+        if able == all_
+        else f"{able} of {_count(all_, 'node')} take stacks"
+    )
     counts = f"{_count(len(context.store.assigned), 'stack')}, {taking}"
     if not mirror.synced:
         parts = reasons

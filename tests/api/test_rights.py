@@ -18,7 +18,7 @@ from stackd.kube.objects import PODS
 from stackd.upkeep.health import line
 from tests.api.scenes import three
 from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
-from tests.provisioning import ADMIN, OURS, apply, printed, rules
+from tests.provisioning import ADMIN, OURS, apply, of_namespace_admin, printed, rules
 from tests.routes import GATEWAY, asking, routes_of
 from tests.routes import SETTINGS as ROUTES
 from tests.templates import PLAIN
@@ -77,6 +77,34 @@ async def test_only_the_rights_that_are_used_are_asked_for(vm: Machine) -> None:
         granted = {(verb, resource) for rule in rules(documents) for verb in rule.verbs for resource in rule.resources}
         assert asked == granted
         assert not [key for key in at.counts.requests if key[2] == 403]
+
+
+NAMESPACE = {"STACKD_CLUSTER__RIGHTS": "namespace", "STACKD_STACKS__PUBLIC_IPS": "*=203.0.113.9"}
+
+
+async def test_a_role_in_one_namespace_is_enough(vm: Machine) -> None:
+    """Nodes are not read: the configuration has the address, quotas and ports are the capacity, and a pod that is gone tells of
+    its node."""
+    documents = of_namespace_admin(NAMESPACE)
+    assert {one["kind"] for one in documents[1:]} == {"ServiceAccount", "Role", "RoleBinding", "NetworkPolicy"}
+    account = User(token=OURS, name="system:serviceaccount:stacks:stackd", rules=rules(documents))
+    async with EmbeddedCluster(fast_cluster(users=(ADMIN, account))) as vm.cluster:
+        await apply(vm.cluster, documents)
+        at = await vm.start(token=OURS, admin=ADMIN.token, settings=NAMESPACE, **ENFORCED)
+        stack = await at.create()
+        assert stack["node_public_ip"] == "203.0.113.9"
+        await at.until_status(stack["stack_id"], "running")
+        capacity = await at.get("/capacity")
+        assert (capacity["limited_by"], capacity["nodes"]) == ("ports", {})
+        before = await at.pods_and_services()
+        await vm.lose_file()
+        at = await vm.start(token=OURS, admin=ADMIN.token, settings=NAMESPACE, **ENFORCED)
+        assert (await at.listed(), await at.pods_and_services()) == ([stack["stack_id"]], before)
+        at.faults.remove_node(stack["node_id"])
+        await at.until_status(stack["stack_id"], "node_deleted")
+        assert not [key for key in at.counts.requests if key[2] == 403]
+        assert line(at.daemon.context, at.daemon.ready) == "ready: 1 stack, nodes not read"
+        await vm.stop()
 
 
 async def test_names_need_no_more_rights_than_are_printed_for_them(vm: Machine) -> None:

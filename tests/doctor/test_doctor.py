@@ -29,7 +29,7 @@ from stackd.embedded import EmbeddedCluster, NodeSpec
 from tests.brakes import leave_behind
 from tests.doctor.prepared import QUICK, Documents, prepared
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness, until
-from tests.provisioning import ADMIN, OURS, ask, printed
+from tests.provisioning import ADMIN, OURS, ask, of_namespace_admin, printed
 from tests.templates import PLAIN, folder_with, shown
 
 OK, WARN, FAIL = Level
@@ -189,6 +189,21 @@ async def test_a_template_with_members_needs_rights_on_network_policies(tmp_path
         )
     told = [finding.what for finding in bad(findings) if finding.about == "rights"]
     assert any(what.startswith("stackd may not create networkpolicies in stacks:") for what in told)
+
+
+async def test_with_rights_in_the_namespace_alone_it_says_what_that_costs(tmp_path: Path) -> None:
+    env = {"STACKD_CLUSTER__RIGHTS": "namespace"}
+    async with prepared(tmp_path, of_namespace_admin(env)) as at:
+        found = [one for one in bad(await at.look(**env)) if one.about != "daemon"]
+        assert {one.level for one in found} == {WARN}, found
+        said = " ".join(one.what for one in found)
+        for words in (
+            "when Kubernetes has removed its pods",
+            'stacks.public_ips has no "*"',
+            "not looked up",
+            "no LimitRange",
+        ):
+            assert words in said, words
 
 
 async def test_too_many_rights_are_reported(tmp_path: Path) -> None:
