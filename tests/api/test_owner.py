@@ -43,9 +43,9 @@ async def lease_of(at: Harness) -> dict[str, Any]:
     return await at.kubectl("GET", LEASES)
 
 
-def run(at: Harness, name: str) -> str:
-    done = CliRunner().invoke(command, [name], env={"STACKD_URL": at.url, "STACKD_API_KEY": KEY})
-    assert done.exit_code == 0, done.output
+def run(at: Harness, *words: str, code: int = 0) -> str:
+    done = CliRunner().invoke(command, [*words], env={"STACKD_URL": at.url, "STACKD_API_KEY": KEY})
+    assert done.exit_code == code, done.output
     return done.output
 
 
@@ -62,6 +62,8 @@ async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_
     answer = await two.get("/owner")
     assert (answer["role"], answer["owner"], answer["may_change"]) == ("standby", "vm1", False)
     assert (await two.metric("stackd_owner"), await one.metric("stackd_owner")) == (0, 1)
+    assert "this stackd is standby" in await asyncio.to_thread(run, two, "owner", "--is", "owner", code=1)
+    await asyncio.to_thread(run, one, "owner", "--is", "owner")
     assert await one.pods_and_services() == before
     assert two.counts.total("create", "services") == 2, "one asked for the port range, and one for the stack"
     stood = (await lease_of(one))["spec"]["holderIdentity"]
