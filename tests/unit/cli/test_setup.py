@@ -32,6 +32,12 @@ READER = User(
     name="reader",
     rules=(Rule(verbs=frozenset({"get", "list"}), resources=frozenset({"*"}), groups=frozenset({"*"})),),
 )
+EVERYTHING = frozenset({"*"})
+OF_ARENA = User(
+    token="arena",
+    name="arena",
+    rules=(Rule(verbs=EVERYTHING, resources=EVERYTHING, groups=EVERYTHING, namespace="arena"),),
+)
 WORKERS = (NodeSpec(name="one", labels={}), NodeSpec(name="two", labels={}))
 
 
@@ -68,7 +74,7 @@ class Site:
 async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare_environment: None) -> AsyncIterator[Site]:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(kubeconfigs, "USUAL", ())
-    async with EmbeddedCluster(fast_cluster(users=(ADMIN, READER), nodes=WORKERS)) as cluster:
+    async with EmbeddedCluster(fast_cluster(users=(ADMIN, READER, OF_ARENA), nodes=WORKERS)) as cluster:
         made = Site(folder=tmp_path, cluster=cluster)
         made.config.parent.mkdir()
         made.config.write_text(
@@ -193,3 +199,21 @@ async def test_a_refused_kubeconfig_of_stackds_is_replaced(site: Site, monkeypat
     site.beside("kubeconfig").write_text(text.replace("token: ", "token: x"))
     result = await site.setup("--yes", "--node", "one")
     assert (states(result)["kubeconfig"], "not accepted" in result.stdout) == ("done", True)
+
+
+async def test_the_administrator_of_a_namespace_does_what_may_be_done_and_hears_of_the_rest(site: Site) -> None:
+    refused = await site.setup("--yes", admin="arena")
+    assert states(refused)["cluster"] == "failed"
+    for words in (
+        f"refuses the account of {site.folder}/admin",
+        "create ClusterRole",
+        "have a cluster administrator run `stackd manifests",
+    ):
+        assert words in refused.stdout, words
+    await ask(site.cluster, "POST", "/api/v1/namespaces", {"metadata": {"name": "arena"}})
+    site.config.write_text(f'{site.config.read_text()}node_selector = {{}}\n[cluster]\nrights = "namespace"\n')
+    done = await site.setup("--yes", admin="arena")
+    steps = {"cluster": "done", "kubeconfig": "done", "nodes": "ok"}
+    assert {step: state for step, state in states(done).items() if step in steps} == steps
+    async with running(load(site.config, {}, site.config.parent)) as daemon:
+        await daemon.ready.wait()
