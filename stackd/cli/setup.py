@@ -220,8 +220,12 @@ class _Setup:
             for document, change in changes:
                 try:
                     await admin.apply(document)
-                except ClusterRefused as error:
-                    refused.append(f"{change}: {error.detail}")
+                except (
+                    StackdError
+                ) as error:  # what follows from a refusal, such as a missing namespace, is handed over, too
+                    if not (refused or isinstance(error, ClusterRefused)):
+                        raise
+                    refused.append(f"{change}: {error.detail or error}")
                 else:
                     if not change.fields:
                         self._note_created(deletion(document), document["metadata"].get("namespace", ""))
@@ -289,7 +293,10 @@ class _Setup:
         label = selector_text(self.config)
         if not self.site.cluster_rights:
             return _done(what='they are not read, and not labelled (cluster.rights = "namespace")')
-        nodes = await self._listed()
+        try:
+            nodes = await self._listed()
+        except ClusterRefused:  # an administrator of the cluster may
+            admin, nodes = None, None
         labelled = [node.name for node in selected(self.config, nodes or ())]
         missing = [name for name in named if name not in labelled]
         there = [node.name for node in nodes or ()]
