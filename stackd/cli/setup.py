@@ -216,7 +216,7 @@ class _Setup:
             return _done(what=f"all {len(wanted)} objects of `stackd manifests` are there")
 
         async def apply() -> str:
-            refused = []
+            refused: list[str] = []
             for document, change in changes:
                 try:
                     await admin.apply(document)
