@@ -273,10 +273,12 @@ def _pull_deadline(snapshot: PodSnapshot, image_pull_grace: float) -> int:
 
 
 def _waiting(container: ContainerState) -> str:
+    member, of_member, _ = container.name.rpartition("/")
+    about = f"member {member}: " if of_member else ""
     if container.reason in PULL_ERRORS or container.reason == "ErrImageNeverPull":
-        text = f"image {container.image} cannot be pulled"
+        text = f"{about}image {container.image} cannot be pulled"
     elif container.reason == "InvalidImageName":
-        text = f"{container.image!r} is not a valid image name"
+        text = f"{about}{container.image!r} is not a valid image name"
     elif container.reason == "CrashLoopBackOff":
         reason = f", {container.last_reason}" if container.last_reason else ""
         last = "" if container.last_exit_code is None else f", last exit code {container.last_exit_code}{reason}"

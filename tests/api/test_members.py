@@ -69,9 +69,14 @@ async def test_a_player_reads_which_member_does_not_work(tmp_path: Path) -> None
         wrong = [{"name": "db", "status": "running"}, {"name": "mail", "status": "failed"}]
         await until(lambda: members_of(broken), lambda members: members == wrong)
         assert await members_of(await at.running(three() | own)) == []
-        killed = (await at.create(three(mail=pod_of("registry.example/oom:1"))))["stack_id"]
-        problem = (await at.until_status(killed, "failed"))["problem"]
-        assert problem["player_message"].startswith("The part mail of your instance ran out of memory.")
+        reads = {
+            "oom": "The part mail of your instance ran out of memory. ",
+            "badname": "The image of the part mail of your instance cannot be loaded. ",
+        }
+        for image, sentence in reads.items():
+            failed = (await at.create(three(mail=pod_of(f"registry.example/{image}:1"))))["stack_id"]
+            problem = (await at.until_status(failed, "failed"))["problem"]
+            assert problem["player_message"].startswith(sentence)
 
 
 async def test_only_the_first_pod_is_published(at: Harness) -> None:
