@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stackd.codes import ROOM
+from stackd.codes import ROOM, for_players
 from stackd.kube.labels import CLIENT_LABEL_PREFIX
 from stackd.web.bodies import encoder, renderer
 from tests.document import matches
@@ -199,7 +199,7 @@ async def test_players_get_a_sentence_of_their_own_where_a_limit_or_the_room_is_
     no_port = await at.refused(503, "", "/stacks", seed())
     at.reload("limits", max_stacks=2)
     full = await at.refused(503, "", "/stacks", seed())
-    assert full.for_players == no_port.for_players == ROOM
+    assert full.for_players == no_port.for_players == for_players(ROOM)
     far = await at.refused(409, "", f"/stacks/{stack_id}/extend", {"ttl": "2h"})
     assert far.for_players == "This instance can be extended by 1h at most."
     for reply in (same, often, no_port, full, far):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stackd.codes import LATER
+from stackd.codes import LATER, for_players
 from stackd.embedded import EmbeddedCluster, NodeSpec
 from stackd.embedded.resources import SERVICES
 from stackd.lifecycle import pools
@@ -382,7 +382,7 @@ async def test_foreign_node_ports_on_a_slow_cluster_are_not_a_lack_of_room(at: H
     at.give_kubernetes(timeout=0.3)
     at.faults.add_fault(action="latency", verb="create", resource="services", seconds=0.2)
     reply = await at.refused(503, "no free node port was found in time", "/stacks", seed())
-    assert reply.for_players == LATER
+    assert reply.for_players == for_players(LATER)
     assert {name: await entry(at, name) for name in before} == before
 
 
@@ -391,7 +391,7 @@ async def test_a_scheduler_that_has_not_decided_has_not_said_that_there_is_no_ro
     before = await filled(at)
     at.faults.add_fault(action="admit", verb="create", resource="pods", body='{"spec": {"schedulerName": "away"}}')
     reply = await at.refused(503, "no node has taken the stack within 100ms", "/stacks", seed())
-    assert reply.for_players == LATER
+    assert reply.for_players == for_players(LATER)
     assert await filled(at) == before
 
 

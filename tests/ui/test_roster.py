@@ -218,8 +218,9 @@ async def test_what_a_visitor_of_an_open_link_reads_out_finds_the_broken_instanc
         read_out = (await visitor.get_by_role("heading", level=1).inner_text()).removeprefix("Workshop ")
         await board.button("Players").click()
         await board.find().fill(read_out.lower())
-        await expect(line(board, f"Workshop {read_out}")).to_contain_text("OOMKilled")
-        await expect(board.page.locator("#roster tbody tr")).to_have_count(1)
+        rows = board.page.locator("#roster tbody tr")
+        await expect(rows).to_contain_text([f"Workshop {read_out}"])
+        await expect(rows).to_contain_text(["OOMKilled"])
 
 
 @pytest.mark.parametrize(
