@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import resource
 import socket
 from collections import Counter
@@ -46,6 +47,9 @@ read 256 KiB, and what all clients send together takes long to parse."""
 FREE_CHUNKS: Final = 1000
 BYTES_PER_CHUNK: Final = 128
 """A body may come in so many chunks, and in one more for so many bytes: a chunk takes as long to read as a thousand bytes."""
+
+CHUNK_SIZE: Final = re.compile(rb"\n[0-9A-Fa-f]+[ \t]*(?:;[^\r\n]*)?\r\n")
+"""The line before a chunk; other lines that end so are text."""
 
 LINGER_SECONDS: Final = 2.0
 """How long the unread body of a refused client is still read, so that the client can read the reason."""
@@ -139,7 +143,7 @@ class HttpConnection(web.RequestHandler):
         "_ahead",
         "_body",
         "_chunked",
-        "_lines",
+        "_chunks",
         "_socket",
         "caller",
         "connections",
@@ -163,7 +167,7 @@ class HttpConnection(web.RequestHandler):
             auto_decompress=False,
         )
         self._ahead = 0  # bytes that have come since the last request began, or its body was complete
-        self._lines = 0  # ends of lines in what came with the last head and after it: each chunk has two
+        self._chunks = 0  # that came with the last head and after it
         self._chunked = False
         self._body: StreamReader = EMPTY_PAYLOAD
         self.discards = False
@@ -194,16 +198,16 @@ class HttpConnection(web.RequestHandler):
         self.sent_more = bool(data)  # aiohttp passes b"" to go on with what it has
         if self.discards:
             return
-        lines = data.count(b"\r\n")
+        chunks = len(CHUNK_SIZE.findall(data))
         if self._body.is_eof():
             if data and self._ahead > LONGEST_HEAD:
                 super().data_received(b"x" * (self.max_field_size + 1))  # the parser refuses it
                 self.discards = True
                 return
-            self._ahead, self._lines = self._ahead + len(data), lines
+            self._ahead, self._chunks = self._ahead + len(data), chunks
         elif self._chunked:
-            self._lines += lines
-            if self._lines > 2 * (FREE_CHUNKS + self._body.total_bytes // BYTES_PER_CHUNK):
+            self._chunks += chunks
+            if self._chunks > FREE_CHUNKS + self._body.total_bytes // BYTES_PER_CHUNK:
                 self._body.set_exception(web.RequestPayloadError("its chunks are too small"))
                 self.discards = True
                 return

@@ -198,6 +198,19 @@ async def test_a_body_in_short_chunks_is_taken(at: Harness) -> None:
     assert statuses(await say(at, head + sent + b"0\r\n\r\n")) == [200]
 
 
+async def test_the_ends_of_lines_in_a_body_are_not_taken_for_chunks(at: Harness) -> None:
+    head = (
+        b"POST /stacks/batch-delete HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+        + AUTH
+        + CRLF
+    )
+    ids = [f"stack-{number:016x}" for number in range(10_000)]
+    body = json.dumps({"stack_ids": ids}, indent=0).replace("\n", "\r\n").encode()
+    pieces = [body[begin : begin + 4096] for begin in range(0, len(body), 4096)]
+    sent = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    assert statuses(await say(at, head + sent + b"0\r\n\r\n")) == [202]
+
+
 async def test_a_body_that_is_too_long_is_a_413_as_soon_as_that_is_seen(at: Harness) -> None:
     for length, chunks in ((b"Content-Length: 999999999", 0), (b"Transfer-Encoding: chunked", 20)):
         async with connected(at) as (reader, writer):
