@@ -18,7 +18,7 @@ WAIT: Final = "after `Retry-After`"
 
 @dataclass(slots=True)
 class Host:
-    """Whom players ask: one name for all that a daemon says, which it takes from ``play.host_name`` when it starts."""
+    """Whom players ask: one name for all that the process says, that of the ``play.host_name`` in force."""
 
     name: str = "the organisers"
 

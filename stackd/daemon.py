@@ -19,7 +19,6 @@ from pathlib import Path
 
 from stackd import crashpoints
 from stackd.clock import NANOSECONDS, Clock, SystemClock, WallClock
-from stackd.codes import HOST, Host
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, StoreError, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
@@ -237,7 +236,6 @@ def _wire(stack: AsyncExitStack, context: Context, certificate: Certificate | No
         revoked=lambda link_id: link_id in links.revoked,
         link=lambda text: players.helper(text),  # noqa: PLW0108 - who are made from the keys
     )
-    HOST.name = context.config.play.host_name or Host().name
     players = Players(context, keys)
     stack.push_async_callback(_last_visits, players)
     api = Api(

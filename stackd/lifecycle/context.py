@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS, Clock, WallClock
+from stackd.codes import HOST, Host
 from stackd.config import Config, LimitsSection, policy_of
 from stackd.errors import ClusterUnavailable
 from stackd.kube.client import Cluster
@@ -178,6 +179,7 @@ class Settings:
     def replace(self, config: Config, templates: TemplateSet | None = None) -> None:
         """Put another configuration in force; the templates stay if none are given."""
         before, self.current = self.current, config
+        HOST.name = config.play.host_name or Host().name
         if templates is not None:
             if config.templates.directory == before.templates.directory:  # else nobody has removed anything from it
                 gone = (

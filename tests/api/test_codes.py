@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from stackd.codes import ErrorCode, of_status
-from tests.harness import Harness, harness, request_for, seed
+from tests.harness import Harness, eventually, harness, request_for, seed
 from tests.templates import WEB, folder_with
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,13 @@ async def test_each_sentence_for_players_names_whom_they_ask(tmp_path: Path) -> 
         assert problem["player_message"] == "The image of your instance cannot be loaded. Please tell your {teacher}."
     async with harness(tmp_path) as at:
         assert (await at.call("GET", "/nothing")).for_players.endswith("or ask the organisers.")
+
+
+async def test_after_a_reload_sentences_for_players_name_the_new_host(tmp_path: Path) -> None:
+    async with harness(tmp_path, edited={"STACKD_PLAY__HOST_NAME": "your teacher"}) as at:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await eventually(lambda: at.config.play.host_name == "your teacher")
+        assert (await at.call("GET", "/nothing")).for_players.endswith("or ask your teacher.")
 
 
 REFUSED = {
