@@ -42,6 +42,15 @@ def test_the_command_gets_the_file_and_its_success_is_noted(state: Path) -> None
     assert stat.S_IMODE(os.stat(f"{state}.backed-up").st_mode) & 0o077 == 0
 
 
+def test_a_mark_that_another_user_has_left_is_replaced(state: Path) -> None:
+    """Only its owner may change its time, and root may have run the command by hand."""
+    assert back_up(state, "true").exit_code == 0
+    os.link(f"{state}.backed-up", other := f"{state}.of-root")
+    os.utime(other, (1, 1))
+    assert back_up(state, "true").exit_code == 0
+    assert (left_at(str(state)) > 1, os.stat(other).st_mtime) == (True, 1)
+
+
 def test_without_a_command_the_backup_stays_and_nothing_is_noted(state: Path) -> None:
     assert back_up(state, "").exit_code == 0
     assert (state.parent / "a b.db").exists()
