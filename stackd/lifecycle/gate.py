@@ -169,7 +169,7 @@ class Gate:
             whose = self.cluster.identity.name
             self.wrong_cluster = (
                 f"the file belongs to the cluster with {whose} uid {expected}, but {uid} answers; nothing is created or "
-                "removed until the right cluster is back: check cluster.kubeconfig, or set another state.path"
+                "removed until the right cluster is back: check cluster.kubeconfig and cluster.rights, or set another state.path"
             )
             if self.wrong_cluster != before:
                 log.error("brake: %s", self.wrong_cluster)
