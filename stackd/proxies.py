@@ -35,7 +35,8 @@ def usable(proxy: str, name: str, schemes: tuple[str, ...] = HTTP) -> str:
     expected = f"expected is {schemes[0]}://HOST:PORT"
     try:
         address = urlsplit(proxy)
-        if not address.hostname or address.port == 0:
+        rest = address.path.strip("/") or address.query or address.fragment  # of a password with /, ? or # in it
+        if not address.hostname or address.port == 0 or rest:
             raise ValueError  # as a port does that is no number
     except ValueError:
         raise ValueError(f"{name} is no proxy's address; {expected}") from None

@@ -69,6 +69,10 @@ def test_each_scheme_has_its_proxy_and_capitals_win() -> None:
         ("http://me:secret@", "HTTPS_PROXY is no proxy's address; expected is http://HOST:PORT"),
         ("http://me:secret@gw:port", "HTTPS_PROXY is no proxy's address; expected is http://HOST:PORT"),
         ("http://[me:secret", "HTTPS_PROXY is no proxy's address; expected is http://HOST:PORT"),
+        *(
+            (f"http://me:12{mark}secret@gw:3128", "HTTPS_PROXY is no proxy's address; expected is http://HOST:PORT")
+            for mark in "/?#"
+        ),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_a_mistake_that_does_not_show_its_password(proxy: str, why: str) -> None:
