@@ -156,6 +156,21 @@ async def test_instances_cost_no_more_than_an_account_may_spend(ctfd: Ctfd, stac
     assert (await player.press(small))["spent"] <= 10
 
 
+async def test_what_was_made_beforehand_costs_as_much_as_what_is_started(ctfd: Ctfd, stackd: Harness) -> None:
+    mine, other = [await ctfd.challenge(name=name, stackd_cost=6) for name in ("A", "B")]
+    limits = {"stackd_instances_per_account": 9, "stackd_cost_per_account": 10}
+    await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", limits)
+    player = await ctfd.player("ada")
+    (key, _), _ = (await ctfd.admin.data("GET", "/api/v1/stackd/admin/instances"))["challenges"]
+    assert (await ctfd.admin.data("POST", "/api/v1/stackd/admin/batches", {"challenge": key}))["count"] == 1
+    await player.start(other)
+    assert (await refused(player, f"challenges/{mine}"))[1] == "cost"
+    await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", {"stackd_stop_the_oldest": 1})
+    await player.press(mine, "start")
+    await player.until(mine, status="running", spent=6)
+    await player.until(other, status="none", problem="replaced")
+
+
 async def test_of_presses_that_cost_too_much_together_one_wins_and_the_others_read_what_it_costs(
     source: Source, mariadb: str, stackd: Harness, tmp_path: Path
 ) -> None:
@@ -167,8 +182,12 @@ async def test_of_presses_that_cost_too_much_together_one_wins_and_the_others_re
         challenges = [await ctfd.challenge(name=f"C{number}", stackd_cost=6) for number in range(4)]
         limits = {"stackd_instances_per_account": 9, "stackd_cost_per_account": 10}
         await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", limits)
+        keys = [key for key, _ in (await ctfd.admin.data("GET", "/api/v1/stackd/admin/instances"))["challenges"]]
         for number in range(6):
             player = await ctfd.player(f"player-{number}")
+            for key in keys[3:] if number % 2 else ():  # what was made beforehand counts when it is pressed
+                body = {"challenge": key, "accounts": [f"player-{number}"]}
+                assert (await ctfd.admin.data("POST", "/api/v1/stackd/admin/batches", body))["count"] == 1
             presses = [player.call("POST", f"/api/v1/stackd/challenges/{each}", {}) for each in challenges]
             answers = await asyncio.gather(*presses)
             assert sorted(status for status, _ in answers) == [200, 409, 409, 409], answers

@@ -130,10 +130,15 @@ async def test_the_tables_of_an_earlier_version_get_the_new_columns(
             "updated",
             "organiser",
             "organiser_at",
+            "hopeless",
+            "batch",
+            "unseen",
         ):
             file.execute(f"ALTER TABLE stackd_instances DROP COLUMN {column}")
         for column in ("opens", "closes", "cost"):
             file.execute(f"ALTER TABLE stackd_challenge DROP COLUMN stackd_{column}")
+        for table in ("batches", "left"):
+            file.execute(f"DROP TABLE stackd_{table}")
     async with ctfd_running(source, folder, stackd=stackd.url) as ctfd:
         player = await ctfd.person("/login", name="ada", password=PASSWORD)
         await player.until(challenge, status="running", problem=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from CTFd.cache import cache
 from CTFd.models import db
@@ -134,8 +134,7 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
     is named, or of the oldest that makes room if the settings say so. Raises Refused.
     """
     fields, key, challenge_id = fields_of(challenge), challenge.stackd_key, challenge.id
-    limit, budget = settings.number(settings.INSTANCES), settings.number(settings.COST)
-    makes_room, cost = settings.number(settings.MAKES_ROOM), cost_of(fields)
+    limit, budget, cost = settings.number(settings.INSTANCES), settings.number(settings.COST), cost_of(fields)
     own = StackdInstance.query.filter_by(account=account.key, challenge_key=key)
     existing = own.first()
     if existing is not None and existing.slot is not None:
@@ -148,15 +147,14 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
         return existing
     (mine, failed), places = running(account), []
     if (occupants := in_the_way(mine, cost, limit, budget)) is not None:
-        chosen = [row for row in occupants if row.name == instead_of] or occupants[: 1 if makes_room else 0]
-        places = [(row.slot, row.name) for row in chosen]
+        places = [(row.slot, row.name) for row in making_room(occupants, instead_of)]
     else:
         places = free_places(mine, failed)
     if not places:
-        spending = {"spent": spent_on(mine), "budget": budget, "cost": cost}
+        spent = spent_on(mine)
+        if budget and spent + cost > budget:
+            refuse_cost(spent, budget, cost)
         db.session.rollback()
-        if budget and spending["spent"] + cost > budget:
-            raise Refused(COST_MESSAGE.format(**spending), 409, "cost", **spending)
         raise Refused(LIMIT_MESSAGE.format(limit), 409, "limit", limit=limit)
     slot, leaves = places[0]
     if existing is not None:  # it has ended, and still has the reason
@@ -176,16 +174,31 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
 
 def claim(account: Account, row: StackdInstance, instead_of: str) -> None:
     """Let the account have the instance that was made for it beforehand, which counts from now on. Raises Refused."""
-    if row.unseen:
-        (mine, _), budget, cost = running(account), settings.number(settings.COST), cost_of(row.fields)
-        spent = spent_on(mine)
-        if budget and spent + cost > budget:
-            if spent_on(each for each in mine if each.name != instead_of) + cost > budget:
-                values = {"spent": spent, "budget": budget, "cost": cost}
-                raise Refused(COST_MESSAGE.format(**values), 409, "cost", **values)
-            mark_stopped("replaced", StackdInstance.account == account.key, StackdInstance.name == instead_of)
-        row.unseen = False
-        db.session.commit()
+    if not row.unseen:
+        return
+    access.lock(account)
+    (mine, _), budget, cost = running(account), settings.number(settings.COST), cost_of(row.fields)
+    occupants = in_the_way(mine, cost, len(mine) + 1, budget)  # it has its place
+    if row.unseen and row.slot is not None and occupants is not None:
+        chosen = making_room(occupants, instead_of)
+        if not chosen:
+            refuse_cost(spent_on(mine), budget, cost)
+        mark_stopped("replaced", StackdInstance.name == chosen[0].name)
+    row.unseen = False
+    db.session.commit()
+
+
+def making_room(occupants: Sequence[StackdInstance], instead_of: str) -> Sequence[StackdInstance]:
+    """Which of these a start may stop: the one that is named, or the oldest if the settings say so."""
+    chosen = [row for row in occupants if row.name == instead_of]
+    return chosen or occupants[: 1 if settings.number(settings.MAKES_ROOM) else 0]
+
+
+def refuse_cost(spent: int, budget: int, cost: int) -> NoReturn:
+    """Refuse a start that would cost more than the account may spend."""
+    db.session.rollback()
+    values = {"spent": spent, "budget": budget, "cost": cost}
+    raise Refused(COST_MESSAGE.format(**values), 409, "cost", **values)
 
 
 def free_places(mine: Sequence[StackdInstance], failed: Sequence[StackdInstance]) -> list[tuple[int, str]]:
