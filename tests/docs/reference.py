@@ -253,19 +253,20 @@ def samples_of(page: str) -> dict[str, str]:
 
 def rendered(page: str, samples: Samples) -> str:
     """The page with its hand-written head and these answers."""
-    lines = []
+    lines: list[str] = []
+    said: dict[str, str] = {}
     for tag in DOCUMENT["tags"]:
         lines += ["", f"## {tag['name']}", "", tag["description"]]
         for one in OPERATIONS:
             if tag["name"] in one.described["tags"]:
-                lines += ["", *_operation(one, samples.get(one.name, ""))]
+                lines += ["", *_operation(one, samples.get(one.name, ""), said)]
     return page.partition(MARK)[0] + MARK + "\n".join(lines) + "\n"
 
 
-def _operation(one: Operation, sample: str) -> list[str]:
+def _operation(one: Operation, sample: str, said: dict[str, str]) -> list[str]:
     lines = [f"### `{one.name}`", "", *_text(one.described)]
-    given = [each for each in one.parameters if each["in"] != "path"]
-    lines += ["", *map(_parameter, given)] if given else []
+    given = _parameters(one, said)
+    lines += ["", *given] if given else []
     lines += [*([] if given else [""]), *_outcomes(one)]
     status, _, text = sample.partition("\n\n")
     shown = text.splitlines()
@@ -291,6 +292,21 @@ def _text(described: Mapping[str, Any]) -> list[str]:
         *([""] if items else []),
         *items,
     ]
+
+
+def _parameters(one: Operation, said: dict[str, str]) -> list[str]:
+    """A line for each parameter; several that an earlier route ``said`` are named in one."""
+    groups: dict[str, dict[str, str]] = {}
+    for each in one.parameters:
+        if each["in"] != "path":
+            line = _parameter(each)
+            groups.setdefault(said.setdefault(line, one.name), {})[f"`{each['name']}`"] = line
+    lines: list[str] = []
+    for route, group in groups.items():
+        anchor = re.sub(r"[^a-z_ -]", "", route.lower()).replace(" ", "-")
+        short = f"- {', '.join(group)}: as in [`{route}`](#{anchor})"
+        lines += [short] if route != one.name and len(group) > 1 else group.values()
+    return lines
 
 
 def _parameter(one: Mapping[str, Any]) -> str:
