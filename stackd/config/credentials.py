@@ -174,7 +174,7 @@ def read_play_secret(draft: Draft, play: PlaySection) -> PlaySection:
     origin = draft.origins["play.secret"] = f"credential {PLAY_SECRET}"
     try:
         texts = [text for _, text in read_keys(current(file))]
-        return PlaySection(url=play.url, secret=SecretStr("\n".join(texts)))
+        return PlaySection(**{**dict(play), "secret": SecretStr("\n".join(texts))})
     except OSError as error:
         draft.mistake(("play", "secret"), f"{origin} cannot be read: {error.strerror}; {ONE_A_LINE}")
     except ValueError as error:  # pydantic's is one, too, and would quote its input

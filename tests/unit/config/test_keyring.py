@@ -172,3 +172,16 @@ def test_tenants_whose_labels_exclude_each_other_are_accepted(load_text: Load) -
     apart = ('event = "a"', 'event = "b"', 'event = "A"', 'Event = "a"', 'event = "c", team = "7"', 'event = "b"')
     text = "".join(tenant(f"key-{number}", labels) for number, labels in enumerate(apart))
     assert len(load_text(text).config.auth.keys) == len(apart) + 1
+
+
+def test_a_play_secret_of_a_credential_leaves_the_other_settings_of_links(tmp_path: Path) -> None:
+    (tmp_path / "play-secret").write_text("0123456789abcdef0123456789abcdef\n")
+    environ = {
+        "STACKD_CLUSTER__MODE": "embedded",
+        "STACKD_AUTH__ENABLED": "false",
+        "STACKD_PLAY__URL": "https://stackd.example",
+        "STACKD_PLAY__HOST_NAME": "your teacher",
+    }
+    play = load(None, environ, credentials_dir=tmp_path).config.play
+    assert (play.url, play.host_name) == ("https://stackd.example", "your teacher")
+    assert play.secret.get_secret_value() == "0123456789abcdef0123456789abcdef"
