@@ -345,8 +345,8 @@ class PlaySection(Section):
 class BackupSection(Section):
     """What `stackd backup` does with a backup that is written."""
 
-    command: Annotated[str, Expects(what="a line for sh", secret=True)] = key(
-        "", 'Takes it to another machine: a line for sh, with the file as "$1"; empty: it stays here.'
+    command: Annotated[SecretStr, Expects(what="a line for sh", secret=True)] = key(
+        SecretStr(""), 'Takes it to another machine: a line for sh, with the file as "$1"; empty: it stays here.'
     )
     timeout: Duration = key(600.0, "How long the command may take.")
 

@@ -33,7 +33,7 @@ def take_away(backup: BackupSection, state: str, file: Path) -> None:
     """Run the command for a backup that is written, and note that it left. Raises StackdError, with the end of the output."""
     failed = f"{file} is written, but has not left this machine: backup.command"
     with tempfile.TemporaryFile() as output:
-        words = [SHELL, "-c", backup.command, "backup.command", str(file.absolute())]
+        words = [SHELL, "-c", backup.command.get_secret_value(), "backup.command", str(file.absolute())]
         process = subprocess.Popen(  # noqa: S603 - the operator's own
             words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )

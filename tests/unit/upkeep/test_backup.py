@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stackd.cli import stackd
+from stackd.config import load
+from stackd.config.settings import settings
 from stackd.errors import StackdError
 from stackd.upkeep.backup import LAST_BYTES, left_at
 from tests.harness import eventually, variables
@@ -40,6 +42,14 @@ def test_the_command_gets_the_file_and_its_success_is_noted(state: Path) -> None
     assert back_up(state, "true").exit_code == 0
     assert left_at(str(state)) >= first
     assert stat.S_IMODE(os.stat(f"{state}.backed-up").st_mode) & 0o077 == 0
+
+
+def test_the_command_is_not_shown_for_it_may_have_a_password(state: Path) -> None:
+    environ = {"STACKD_CLUSTER__MODE": "embedded", "STACKD_BACKUP__COMMAND": "send --password hunter2"}
+    config = load(None, variables(state.parent, "") | environ).config
+    shown = [f"{one.name} = {one.text(config)}" for one in settings() if one.section == "backup"]
+    assert shown[0] == 'backup.command = "…"', "as a reload logs it"
+    assert "hunter2" not in repr(config)
 
 
 def test_a_mark_that_another_user_has_left_is_replaced(state: Path) -> None:
