@@ -281,7 +281,10 @@ CHECK_SECONDS = 0.2
 @client_options
 @output_option("json", "jsonl")
 @click.option(
-    "--is", "role", metavar="ROLE", help="Exit with 1 unless this is the role of the daemon: owner, standby or lapsed."
+    "--is",
+    "role",
+    type=click.Choice(["owner", "lapsed", "standby", "lost", "released"]),
+    help="Exit with 1 unless this is the role of the daemon.",
 )
 def owner(client: Client, output: str | None, role: str | None) -> None:
     """Show who owns the stacks, and the role of the daemon at this address."""

@@ -64,6 +64,7 @@ async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_
     assert (await two.metric("stackd_owner"), await one.metric("stackd_owner")) == (0, 1)
     assert "this stackd is standby" in await asyncio.to_thread(run, two, "owner", "--is", "owner", code=1)
     await asyncio.to_thread(run, one, "owner", "--is", "owner")
+    assert "'standby'" in await asyncio.to_thread(run, one, "owner", "--is", "Owner", code=2)
     assert await one.pods_and_services() == before
     assert two.counts.total("create", "services") == 2, "one asked for the port range, and one for the stack"
     stood = (await lease_of(one))["spec"]["holderIdentity"]
