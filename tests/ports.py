@@ -6,6 +6,7 @@ import itertools
 import os
 import secrets
 import socket
+from collections.abc import Iterator
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw")) % 10
 OURS = range(20_000 + 1000 * WORKER, 21_000 + 1000 * WORKER)
@@ -13,7 +14,7 @@ OURS = range(20_000 + 1000 * WORKER, 21_000 + 1000 * WORKER)
 of one run of the tests are its own."""
 
 _FIRST = secrets.randbelow(len(OURS))
-_IN_TURN = itertools.cycle([*OURS[_FIRST:], *OURS[:_FIRST]])
+_IN_TURN: Iterator[int] = itertools.cycle([*OURS[_FIRST:], *OURS[:_FIRST]])
 
 OWN_LOOPBACK = f"127.{64 + (os.getpid() >> 16) % 128}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 """The node ports of another run of the tests answer at another address."""
