@@ -97,7 +97,7 @@ class Tasks:
             self._services.clear()
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.wait(running)  # unlike gather, it lets the callbacks of what has ended already run first
         self.failure.cancel()
 
     def fail(self, name: str, error: BaseException | None) -> None:

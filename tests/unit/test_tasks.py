@@ -65,6 +65,16 @@ async def test_a_defect_in_a_background_task_is_raised_to_its_caller(tasks: Task
     assert not tasks.failure.done()
 
 
+@pytest.mark.timeout(20)
+async def test_a_stop_ends_though_all_tasks_have_ended_in_the_same_turn_of_the_loop() -> None:
+    tasks = Tasks()
+    ended = tasks.spawn("count", asyncio.sleep(0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ended.done()
+    await tasks.stop()
+
+
 @pytest.mark.parametrize("at_that_moment", [False, True])
 async def test_a_defect_in_a_task_whose_caller_has_left_ends_the_process(tasks: Tasks, at_that_moment: bool) -> None:
     go_on = asyncio.Event()
