@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -76,10 +76,10 @@ def helpers() -> list[Users]:
     return [user for user in found if key_of(user) in keys]
 
 
-def named(model: Any, names: Iterable[str]) -> list[Any]:
+def named(model: Any, names: Collection[str]) -> list[Any]:
     """The users or teams with these names. Raises Refused for a name that nobody has, or several."""
     found = defaultdict(list)
-    for owner in model.query.all():
+    for owner in model.query.filter(model.name.in_(names)):
         found[owner.name].append(owner)
     for name in names:
         if len(found[name]) != 1:

@@ -68,15 +68,10 @@ def trouble(stack: Mapping[str, Any]) -> Mapping[str, Any]:
     return {} if stack.get("status") == "creating" else stack.get("problem") or {}
 
 
-def failed_member(stack: Mapping[str, Any]) -> str:
-    """The member that stackd's sentence about the stack names; "" for the first pod."""
-    message, names = stack.get("status_message") or "", [each["name"] for each in stack.get("members") or ()]
-    return next((name for name in names if message.startswith((f"member {name}:", f"container {name}/"))), "")
-
-
-def member(detail: str) -> str:
-    """The member of a stack of several pods that its reason is about: ``Error: container db/app ended …``; "" for the first."""
-    found = re.match(r"\w+: (?:container ([a-z0-9-]+)/|member ([a-z0-9-]+): )", detail)
+def member(message: str) -> str:
+    """The member of a stack of several pods that stackd's message is about, with or without its reason before it:
+    ``Error: container db/app ended …``; "" for the first pod."""
+    found = re.match(r"(?:\w+: )?(?:container ([a-z0-9-]+)/|member ([a-z0-9-]+): )", message)
     return (found[1] or found[2]) if found else ""
 
 

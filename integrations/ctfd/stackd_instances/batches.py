@@ -143,18 +143,21 @@ def note(batch_id: int, job: str | None, once: str, reply: Reply) -> None:
         batch.job = reply.data.get("job_id")
         db.session.commit()
     else:
+        left = {name for (name,) in db.session.query(StackdInstance.name).filter_by(batch=batch_id)}
         for result in reply.data.get("results") or []:
+            if (name := (result.get("labels") or {}).get("instance")) not in left:  # it was noted before
+                continue
             if result["outcome"] == "done":
-                _note_created(batch_id, result)
+                _note_created(batch_id, name, result)
             elif result["outcome"] in ("failed", "not_found"):
-                _release(batch_id, StackdInstance.name == result["labels"]["instance"])
+                _release(batch_id, StackdInstance.name == name)
         if reply.data.get("status") in ("completed", "failed"):
             _release(batch_id)
 
 
-def _note_created(batch_id: int, result: dict[str, Any]) -> None:
+def _note_created(batch_id: int, name: str, result: dict[str, Any]) -> None:
     # Written before it is read, as in ``settle``.
-    query = StackdInstance.query.filter_by(name=result["labels"]["instance"])
+    query = StackdInstance.query.filter_by(name=name)
     if query.filter_by(batch=batch_id).update({"batch": None}, synchronize_session=False):
         row = query.one()
         row.stack_id = result["stack_id"]

@@ -154,11 +154,10 @@ class Worker:
                 note_problem("read the stacks", reply)
                 return
             by_id = {stack["stack_id"]: stack for stack in stacks if isinstance(stack, dict) and "stack_id" in stack}
-            seen, self._seen = self._seen, {}
             look_at = {
                 row_id
                 for row_id, stack_id in before.items()
-                if all_of_them or seen.get(stack_id) != by_id.get(stack_id)
+                if all_of_them or self._seen.get(stack_id) != by_id.get(stack_id)
             }
             self._seen = {stack_id: by_id.get(stack_id) for row_id, stack_id in before.items() if row_id not in look_at}
             for row in StackdInstance.query.filter(StackdInstance.id.in_(look_at), StackdInstance.todo.is_(None)):
@@ -227,7 +226,7 @@ class Worker:
 
     def _keep_log(self, stackd: Stackd, row_id: int, stack: dict[str, Any]) -> None:
         """Note the last lines of the pod of a stack that has failed, for organisers."""
-        stack_id, member = stack["stack_id"], answers.failed_member(stack)
+        stack_id, member = stack["stack_id"], answers.member(stack.get("status_message") or "")
         query = [("tail", LINES), *([("member", member)] if member else [])]
         lines = stackd.call("GET", f"/stacks/{stack_id}/logs", query=query).data.get("text")
         if lines:
