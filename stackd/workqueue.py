@@ -94,8 +94,8 @@ class WorkQueue(Generic[K]):
         """Have the key worked on, ``delay`` seconds from now; if it already waits, at the earlier of the two times.
 
         A key that waits after a failure keeps its time, unless ``reset``: then the cause of the failure may be over, and
-        the delays begin anew. A key that is being worked on is worked on once more afterwards, after ``AGAIN_SECONDS`` unless
-        ``reset``.
+        the next delay is the first one again. A key that is being worked on is worked on once more afterwards, after
+        ``AGAIN_SECONDS`` unless ``reset``.
         """
         now = self._loop.time()
         at = now + delay

@@ -220,9 +220,8 @@ class _Setup:
             for document, change in changes:
                 try:
                     await admin.apply(document)
-                except (
-                    StackdError
-                ) as error:  # what follows from a refusal, such as a missing namespace, is handed over, too
+                except StackdError as error:
+                    # What follows from a refusal, such as a missing namespace, is handed over, too.
                     if not (refused or isinstance(error, ClusterRefused)):
                         raise
                     refused.append(f"{change}: {error.detail or error}")

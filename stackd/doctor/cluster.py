@@ -175,9 +175,8 @@ async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Findi
 
 async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     kinds = kinds_of(config.routes)
-    with suppress(ConfigError):  # another check says what is wrong with them
-        if any(one.spec.members for one in all_templates(config).values()):
-            kinds = (*kinds, NETWORK_POLICIES)
+    if _most_members(config):
+        kinds = (*kinds, NETWORK_POLICIES)
     wide, routes = config.cluster.rights == "cluster", config.routes
     wanted = list(asks(config.stacks.namespace, config.cluster.instance, kinds, routes.served_by, cluster=wide))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
@@ -222,7 +221,7 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
 async def _admission(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     """Whether nobody else writes what stackd believes: its labels, its records, and who has written a template."""
     about, namespace = "admission", config.stacks.namespace
-    if cluster.target.any_node is not None:
+    if not cluster.reads_nodes:
         return [warn(about, f"not looked up ({NAMESPACE_ONLY}); without its policy, {UNGUARDED.format(namespace)}")]
     try:
         policy, binding = await cluster.admission_policy()
@@ -239,13 +238,18 @@ async def _admission(cluster: Cluster, config: Config, size: Size) -> list[Findi
 
 def _members(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:
     """Whether nobody but its own stack reaches a member."""
-    with suppress(ConfigError):  # another check says what is wrong with the templates
-        if most := max((len(one.spec.members) for one in all_templates(config).values()), default=0):
-            for name in reach_members(policies, config.cluster.instance):
-                text = f"NetworkPolicy {name} lets others reach the members of stacks"
-                yield fail(
-                    "policies", text, f"leave them out of its podSelector, as `stackd manifests --members {most}` does"
-                )
+    if most := _most_members(config):
+        for name in reach_members(policies, config.cluster.instance):
+            text = f"NetworkPolicy {name} lets others reach the members of stacks"
+            remedy = f"leave them out of its podSelector, as `stackd manifests --members {most}` does"
+            yield fail("policies", text, remedy)
+
+
+def _most_members(config: Config) -> int:
+    """How many members a template has at most; another check says what is wrong with templates that cannot be read."""
+    with suppress(ConfigError):
+        return max((len(one.spec.members) for one in all_templates(config).values()), default=0)
+    return 0
 
 
 def _template_egress(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:
@@ -281,7 +285,7 @@ def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: 
 
 async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     listed, about = await cluster.list_nodes(), "nodes"
-    if cluster.target.any_node is not None:
+    if not cluster.reads_nodes:
         findings = [warn(about, f"not read ({NAMESPACE_ONLY}): {COST}")]
         if ANY not in config.stacks.public_ips:
             text = 'stacks.public_ips has no "*": stacks on nodes that it does not name have node_public_ip: null'
@@ -330,7 +334,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     by_node = nodes.by_nodes([nodes.fits(nodes.free_of(node), need) for node in usable])
     scarce = nodes.NODES if by_node.why == nodes.NODES else f"{nodes.NODES}, {by_node.why.replace('_', '-')}"
     bounds = [
-        *([(by_node.stacks, scarce)] if cluster.target.any_node is None else []),
+        *([(by_node.stacks, scarce)] if cluster.reads_nodes else []),
         *((one.stacks, f"quota {one.why.replace(': ', ', ')}") for one in nodes.by_quotas(quotas, need, unused=False)),
         (len(stacks.node_ports), "node ports"),
         *([(limit, "limits.max_stacks")] if limit else []),

@@ -225,6 +225,11 @@ class Cluster:
         policy, binding = [await self.get_or_none(KubeRequest(verb="get", resource=kind, name=name)) for kind in kinds]
         return policy, binding
 
+    @property
+    def reads_nodes(self) -> bool:
+        """Whether stackd has rights in the cluster, and not only in the namespace of the stacks."""
+        return self.target.any_node is None
+
     async def list_nodes(self) -> list[NodeState]:
         """All nodes, or the one that stands for them."""
         if self.target.any_node is not None:

@@ -81,9 +81,7 @@ def capacity(context: Context, need: StackResources) -> contract.Capacity:
     return contract.Capacity(
         fits=bounds[limited_by],
         limited_by=limited_by,
-        nodes={
-            name: min(fitting[name].values()) for name in sorted(fitting) if context.cluster.target.any_node is None
-        },
+        nodes={name: min(fitting[name].values()) for name in sorted(fitting)} if context.cluster.reads_nodes else {},
         quota=None if quota is None else quota.stacks,
         quota_limited_by="" if quota is None else quota.why,
         quota_seen_at=seen_at,

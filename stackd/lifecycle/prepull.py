@@ -50,7 +50,7 @@ class PrePulls:
         """Each image on each node that is to have it, with the first template that has it; adjacent entries are on different
         nodes."""
         context = self._context
-        known = context.mirror.nodes.values() if context.cluster.target.any_node is None else ()
+        known = context.mirror.nodes.values() if context.cluster.reads_nodes else ()
         names = sorted(node.name for node in nodes.eligible(context.config, known))
         return {
             ImageOnNode(node=node, image=image): template

@@ -78,15 +78,7 @@ def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
         return "; ".join([f"standby: {ownership.standby.removesuffix(STANDS_BY)}", *needs]), []
     reasons = context.gate.why_not_ready()
     remarks = nodes.remarks(context.config, [*mirror.nodes.values()]) if mirror.synced else []
-    able, all_ = len(nodes.eligible(context.config, mirror.nodes.values())), len(mirror.nodes)
-    taking = (
-        "nodes not read"
-        if context.cluster.target.any_node
-        else _count(all_, "node")
-        if able == all_
-        else f"{able} of {_count(all_, 'node')} take stacks"
-    )
-    counts = f"{_count(len(context.store.assigned), 'stack')}, {taking}"
+    counts = f"{_count(len(context.store.assigned), 'stack')}, {_taking(context)}"
     if not mirror.synced:
         parts = reasons
     elif reasons:
@@ -101,6 +93,15 @@ def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
         away = _coarse(context.clock.monotonic() - since)
         parts.append(f"Kubernetes away for {away}: {mirror.last_error or 'no connection'}")
     return "; ".join(parts), remarks
+
+
+def _taking(context: Context) -> str:
+    """How many nodes take stacks."""
+    if not context.cluster.reads_nodes:
+        return "nodes not read"
+    found = context.mirror.nodes.values()
+    able, number = len(nodes.eligible(context.config, found)), _count(len(found), "node")
+    return number if able == len(found) else f"{able} of {number} take stacks"
 
 
 def _count(number: int, what: str) -> str:

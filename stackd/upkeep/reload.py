@@ -87,13 +87,13 @@ class Reloader:
     async def run(self) -> None:
         """The service that reloads, and polls the key file and what the kubelet mounts."""
         while True:
-            if await set_within(self.wanted, KEY_FILE_SECONDS) or self._is_mounted_anew():
+            if await set_within(self.wanted, KEY_FILE_SECONDS) or self._is_mount_replaced():
                 self.wanted.clear()
                 await self.reload()
             else:
                 await self._check_key_file()
 
-    def _is_mounted_anew(self) -> bool:
+    def _is_mount_replaced(self) -> bool:
         """Whether the kubelet has replaced the files of ConfigMap and Secret in ``mount``, which it does by one link. The first
         time that is true: they may have changed since the configuration was read."""
         before = self._mounted
