@@ -80,6 +80,8 @@ def taken(at: Harness) -> int:
 async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> set[str]:
     """The ids of the stacks that wait in the template's pool, once it is full."""
     await until(lambda: entry(at, name), lambda seen: seen["ready"] == size == len(ids(at, name)))
+    queue = at.daemon.context.loop.queue
+    await eventually(lambda: not any(one in queue for one in ids(at, name)))  # what is being worked on is not assigned
     return ids(at, name)
 
 
