@@ -263,7 +263,7 @@ async def attempt(
     """
     if call.fenced and contact.lost:
         raise contact.error()
-    sent, silent = contact.now(), ClusterTimeout(f"Kubernetes did not answer within {seconds:.1f} s", detail=through)
+    sent = contact.now()
     try:
         async with asyncio.timeout(min(seconds, fence.left) if call.fenced else seconds) as limit:
             # Requests for the Lease have their own timeout, and go on when the contact is lost: they show when it is back.
@@ -275,6 +275,7 @@ async def attempt(
             fence.require()
         if contact.lost:
             raise contact.error() from exc
+        silent = ClusterTimeout(f"Kubernetes did not answer within {seconds:.1f} s", detail=through)
         if not call.asks_node:
             contact.failed(sent, str(silent))
         raise silent from exc
