@@ -28,7 +28,8 @@ from tests.raw import connected, everything, say
 CRLF = b"\r\n"
 AUTH = b"X-API-KEY: " + KEY.encode() + CRLF
 AT_ONCE = 250
-pytestmark = pytest.mark.stackd(limits__slow_client_timeout="300ms")
+#: For tests that wait until stackd ends a connection; others send more than a busy machine may take in that time.
+SLOW = pytest.mark.stackd(limits__slow_client_timeout="300ms")
 
 
 def statuses(answer: bytes) -> list[int]:
@@ -172,6 +173,7 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return parsed
 
 
+@SLOW
 async def test_the_rest_of_a_refused_body_in_chunks_is_not_parsed(at: Harness, chunks: list[int]) -> None:
     head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = await say(at, head + b"1\r\nz\r\n" * 200_000)
@@ -250,6 +252,7 @@ async def test_a_packed_body_is_a_415(at: Harness, unpacked: list[object]) -> No
     assert (await at.call("GET", "/healthz", headers={"Content-Encoding": "gzip"})).status == 200, "there is no body"
 
 
+@SLOW
 async def test_a_packed_body_without_a_key_is_a_401(at: Harness, unpacked: list[object]) -> None:
     head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"
     for more, status in ((b"", b"401"), (b"X-API-KEY: sk-wrong\r\n", b"401"), (AUTH, b"415")):
@@ -267,6 +270,7 @@ async def test_a_packed_body_without_a_key_is_a_401(at: Harness, unpacked: list[
 GOOD = b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF
 
 
+@SLOW
 async def test_who_trickles_or_sends_nothing_more_is_cut_off(at: Harness) -> None:
     for begin, more, answered in (
         (b"GET /healthz HTTP/1.1\r\n", b"X-A: a\r\n", []),
@@ -283,6 +287,7 @@ async def test_who_trickles_or_sends_nothing_more_is_cut_off(at: Harness) -> Non
             assert statuses(closed.result()) == answered
 
 
+@SLOW
 async def test_an_answer_that_is_not_read_does_not_wait_for_ever(at: Harness) -> None:
     await asyncio.gather(*(at.create() for _ in range(60)))
     with socket.create_connection(("127.0.0.1", at.port)) as client:
@@ -383,6 +388,7 @@ async def well(at: Harness) -> bool:
     return (await at.call("GET", "/healthz")).status == 200
 
 
+@SLOW
 async def test_junk_behind_an_answered_request_is_a_400(at: Harness) -> None:
     assert statuses(await say(at, GOOD * 100)) == [200] * 100
     async with connected(at) as (reader, writer):
@@ -410,6 +416,7 @@ BODIES = [
 ]  # fmt: skip
 
 
+@SLOW
 async def test_noise_leaves_nothing_behind(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     noise = random.Random(5)
     await flood(at, noise, 250)
