@@ -240,14 +240,26 @@ class Mirror:
 
     # ---- what else is known of the cluster
 
-    def saw(self, state: State) -> None:
+    def version(self, resource: str) -> str:
+        """The resourceVersion up to which the watch has reported what happened; empty before its first list."""
+        return (self.health_by_kind.get(resource) or self.extra_health[resource]).version
+
+    def saw(self, state: State, since: str = "") -> None:
         """An answer of the API server to stackd's own change: the copy need not wait for the watch.
 
-        One that is older than what the watch has reported is ignored: the object may be gone by now.
+        One that is older than what the watch has reported is ignored: the object may be gone by now. But if the copy lacks
+        the object, and the request has changed nothing of it (it is not newer than ``since``, the watch's version before
+        the request), then the watch was wrong, and no event follows: the object is stored, and the list is read again.
         """
         health = self.health_by_kind.get(state.resource) or self.extra_health[state.resource]
-        if self._is_ours(state) and not is_older(getattr(state, "resource_version", ""), health.version):
+        version = getattr(state, "resource_version", "")
+        if not self._is_ours(state):
+            return
+        if not is_older(version, health.version):
             self._store(state, own=True)
+        elif since and not is_older(since, version) and self.find(state.resource, state.name) is None:
+            self._store(state, own=True)
+            health.list_again()
 
     def gone(self, state: State, *, own: bool = True) -> None:
         """The object is gone: the API server has confirmed it, or (not ``own``) the watch reports it."""

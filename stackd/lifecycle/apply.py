@@ -140,6 +140,7 @@ async def _create_pod(context: Context, stack: Stack, change: Change, wanted: Wa
 
 
 async def _create_template_pod(context: Context, wanted: WantedTemplatePod) -> None:
+    since = context.mirror.version(PODS)
     try:
         pod: TemplatePod | None = await context.cluster.create(TEMPLATE_PODS, wanted.manifest)
     except ObjectExists:  # perhaps made by an earlier try, whose answer was lost
@@ -147,7 +148,7 @@ async def _create_template_pod(context: Context, wanted: WantedTemplatePod) -> N
     if pod is None or pod.instance != context.cluster.instance:
         raise ClusterUnavailable(f"the pod {wanted.name} is not stackd's: delete it, or have it renamed")
     crash_point("template_pod.created")
-    context.mirror.saw(pod)
+    context.mirror.saw(pod, since)
 
 
 async def _label_pod(context: Context, stack: Stack, change: Change, wanted: WantedPod) -> None:
@@ -242,7 +243,7 @@ async def _write_service(context: Context, stack: Stack, change: Change, wanted:
     if a policy changes the Service.
     """
     creation = context.creates.get(stack.stack_id)
-    before = context.mirror.services.get(change.name)
+    before, since = context.mirror.services.get(change.name), context.mirror.version(SERVICES.resource)
     context.memory.forget_gone(stack.stack_id, (SERVICES.resource, change.name))
     if change.verb is Verb.PATCH:
         if (patched := await _write_expiry(context, stack, change, wanted)) is None:
@@ -253,7 +254,7 @@ async def _write_service(context: Context, stack: Stack, change: Change, wanted:
     if creation is not None:
         creation.timer.lap("service")
     crash_point("service.written")
-    context.mirror.saw(service)
+    context.mirror.saw(service, since)
     if stack.accepted and not stack.spare and service.uid != stack.service_uid:
         await context.store.stacks.set_service(stack.stack_id, service.uid)
         stack_log(log, stack.stack_id).info("its Service was created again")
@@ -343,14 +344,14 @@ async def _send_service(
 
 
 async def _write_route(context: Context, stack: Stack, change: Change, wanted: WantedRoute) -> None:
-    kind = ROUTES[wanted.resource]
+    kind, since = ROUTES[wanted.resource], context.mirror.version(wanted.resource)
     context.memory.forget_gone(stack.stack_id, (wanted.resource, wanted.name))
     if change.verb is Verb.CREATE:
         route = await context.cluster.create(kind, wanted.manifest)
     else:
         route = await context.cluster.create_or_update(kind, wanted.manifest)
     crash_point("route.written")
-    context.mirror.saw(route)
+    context.mirror.saw(route, since)
 
 
 # ---- removals

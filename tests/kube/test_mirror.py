@@ -162,6 +162,21 @@ async def test_an_answer_that_the_watch_has_overtaken_changes_nothing(cluster: C
         assert changes_of_pods(changes)[-1] == ("b", "came")
 
 
+async def test_an_unchanged_object_that_the_watch_has_reported_gone_is_stored_and_listed_again(
+    cluster: Cluster, wire: Wire
+) -> None:
+    """The answer to a request that has changed nothing has the object's old version, and no event follows."""
+    wire.watch("pods", then(("ADDED", pod("a", version=102)), ("DELETED", pod("a", version=104))))
+    async with mirroring(cluster) as (mirror, _):
+        await until(lambda: mirror.health_by_kind["pods"].version == "104")
+        answer = pod_state(pod("a", version=102))
+        mirror.saw(answer, "101")
+        assert not mirror.pods, "it was created by this request, and is gone again"
+        mirror.saw(answer, mirror.version("pods"))
+        assert mirror.pods.keys() == {"a"}
+        await until(lambda: len(wire.asked("GET", PODS_PATH, watch=False)) == 2)
+
+
 @pytest.mark.parametrize("unverified", [False, True])
 async def test_what_a_late_watch_reports_of_an_object_that_stackd_has_removed_is_outdated(
     cluster: Cluster, wire: Wire, *, unverified: bool
