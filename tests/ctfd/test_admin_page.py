@@ -157,6 +157,26 @@ async def test_a_helper_sees_restarts_and_extends_and_nothing_else(ctfd: Ctfd, s
     assert (await tom.call("GET", f"{API}/instances"))[0] == 403
 
 
+async def test_what_cannot_be_read_is_refused_and_changes_nothing(ctfd: Ctfd, stackd: Harness) -> None:
+    tom = await ctfd.player("tom")
+    for method, path, body in (
+        ("POST", "instances", []),
+        ("POST", "instances", {"action": "stop", "names": 5}),
+        ("POST", "instances", {"action": "stop", "filter": "all"}),
+        ("POST", "batches", "all"),
+        ("POST", "check", []),
+        ("PATCH", "settings", []),
+        ("PATCH", "settings", {"stackd_helpers": "tom", "stackd_starts_per_minute": "many"}),
+        ("PATCH", "settings", {"stackd_starts_per_minute": 7, "stackd_url": "nowhere"}),
+    ):
+        status, answer = await ctfd.admin.call(method, f"{API}/{path}", body)
+        assert (status, answer["code"]) == (400, "refused"), (method, path, body)
+    assert (await tom.call("GET", f"{API}/instances"))[0] == 403, "tom is no helper"
+    async with ctfd.admin.session.get("/admin/stackd") as answer:
+        page = await answer.text()
+    assert not re.search(r'name="stackd_starts_per_minute"[^>]* value="7"', page)
+
+
 async def test_every_route_of_the_page_says_who_may_use_it() -> None:
     """A new route is the organisers' own, or named among those of helpers."""
     texts = [(PLUGIN / name).read_text() for name in ("admin.py", "health.py")]

@@ -143,6 +143,14 @@ def listed(row, organises):
     }
 
 
+def texts(wanted, name):
+    """The list of texts that the request has under this name. Raises Refused for anything else."""
+    found = wanted.get(name) or []
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise Refused(f"{name}: send a list of texts.", 400)
+    return found
+
+
 @blueprint.route(f"{API}/instances", methods=["POST"])
 @for_helpers
 def act():
@@ -150,10 +158,12 @@ def act():
 
     A restart takes the newest version of the template.
     """
-    wanted = request.get_json()
+    wanted = routes.body()
     action = wanted.get("action")
-    names = [str(name) for name in wanted.get("names") or []]
+    names = texts(wanted, "names")
     if "filter" in wanted:
+        if not isinstance(wanted["filter"], dict):
+            raise Refused("filter: send a JSON object.", 400)
         names = [row.name for row in chosen(wanted["filter"])[0]]
     amount = str(wanted.get("by") or "")
     if action not in ("stop", "extend", "restart"):
@@ -187,7 +197,7 @@ def _act(names, action, amount):
 @for_admins
 def make():
     """Make instances of a ``challenge`` beforehand, for the ``accounts`` of these names, or all; ``ttl``: how long they live."""
-    wanted = request.get_json()
+    wanted = routes.body()
     challenge = StackdChallenge.query.filter_by(stackd_key=str(wanted.get("challenge") or "")).first()
     if challenge is None:
         raise Refused("Choose a challenge.", 400)
@@ -197,7 +207,7 @@ def make():
             recipe.seconds(ttl, "Time to live")
     except ValueError as error:
         raise Refused(str(error), 400) from error
-    names = [name.strip() for name in wanted.get("accounts") or [] if name.strip()]
+    names = [name.strip() for name in texts(wanted, "accounts") if name.strip()]
     count, skipped = batches.begin(challenge, access.players(names), ttl)
     current_app.stackd_worker.wake()
     return jsonify({"success": True, "data": {"count": count, "skipped": skipped}})
@@ -238,24 +248,22 @@ def after_reset(response):
 @blueprint.route(f"{API}/settings", methods=["PATCH"])
 @for_admins
 def change():
-    wanted = request.get_json()
-    helpers = [name.strip() for name in str(wanted.get(settings.HELPERS) or "").splitlines() if name.strip()]
-    keys = [access.key_of(user) for user in access.named(Users, helpers)]
+    wanted, new = routes.body(), {}
     if settings.HELPERS in wanted:
-        set_config(settings.HELPERS, " ".join(keys))
+        lines = map(str.strip, str(wanted[settings.HELPERS] or "").splitlines())
+        new[settings.HELPERS] = " ".join(map(access.key_of, access.named(Users, [line for line in lines if line])))
     for name, (_, least, most) in settings.NUMBERS.items():
         if name in wanted:
             if not str(wanted[name]).isdecimal() or not least <= int(wanted[name]) <= most:
                 raise Refused(f"Write a number from {least} to {most}.", 400)
-            set_config(name, int(wanted[name]))
+            new[name] = int(wanted[name])
     for name in settings.ENVIRONMENT:
-        if wanted.get(name) and settings.fixed(name):
-            raise Refused(settings.fixed(name), 400)
-    url = str(wanted.get(settings.URL) or "").strip()
-    if url:
-        if not url.startswith(("http://", "https://")):
-            raise Refused("The address begins with http:// or https://.", 400)
-        set_config(settings.URL, url)
-    if wanted.get(settings.KEY):
-        set_config(settings.KEY, str(wanted[settings.KEY]).strip())
+        if value := str(wanted.get(name) or "").strip():
+            if settings.fixed(name):
+                raise Refused(settings.fixed(name), 400)
+            new[name] = value
+    if not new.get(settings.URL, "http://").startswith(("http://", "https://")):
+        raise Refused("The address begins with http:// or https://.", 400)
+    for name, value in new.items():
+        set_config(name, value)
     return jsonify({"success": True, "data": None})

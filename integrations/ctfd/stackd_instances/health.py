@@ -12,7 +12,7 @@ from CTFd.cache import cache
 from CTFd.models import db
 from flask import jsonify, request
 
-from . import answers, challenge, instances, recipe, settings
+from . import answers, challenge, instances, recipe, routes, settings
 from .access import Refused
 from .admin import API, blueprint, chosen, for_admins, for_helpers, state
 from .models import StackdChallenge
@@ -58,7 +58,7 @@ def templates():
 @for_admins
 def write_template(name):
     """Send a template's YAML to stackd; its mistakes come back with their lines."""
-    text = str((request.get_json() or {}).get("text") or "")
+    text = str(routes.body().get("text") or "")
     stackd = settings.stackd()
     db.session.remove()
     reply = stackd.call("PUT", f"/templates/{quote(name, safe='')}", text, kind="application/yaml")
@@ -75,7 +75,7 @@ def write_template(name):
 def check():
     """What would go wrong with the form of a challenge, in sentences."""
     try:
-        form = challenge.checked(request.get_json() or {}, challenge.DEFAULTS)
+        form = challenge.checked(routes.body(), challenge.DEFAULTS)
         fields = {**challenge.DEFAULTS, **form, "name": "this challenge"}
     except ValueError as error:
         return jsonify({"success": True, "data": [str(error)]})

@@ -48,6 +48,14 @@ def answer_error(sentence, status, code, **values):
     return jsonify({"success": False, "errors": {"": [sentence]}, "code": code, "values": values}), status
 
 
+def body():
+    """The JSON object of the request; without one, an empty one. Raises Refused for other JSON."""
+    wanted = request.get_json(silent=True)
+    if not isinstance(wanted, dict | None):
+        raise Refused("Send a JSON object.", 400)
+    return wanted or {}
+
+
 def answer(row, account, challenge_id=None, **said):
     data = {**NONE, "challenge_id": challenge_id} if row is None else instances.shown(row)
     challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
@@ -104,7 +112,7 @@ def look(challenge_id):
 @blueprint.route(f"{API}/challenges/<int:challenge_id>", methods=["POST"])
 def start(challenge_id):
     account = access.account()
-    wanted = request.get_json(silent=True) or {}
+    wanted = body()
     challenge = access.startable(challenge_id)
     if why := access.closed(challenge):
         raise Refused(why["problem"]["player_message"], 409, why["problem"]["key"])
