@@ -219,8 +219,9 @@ async def test_what_a_visitor_of_an_open_link_reads_out_finds_the_broken_instanc
         await board.button("Players").click()
         await board.find().fill(read_out.lower())
         rows = board.page.locator("#roster tbody tr")
-        await expect(rows).to_contain_text([f"Workshop {read_out}"])
-        await expect(rows).to_contain_text(["OOMKilled"])
+        # The four characters may be in the id of another player's link, too.
+        await expect(rows.filter(has_text=f"Workshop {read_out}")).to_contain_text(["OOMKilled"])
+        assert await rows.count() <= 2
 
 
 @pytest.mark.parametrize(
