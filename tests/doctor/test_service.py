@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 from pathlib import Path
 
 import pytest
@@ -56,9 +55,7 @@ REFUSED = "ready: 0 stacks, 1 node; the last reload was refused: config.toml:1; 
         *(
             ("it is read-only", FAILED | {"ActiveState": active, "SubState": sub}, [(FAIL, TRIES)])
             for active, sub in (
-                ("activating", "auto-restart"), ("activating", "auto-restart-queued"), ("activating", "start"),
-                ("deactivating", "final-sigterm"), ("inactive", "dead-before-auto-restart"),
-                ("failed", "failed-before-auto-restart"),
+                ("activating", "auto-restart"), ("deactivating", "final-sigterm"), ("inactive", "dead-before-auto-restart"),
             )
         ),
     ],
@@ -74,23 +71,6 @@ def config(folder: Path, **settings: str) -> Config:
     return load(None, environment | {"STACKD_STATE__PATH": str(folder / "stackd.db")} | settings).config
 
 
-def test_state_of_another_user_is_found_with_the_command_that_mends_it(
-    tmp_path: Path,
-) -> None:
-    for name in ("stackd.db", "stackd.db-wal", "stackd.db.lock", "other"):
-        (tmp_path / name).touch()
-    me = pwd.getpwuid(os.getuid()).pw_name
-    assert list(service.owners(config(tmp_path), unit(User=me))) == []
-    other = "nobody" if me != "nobody" else "root"
-    (finding,) = service.owners(config(tmp_path), unit(User=other))
-    assert finding.level is Level.FAIL
-    files = " ".join(str(tmp_path / name) for name in ("stackd.db", "stackd.db-wal", "stackd.db.lock"))
-    assert finding.advice == f"chown {other}: {tmp_path} {files}"
-    assert f"{tmp_path}/stackd.db ({me})" in finding.what
-    (finding,) = service.owners(config(tmp_path), unit(User="nobody-at-all"))
-    assert "there is no such user" in finding.what
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can find out what others may read")
 def test_a_file_that_the_services_user_cannot_read_is_found(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents[:-2]):
@@ -102,7 +82,6 @@ def test_a_file_that_the_services_user_cannot_read_is_found(tmp_path: Path) -> N
     keys.write_text("sk-0123456789abcdef")
     named = config(tmp_path, STACKD_AUTH__KEY_FILE=str(keys))
     (finding,) = service.unreadable(named, written, unit())
-    assert (finding.level, f"nobody, the service's user, cannot read {keys}" in finding.what) == (Level.FAIL, True)
-    assert f"chmod 640 {keys}" in finding.advice
+    assert (finding.level, f"chmod 640 {keys}" in finding.advice) == (Level.FAIL, True)
     keys.chmod(0o644)
     assert list(service.unreadable(named, written, unit())) == []

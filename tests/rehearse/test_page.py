@@ -29,4 +29,3 @@ async def test_no_text_of_others_becomes_markup_on_the_page() -> None:
     text = page(Outcome(rehearsal, []))
     assert "<img" not in text
     assert "&lt;img src=" in text
-    assert not any(word in text for word in ("<script src", "<link", "@import", "url("))
