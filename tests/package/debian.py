@@ -28,12 +28,8 @@ def why_not() -> str:
 def build(folder: Path) -> Ran:
     """Run ``make deb``."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
-    return ran("make", "--no-print-directory", "-C", str(ROOT), "deb", f"DIST={folder}", env=environment)
-
-
-def ran(*command: str, env: dict[str, str] | None = None) -> Ran:
-    """Run a command and return its result."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
+    command = ("make", "--no-print-directory", "-C", str(ROOT), "deb", f"DIST={folder}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
 
 

@@ -33,26 +33,15 @@ def read(path: str) -> Callable[[], object]:
     return lambda: Path(path).read_bytes()
 
 
-def set_uid_bit() -> None:
-    program = STATE / "program"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o4755)
+def program(mode: int) -> Path:
+    path = STATE / "program"
+    path.write_text("#!/bin/sh\nexit 0\n")
+    path.chmod(mode)
+    return path
 
 
-def run_own_program() -> None:
-    program = STATE / "own"
-    program.write_text("#!/bin/sh\nexit 0\n")
-    program.chmod(0o755)
-    subprocess.run([str(program)], check=True)
-
-
-def others() -> None:
-    seen = [
-        entry
-        for entry in os.listdir("/proc")
-        if entry.isdecimal() and Path(f"/proc/{entry}").stat().st_uid != os.getuid()
-    ]
-    if not seen:
+def see_other_processes() -> None:
+    if all(Path(f"/proc/{one}").stat().st_uid == os.getuid() for one in os.listdir("/proc") if one.isdecimal()):
         raise PermissionError("no other process is to be seen")
 
 
@@ -65,7 +54,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "read the credential's source": read("/etc/stackd/api-key"),
     "list home directories": lambda: os.listdir("/root"),
     "read the journal's files": lambda: os.listdir("/var/log/journal"),
-    "see other processes": others,
+    "see other processes": see_other_processes,
     "signal the manager": lambda: os.kill(1, 0),
     "trace the manager": lambda: succeeded(libc.ptrace(PTRACE_ATTACH, 1, 0, 0)),
     "unshare mounts": lambda: succeeded(libc.unshare(CLONE_NEWNS)),
@@ -79,8 +68,8 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "open a netlink socket": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0),
     "open a device": read("/dev/mem"),
     "map writable code": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC),
-    "set the setuid bit": set_uid_bit,
-    "run a program that it wrote": run_own_program,
+    "set the setuid bit": lambda: program(0o4755),
+    "run a program that it wrote": lambda: subprocess.run([str(program(0o755))], check=True),
 }
 
 

@@ -41,7 +41,6 @@ class Service(Client):
         return await asyncio.to_thread(self.machine.must, *command, stdin=stdin)
 
     async def try_to(self, *command: str) -> int:
-        """Run a command; return its exit code."""
         return (await asyncio.to_thread(self.machine.run, *command)).code
 
     async def fresh(self) -> None:
@@ -76,24 +75,20 @@ class Service(Client):
         await self.run("systemctl", "daemon-reload")
 
     async def start_cluster(self, **options: Any) -> EmbeddedCluster:
-        """Start the embedded cluster."""
         state = self.folder / "cluster"
         self.cluster = EmbeddedCluster(fast_cluster(port=self.cluster_port, state_path=state, **options))
         await self.cluster.start()
         return self.cluster
 
     async def start_on_a_cluster(self) -> None:
-        """Start the service with credentials for an embedded cluster."""
         await self.credentials()
         await self.start_cluster()
         await self.start()
 
     async def start(self) -> None:
-        """Start the service and wait until it is ready."""
         await self.run("systemctl", "start", UNIT)
 
     async def state(self) -> dict[str, str]:
-        """Properties of the unit."""
         names = ("ActiveState", "SubState", "StatusText", "MainPID", "NRestarts", "Result", "ExecMainStatus")
         return await asyncio.to_thread(self.machine.show, UNIT, *names)
 
@@ -109,7 +104,6 @@ class Service(Client):
         return found
 
     async def journal(self, *matches: str) -> list[dict[str, Any]]:
-        """Records of the journal, oldest first."""
         await self.run("journalctl", "--sync")
         out = await self.run("journalctl", "--no-pager", "--output=json", "--all", *matches)
         return [json.loads(line) for line in out.splitlines()]

@@ -27,15 +27,11 @@ async def test_the_named_command_repairs_state_of_the_wrong_owner(service: Servi
     await service.run("systemctl", "enable", "--quiet", UNIT)
     code, findings = await doctor(service)
     assert code == 0, findings
-    assert "ok service: ready: 0 stacks, 2 nodes" in findings
-    assert any(line.startswith("ok daemon: it is ready") for line in findings)
     await service.run("systemctl", "stop", UNIT)
     await service.run("chown", "root:", "/var/lib/stackd/stackd.db")
     await service.try_to("systemctl", "start", UNIT)
     await service.until(lambda state: int(state["NRestarts"]) >= 1)
-    crashing = await failure(service, "service")
-    assert "it keeps ending" in crashing
-    assert "stackd.db" in crashing
+    assert "it keeps ending" in await failure(service, "service")
     command = (await failure(service, "files")).rpartition("→ ")[2]
     assert command == "chown stackd: /var/lib/stackd/stackd.db"
     await service.run("bash", "-c", command)
