@@ -29,7 +29,6 @@ START_DELAY = 0.3
 
 
 def kind(image: str = "nginx:stable", weight: float = 1.0, **body: Any) -> StackKind:
-    """A kind of stack with one container."""
     return StackKind(name=image, body=request_for(image) | body, weight=weight)
 
 
@@ -41,7 +40,6 @@ def plan(stacks: int, **options: Any) -> Plan:
 
 @asynccontextmanager
 async def connected(at: Harness, connection: type[Connection] = Connection) -> AsyncIterator[Connection]:
-    """A connection to the daemon, closed at the end."""
     async with AsyncClient(at.url, KEY, retries=NO_RETRIES) as client:
         yield connection(client, 1000)
 
@@ -57,7 +55,6 @@ async def rehearsed(
 
 
 async def inspected(at: Harness, stacks: int, *kinds: StackKind) -> Preflight:
-    """The objections to a plan."""
     async with connected(at) as connection:
         return await inspect(connection, plan(stacks, kinds=kinds or (kind(),)), "test")
 
@@ -71,7 +68,6 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A stackd whose pods take some time to start."""
     async with (
         EmbeddedCluster(fast_cluster(start_delay=START_DELAY)) as cluster,
         harness(tmp_path, cluster=cluster) as ready,

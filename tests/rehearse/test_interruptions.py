@@ -19,8 +19,6 @@ HOLD = ("--burst", "--hold", "1m", "--poll", "300ms")
 
 
 async def until_running(at: Harness, stacks: int) -> None:
-    """Return once this many stacks of a rehearsal run."""
-
     async def run() -> bool:
         outcome = (await at.call("GET", "/stacks?status=running&fields=labels")).json["stacks"]
         return sum(LABEL in one["labels"] for one in outcome) == stacks
