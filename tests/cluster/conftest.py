@@ -1,4 +1,4 @@
-"""A stackd on the cluster that STACKD_TEST_KUBECONFIG names, in its own namespace, or else on an embedded one."""
+"""A stackd on the cluster that STACKD_TEST_KUBECONFIG names, in its own namespace; a takeover also on an embedded one."""
 
 from __future__ import annotations
 
@@ -28,11 +28,17 @@ LEASE_SECONDS = float(os.environ.get("STACKD_TEST_LEASE", "3" if VARIABLE in os.
 
 
 @pytest.fixture
+def only_real() -> None:
+    if VARIABLE not in os.environ:
+        pytest.skip("tests/api shows it on the embedded cluster")
+
+
+@pytest.fixture
 async def kubeconfig(tmp_path: Path) -> AsyncIterator[str]:
     if given := os.environ.get(VARIABLE):
         yield given
         return
-    async with EmbeddedCluster(fast_cluster(gateway="gateways/public")) as cluster:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
         cluster.write_kubeconfig(tmp_path / "kubeconfig")
         yield str(tmp_path / "kubeconfig")
 
@@ -63,7 +69,7 @@ async def daemon_on(kubeconfig: str, folder: Path, **settings: str) -> AsyncIter
 
 
 @pytest.fixture
-async def real(kubeconfig: str, tmp_path: Path) -> AsyncIterator[Real]:
+async def real(only_real: None, kubeconfig: str, tmp_path: Path) -> AsyncIterator[Real]:
     """A stackd with its usual settings."""
     async with daemon_on(kubeconfig, tmp_path) as at:
         yield at
@@ -92,7 +98,7 @@ async def process_on(kubeconfig: str, folder: Path, environment: Mapping[str, st
 
 
 @pytest.fixture
-async def process(kubeconfig: str, tmp_path: Path) -> AsyncIterator[Process]:
+async def process(only_real: None, kubeconfig: str, tmp_path: Path) -> AsyncIterator[Process]:
     """A daemon that can be killed; it is not started yet."""
     async with process_on(kubeconfig, tmp_path, environment_of(kubeconfig, tmp_path)) as process:
         yield process

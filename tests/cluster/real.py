@@ -16,7 +16,6 @@ from stackd.kube.wire import CONFIG_MAPS, HTTP_ROUTES, TLS_ROUTES
 from tests.harness import Client, eventually
 from tests.process import Daemon
 
-AT_ONCE = 20
 ROUTES = (HTTP_ROUTES, TLS_ROUTES)
 
 
@@ -27,11 +26,7 @@ class Real(Client):
     outside: Cluster
 
     async def create_many(self, count: int, **more: Any) -> list[dict[str, Any]]:
-        """Create ``count`` stacks, up to twenty at once."""
-        stacks: list[dict[str, Any]] = []
-        while (left := count - len(stacks)) > 0:
-            stacks += await asyncio.gather(*(self.create(**more) for _ in range(min(AT_ONCE, left))))
-        return stacks
+        return await asyncio.gather(*(self.create(**more) for _ in range(count)))
 
     async def requests(self) -> dict[str, str]:
         """How often the daemon has sent each kind of request to the cluster, without watches and the Lease."""
@@ -42,11 +37,9 @@ class Real(Client):
         }
 
     async def objects(self, kind: str) -> dict[str, dict[str, Any]]:
-        """The objects of the test's stackd, as the API server has them."""
         return {raw["metadata"]["name"]: raw for raw in await self.outside.list_raw(kind)}
 
     async def uids(self) -> dict[str, str]:
-        """The uid of each pod and Service."""
         every = {**await self.objects("pods"), **await self.objects("services")}
         return {name: one["metadata"]["uid"] for name, one in every.items()}
 
@@ -73,14 +66,10 @@ class Real(Client):
         """Delete all objects that the test has left in the cluster, but not the namespace; templates first, for their pools."""
         for raw in await self.outside.list_namespaced(CONFIG_MAPS, labelSelector=selector(self.outside.instance)):
             await self.outside.delete(CONFIG_MAPS, raw["metadata"]["name"], raw["metadata"]["uid"])
-        for kind in ROUTES:
+        for kind in (*ROUTES, "pods", "services"):
             with suppress(StackdError):  # a cluster without the Gateway API
                 for name in await self.objects(kind):
                     await self.outside.delete(kind, name)
-        for name in await self.objects("pods"):
-            await self.outside.delete("pods", name)
-        for name in await self.objects("services"):
-            await self.outside.delete("services", name)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,13 +24,12 @@ from stackd.errors import ClusterRefused, ObjectNotFound, StackdError, Unexpecte
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.wire import HTTP_ROUTES, KINDS, MERGE_PATCH, POLICIES, Kind, KubeRequest
 from tests.cluster.conftest import VARIABLE, environment_of
-from tests.harness import Client, eventually
+from tests.harness import Client, eventually, until
 
 pytestmark = pytest.mark.skipif(VARIABLE not in os.environ, reason="the embedded cluster evaluates no policies")
 
 LABELS = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default", "stackd.io/stack": "one"}
 DENIED = "only stackd writes the objects of its stacks"
-WRITES = ["create", "get", "list", "update", "patch", "delete", "deletecollection"]
 SPECS: dict[str, dict[str, Any]] = {
     "pods": {"spec": {"containers": [{"name": "app", "image": "nginx:stable"}], "nodeSelector": {"no": "node"}}},
     "services": {"spec": {"ports": [{"port": 80}]}},
@@ -78,20 +77,18 @@ class Users:
         return False
 
 
+async def denied(request: Awaitable[Any]) -> None:
+    with pytest.raises(StackdError, match=DENIED):
+        await request
+
+
 @pytest.fixture
 async def users(tmp_path: Path) -> AsyncIterator[Users]:
     namespace = f"stackd-policy-{secrets.token_hex(3)}"
     site = ManifestOptions(
-        namespace=namespace,
-        profile="baseline",
-        account="stackd",
-        account_namespace=namespace,
-        stacks=10,
-        domain=DOMAIN,
-        largest_cpu="100m",
-        largest_memory="128Mi",
-        largest_ephemeral_storage="",
-    )
+        namespace=namespace, profile="baseline", account="stackd", account_namespace=namespace, stacks=10, domain=DOMAIN,
+        largest_cpu="100m", largest_memory="128Mi", largest_ephemeral_storage="",
+    )  # fmt: skip
     target = ClusterTarget(kubeconfig=os.environ[VARIABLE], namespace=namespace)
     async with AsyncExitStack() as stack:
         admin = await Administrator.connect(target)
@@ -128,20 +125,13 @@ async def users(tmp_path: Path) -> AsyncIterator[Users]:
 
 
 def _everything_in(namespace: str) -> list[dict[str, Any]]:
-    resources = ["pods", "pods/eviction", "pods/ephemeralcontainers", "services", "configmaps"]
-    rules = [
-        {"apiGroups": [""], "resources": resources, "verbs": WRITES},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": WRITES},
-        {"apiGroups": ["discovery.k8s.io"], "resources": [SLICES], "verbs": WRITES},
-        {"apiGroups": ["gateway.networking.k8s.io"], "resources": [HTTP_ROUTES], "verbs": WRITES},
-    ]
+    """Two accounts, of somebody and as of a controller, with every right in the namespace."""
     metadata = {"name": "other", "namespace": namespace}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "other"}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
     accounts = [metadata, {"name": namespace, "namespace": "kube-system"}]
     subjects = [{"kind": "ServiceAccount", **one} for one in accounts]
     return [
         *({**KINDS["serviceaccounts"].type_meta, "metadata": one} for one in accounts),
-        {**KINDS["roles"].type_meta, "metadata": metadata, "rules": rules},
         {**KINDS["rolebindings"].type_meta, "metadata": metadata, "roleRef": role, "subjects": subjects},
     ]
 
@@ -156,43 +146,39 @@ async def _remove(admin: Administrator, one: dict[str, Any]) -> None:
         await admin.answer(call)
 
 
-@pytest.mark.parametrize("kind", KINDS_OF_STACKS)
-async def test_only_stackd_and_an_administrator_write_the_objects_of_stacks(users: Users, kind: str) -> None:
+async def test_only_stackd_and_an_administrator_write_the_objects_of_stacks(users: Users) -> None:
     contents: dict[str, dict[str, Any]] = {
         "services": {"spec": {"selector": {"app": "mine"}}},
         "configmaps": {"data": {"key": "other"}},
         "pods": {"spec": {"activeDeadlineSeconds": 5}},
         "leases": {"spec": {"holderIdentity": "mine"}},
     }
-    unlabelled = {"metadata": {"labels": dict.fromkeys(LABELS)}}
-    for change in ("create", "label"):
-        with pytest.raises(StackdError, match=DENIED):
-            if change == "create":
-                await users.create(users.other, kind, labels=LABELS)
-            else:
-                await users.create(users.other, kind, "theirs")
-                await users.patch(users.other, kind, {"metadata": {"labels": LABELS}}, "theirs")
-    await users.delete(users.other, kind, "theirs")
-    await users.create(users.stackd, kind, labels=LABELS, annotations={"stackd.io/record": "{}"})
-    forbidden: tuple[dict[str, Any], ...] = (
-        unlabelled,
-        {"metadata": {"labels": {"stackd.io/stack": "two"}}},
-        {"metadata": {"annotations": {"stackd.io/record": "forged"}}},
-        {"metadata": {"annotations": {"stackd.io/expires-at": "2035-01-01T00:00:00Z"}}},
-        {"metadata": {"finalizers": ["example.org/stays"]}},
-        contents[kind],
-    )
-    for each in forbidden:
-        with pytest.raises(StackdError, match=DENIED):
-            await users.patch(users.other, kind, each)
-    with pytest.raises(StackdError, match=DENIED):
-        await users.delete(users.other, kind)
-    await users.patch(users.other, kind, {"metadata": {"annotations": {"cni.example.org/ip": "10.0.0.1"}}})
-    await users.patch(users.admin, kind, {"metadata": {"annotations": {"stackd.io/record": "mended"}}})
-    await users.delete(users.admin if kind == "leases" else users.stackd, kind)
+    for kind, content in contents.items():
+        await denied(users.create(users.other, kind, labels=LABELS))
+        await users.create(users.other, kind, "theirs")
+        await denied(users.patch(users.other, kind, {"metadata": {"labels": LABELS}}, "theirs"))
+        await users.create(users.stackd, kind, labels=LABELS, annotations={"stackd.io/record": "{}"})
+        for metadata in (
+            {"labels": dict.fromkeys(LABELS)},
+            {"labels": {"stackd.io/stack": "two"}},
+            {"annotations": {"stackd.io/record": "forged"}},
+            {"annotations": {"stackd.io/expires-at": "2035-01-01T00:00:00Z"}},
+            {"finalizers": ["example.org/stays"]},
+        ):
+            await denied(users.patch(users.other, kind, {"metadata": metadata}))
+        await denied(users.patch(users.other, kind, content))
+        await denied(users.delete(users.other, kind))
+        await users.patch(users.other, kind, {"metadata": {"annotations": {"cni.example.org/ip": "10.0.0.1"}}})
+        await users.patch(users.admin, kind, {"metadata": {"annotations": {"stackd.io/record": "mended"}}})
+        await users.delete(users.admin if kind == "leases" else users.stackd, kind)
 
 
-async def test_stackd_itself_works_under_it(users: Users, tmp_path: Path) -> None:
+async def test_stackd_itself_works_under_it_and_the_api_server_finds_no_mistake_in_it(
+    users: Users, tmp_path: Path
+) -> None:
+    call = KubeRequest(verb="get", resource=POLICIES, name=f"stackd-default-{users.namespace}")
+    checked = await until(lambda: users.admin.answer(call), lambda policy: "typeChecking" in policy.get("status", {}))
+    assert checked["status"]["typeChecking"] == {}
     environment = environment_of(str(tmp_path / "stackd"), tmp_path) | {
         "STACKD_STACKS__NAMESPACE": users.namespace,
         "STACKD_CLUSTER__INSTANCE": "default",
@@ -210,40 +196,31 @@ async def test_stackd_itself_works_under_it(users: Users, tmp_path: Path) -> Non
 
 
 async def test_the_lease_is_stackds_by_its_name(users: Users) -> None:
-    """A Service selects by the stack's label alone."""
-    with pytest.raises(StackdError, match=DENIED):
-        await users.create(users.other, "leases", "stackd-default")
+    await denied(users.create(users.other, "leases", "stackd-default"))
     await users.create(users.other, "leases", "stackd-of-somebody-else")
     await users.create(users.other, "pods", "theirs")
     one = {"stackd.io/stack": "one"}
     for taken in (one, one | {"stackd.io/instance": "another"}):
-        with pytest.raises(StackdError, match=DENIED):
-            await users.create(users.other, "pods", labels=taken)
-        with pytest.raises(StackdError, match=DENIED):
-            await users.patch(users.other, "pods", {"metadata": {"labels": taken}}, "theirs")
+        await denied(users.create(users.other, "pods", labels=taken))
+        await denied(users.patch(users.other, "pods", {"metadata": {"labels": taken}}, "theirs"))
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("pods", "stack-0123456789abcdef"),
-        ("services", "svc-stack-0123456789abcdef"),
-        ("services", "rt-stack-0123456789abcdef"),
-        ("configmaps", "stack-0123456789abcdef"),
-    ],
-)
-async def test_nobody_else_takes_a_stacks_name_or_an_annotation_of_stackd(users: Users, kind: str, name: str) -> None:
+async def test_nobody_else_takes_a_stacks_name_or_an_annotation_of_stackd(users: Users) -> None:
     """A start would find the pod there, and a rebuild the record."""
-    with pytest.raises(StackdError, match=DENIED):
-        await users.create(users.other, kind, name)
-    for annotation in ("generation", "record", "route", "anything"):
-        with pytest.raises(StackdError, match=DENIED):
-            await users.create(users.other, kind, annotations={f"stackd.io/{annotation}": "9"})
-    await users.create(users.other, kind, "theirs", annotations={"example.org/generation": "9"})
-    with pytest.raises(StackdError, match=DENIED):
-        await users.patch(users.other, kind, {"metadata": {"annotations": {"stackd.io/generation": "9"}}}, "theirs")
-    await users.create(users.admin, kind, name)
-    await users.delete(users.stackd, kind, name)
+    stack, stackds = "stack-0123456789abcdef", {"stackd.io/record": "9"}
+    for kind, name in (
+        ("pods", stack),
+        ("services", f"svc-{stack}"),
+        ("services", f"rt-{stack}"),
+        ("configmaps", stack),
+    ):
+        await denied(users.create(users.other, kind, name))
+        await denied(users.create(users.other, kind, annotations=stackds))
+        await users.create(users.other, kind, "theirs", annotations={"example.org/generation": "9"})
+        await denied(users.patch(users.other, kind, {"metadata": {"annotations": stackds}}, "theirs"))
+        await users.delete(users.other, kind, "theirs")
+        await users.create(users.admin, kind, name)
+        await users.delete(users.stackd, kind, name)
 
 
 async def test_others_write_templates_of_their_own_and_none_that_stackd_has_written(users: Users) -> None:
@@ -253,10 +230,10 @@ async def test_others_write_templates_of_their_own_and_none_that_stackd_has_writ
     await users.create(users.other, kind, name, text, labels=template)
     await users.patch(users.other, kind, {"data": {"template.yaml": "pod: 7"}}, name)
     for forged in ({"annotations": {"stackd.io/scope": "admin"}}, {"labels": {"stackd.io/stack": "one"}}):
-        with pytest.raises(StackdError, match=DENIED):
-            await users.patch(users.other, kind, {"metadata": forged}, name)
-    with pytest.raises(StackdError, match=DENIED):
-        await users.create(users.other, kind, "theirs", text, labels=template, annotations={"stackd.io/owner": "key:1"})
+        await denied(users.patch(users.other, kind, {"metadata": forged}, name))
+    await denied(
+        users.create(users.other, kind, "theirs", text, labels=template, annotations={"stackd.io/owner": "key:1"})
+    )
     written = {"metadata": {"annotations": {"stackd.io/owner": "key:1", "stackd.io/scope": "admin"}}}
     await users.patch(users.stackd, kind, written, name)
     for change in (
@@ -265,10 +242,8 @@ async def test_others_write_templates_of_their_own_and_none_that_stackd_has_writ
         {"metadata": {"labels": {"stackd.io/template": "web-2"}}},
         {"metadata": {"labels": dict.fromkeys(template)}},
     ):
-        with pytest.raises(StackdError, match=DENIED):
-            await users.patch(users.other, kind, change, name)
-    with pytest.raises(StackdError, match=DENIED):
-        await users.delete(users.other, kind, name)
+        await denied(users.patch(users.other, kind, change, name))
+    await denied(users.delete(users.other, kind, name))
     await users.delete(users.stackd, kind, name)
     await users.create(users.other, kind, name, text, labels=template)
     await users.delete(users.other, kind, name)
@@ -284,10 +259,8 @@ async def test_nobody_elses_service_selects_stacks_by_what_stackd_writes(users: 
         {"app.kubernetes.io/managed-by": "stackd"},
     ):
         spec = {"spec": {"ports": [{"port": 80}], "selector": selector}}
-        with pytest.raises(StackdError, match=DENIED):
-            await users.create(users.other, "services", "one", spec)
-        with pytest.raises(StackdError, match=DENIED):
-            await users.patch(users.other, "services", spec, "theirs")
+        await denied(users.create(users.other, "services", "one", spec))
+        await denied(users.patch(users.other, "services", spec, "theirs"))
 
 
 async def test_only_the_clusters_controllers_say_where_a_stacks_service_leads(
@@ -296,25 +269,18 @@ async def test_only_the_clusters_controllers_say_where_a_stacks_service_leads(
     monkeypatch.setitem(KINDS, SLICES, Kind(name="EndpointSlice", api_version="discovery.k8s.io/v1"))
     service, selector = "svc-stack-0123456789abcdef", {"stackd.io/stack": "stack-0123456789abcdef"}
     for name in ("theirs", f"{service}-theirs"):
-        with pytest.raises(StackdError, match=DENIED):
-            await users.create(users.other, SLICES, name, SLICE, labels={SLICE_OF: service})
+        await denied(users.create(users.other, SLICES, name, SLICE, labels={SLICE_OF: service}))
     await users.create(users.other, SLICES, "theirs", SLICE, labels={SLICE_OF: "theirs"})
-    with pytest.raises(StackdError, match=DENIED):
-        await users.patch(users.other, SLICES, {"metadata": {"labels": {SLICE_OF: service}}}, "theirs")
+    await denied(users.patch(users.other, SLICES, {"metadata": {"labels": {SLICE_OF: service}}}, "theirs"))
     spec = {"spec": {"ports": [{"port": 80}], "selector": selector}}
     await users.create(users.stackd, "services", service, spec, labels=LABELS)
-    made: list[str] = []
-
-    async def is_made() -> bool:
-        call = users.call("list", SLICES, "", params={"labelSelector": f"{SLICE_OF}={service}"})
-        made[:] = [one["metadata"]["name"] for one in (await users.admin.answer(call))["items"]]
-        return bool(made)
-
-    await eventually(is_made, lambda: "the cluster makes no EndpointSlice", pause=0.2)
-    with pytest.raises(StackdError, match=DENIED):
-        await users.patch(users.other, SLICES, {"endpoints": SLICE["endpoints"]}, made[0])
+    call = users.call("list", SLICES, "", params={"labelSelector": f"{SLICE_OF}={service}"})
+    made = (await until(lambda: users.admin.answer(call), lambda slices: slices["items"]))["items"][0]["metadata"][
+        "name"
+    ]
+    await denied(users.patch(users.other, SLICES, {"endpoints": SLICE["endpoints"]}, made))
     await users.delete(users.stackd, "services", service)
-    await eventually(lambda: users.gone(SLICES, made[0]), pause=0.2)
+    await eventually(lambda: users.gone(SLICES, made), pause=0.2)
 
 
 async def test_nobody_elses_route_takes_names_of_stacks(users: Users) -> None:
@@ -322,43 +288,20 @@ async def test_nobody_elses_route_takes_names_of_stacks(users: Users) -> None:
         await users.create(users.other, HTTP_ROUTES, "theirs", {"spec": {"hostnames": ["www.example.org"]}})
     except ClusterRefused as error:
         pytest.skip(str(error))
-    for names in (
-        [f"a.{DOMAIN}"],
-        [DOMAIN],
-        [f"*.{DOMAIN}"],
-        ["*.example.org"],
-        ["www.example.org", f"b.{DOMAIN}"],
-        [],
-    ):
-        with pytest.raises(StackdError, match=DENIED):
-            await users.create(users.other, HTTP_ROUTES, "one", {"spec": {"hostnames": names}})
-        with pytest.raises(StackdError, match=DENIED):
-            await users.patch(users.other, HTTP_ROUTES, {"spec": {"hostnames": names}}, "theirs")
+    for names in ([DOMAIN], [f"*.{DOMAIN}"], ["*.example.org"], ["www.example.org", f"b.{DOMAIN}"], []):
+        await denied(users.create(users.other, HTTP_ROUTES, "one", {"spec": {"hostnames": names}}))
+        await denied(users.patch(users.other, HTTP_ROUTES, {"spec": {"hostnames": names}}, "theirs"))
 
 
 async def test_the_clusters_controllers_may_end_an_object_but_neither_make_nor_adopt_one(users: Users) -> None:
     """Whoever may create a ReplicaSet has its controller create pods, and adopt and delete those that match."""
     owner = [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "one", "uid": "one", "controller": True}]
     for kind in KINDS_OF_STACKS:
-        with pytest.raises(StackdError, match=DENIED):
-            await users.create(users.controller, kind, labels=LABELS)
+        await denied(users.create(users.controller, kind, labels=LABELS))
         await users.create(users.stackd, kind, labels=LABELS, finalizers=["example.org/stays"])
-        with pytest.raises(StackdError, match=DENIED):
-            await users.patch(users.controller, kind, {"metadata": {"ownerReferences": owner}})
+        await denied(users.patch(users.controller, kind, {"metadata": {"ownerReferences": owner}}))
         await users.patch(users.controller, kind, {"metadata": {"finalizers": None}})
         await users.delete(users.controller, kind)
-
-
-async def test_the_api_server_finds_no_mistake_in_the_policy(users: Users) -> None:
-    call = KubeRequest(verb="get", resource=POLICIES, name=f"stackd-default-{users.namespace}")
-    status: dict[str, Any] = {}
-
-    async def checked() -> bool:
-        status.update((await users.admin.answer(call)).get("status", {}))
-        return "typeChecking" in status
-
-    await eventually(checked, pause=0.2)
-    assert status["typeChecking"] == {}
 
 
 async def test_the_cluster_itself_goes_on(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,13 +311,8 @@ async def test_the_cluster_itself_goes_on(users: Users, monkeypatch: pytest.Monk
     owned = [{**KINDS["pods"].type_meta, "name": "one", "uid": owner["metadata"]["uid"]}]
     for kind in ("services", "configmaps"):
         await users.create(users.stackd, kind, labels=LABELS, ownerReferences=owned)
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": "one", "namespace": users.namespace},
-    }
     with contextlib.suppress(UnexpectedAnswer):  # the answer is a Status
-        await users.other.answer(users.call("create", "pods/eviction", "one", body=json.encode(eviction)))
+        await users.create(users.other, "pods/eviction", "one", {"spec": {}})
     for kind in ("pods", "services", "configmaps"):
         await eventually(partial(users.gone, kind), pause=0.2)
     await users.create(users.admin, "configmaps", labels=LABELS)
@@ -395,13 +333,7 @@ async def test_a_pod_runs_and_ends_on_a_node(users: Users) -> None:
     }
     body = {**KINDS["pods"].type_meta, "metadata": {"name": "one", "labels": LABELS}, "spec": spec}
     await users.stackd.answer(users.call("create", "pods", "one", body=json.encode(body)))
-    status: dict[str, Any] = {}
-
-    async def runs() -> bool:
-        found = await users.admin.answer(users.call("get", "pods", "one"))
-        status.update(found["status"])
-        return bool(found["status"]["phase"] == "Running")
-
-    await eventually(runs, lambda: str(status), pause=0.2)
+    get = users.call("get", "pods", "one")
+    await until(lambda: users.admin.answer(get), lambda pod: pod["status"]["phase"] == "Running", 60)
     await users.stackd.answer(users.call("delete", "pods", "one", body=b"{}"))
     await eventually(lambda: users.gone("pods"), pause=0.2)

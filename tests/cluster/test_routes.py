@@ -54,20 +54,6 @@ def wanted(stacks: list[dict[str, Any]]) -> dict[str, list[str]]:
     return names
 
 
-async def until_as_wanted(real: Real) -> None:
-    async def are() -> bool:
-        return await hostnames(real) == wanted(await real.stacks())
-
-    await eventually(are, lambda: "a route for each stack, and no other", pause=0.1)
-
-
-async def delete_all(real: Real) -> None:
-    """Delete all stacks, of which some may be gone by themselves, since nobody got them."""
-    for stack_id in await real.listed():
-        await real.call("DELETE", f"/stacks/{stack_id}")
-    assert (await real.listed(), await hostnames(real)) == ([], {})
-
-
 async def test_what_others_change_is_repaired(named: Process) -> None:
     async def sent() -> dict[str, str]:
         return {what: n for what, n in (await real.requests()).items() if "routes" in what or "services" in what}
@@ -82,5 +68,11 @@ async def test_what_others_change_is_repaired(named: Process) -> None:
     await real.outside.delete(HTTP_ROUTES, deleted)
     other = json.encode({"spec": {"hostnames": ["other.example.org"]}})
     await real.outside.answer(real.outside.on("patch", HTTP_ROUTES, edited, body=other, content_type=MERGE_PATCH))
-    await until_as_wanted(real)
-    await delete_all(real)
+
+    async def repaired() -> bool:
+        return await hostnames(real) == wanted(await real.stacks())
+
+    await eventually(repaired, lambda: "a route for each stack, and no other", pause=0.1)
+    for stack in stacks:
+        await real.delete(stack["stack_id"])
+    assert await hostnames(real) == {}
