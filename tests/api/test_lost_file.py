@@ -17,25 +17,13 @@ from stackd.embedded.resources import LEASES
 from stackd.lifecycle import gate
 from stackd.model import PortRange
 from stackd.store import Store, backup_file
+from tests.api.scenes import SetBack
 from tests.brakes import plan, running
-from tests.harness import Harness, Machine, harness, seed, until
+from tests.harness import Machine, harness, seed, until
 from tests.store.building import new_stack
 from tests.templates import PLAIN, folder_with
 
 pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s", cluster__lease_duration="1s")
-
-
-class Later(SystemClock):
-    """A clock that is half an hour ahead."""
-
-    def now(self) -> int:
-        return super().now() + 1800 * NANOSECONDS
-
-
-async def stopped(at: Harness) -> str:
-    stack_id = await at.running()
-    assert (await at.do("stop", stack_id))["status"] == "stopped"
-    return stack_id
 
 
 async def test_nothing_is_said_before_a_lost_file_has_its_stacks(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,8 +53,10 @@ async def test_nothing_is_said_before_a_lost_file_has_its_stacks(vm: Machine, mo
 
 async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(vm: Machine, tmp_path: Path) -> None:
     copy, at = tmp_path / "copy.db", await vm.start()
-    restarted, stopped_since, deleted = await running(at, 3)
-    started, at_rest, deleted_at_rest = [await stopped(at) for _ in range(3)]
+    restarted, stopped_since, deleted, *at_rest_too = await running(at, 6)
+    for stack_id in at_rest_too:
+        await at.do("stop", stack_id)
+    started, at_rest, deleted_at_rest = at_rest_too
     extended, relabelled = await at.running(ttl="10m"), await at.running(labels={"player": "7", "seat": "3"})
     await asyncio.to_thread(backup_file, tmp_path / "stackd.db", copy)
     await at.do("extend", extended, ttl="2h")
@@ -84,7 +74,9 @@ async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(vm
     assert set(before) == {restarted, started, extended, relabelled, created, stopped_since, at_rest}
     await vm.lose_file()
     shutil.copy(copy, tmp_path / "stackd.db")
-    at = await vm.start(clock=Later())
+    half_an_hour_later = SetBack()
+    half_an_hour_later.by = -1800.0
+    at = await vm.start(clock=half_an_hour_later)
     await at.passes(3)
     assert (await at.answers(), await at.pods_and_services()) == (before, objects)
     assert ((await plan(at))["actions"], await at.used_ports()) == ([], 7)
@@ -162,15 +154,3 @@ async def test_a_lost_file_is_not_rebuilt_from_the_stacks_of_another_instance(vm
     vm.cluster.faults.clear()
     at = await vm.start()
     assert (await at.listed(), await at.answers()) == ([mine], before)
-
-
-async def test_a_lost_file_costs_no_change_of_labels(vm: Machine) -> None:
-    at = await vm.start()
-    stack_id = await at.running(labels={"player": "7", "seat": "3"})
-    reply = await at.call("PATCH", f"/stacks/{stack_id}", {"labels": {"player": "8", "seat": None}})
-    assert reply.status == 200
-    await vm.lose_file()
-    at = await vm.start()
-    await at.until_ready()
-    assert (await at.stack(stack_id))["labels"] == {"player": "8"}
-    assert [stack["stack_id"] for stack in (await at.get("/stacks?label=player=8"))["stacks"]] == [stack_id]
