@@ -23,17 +23,7 @@ from stackd.play.players import (
 )
 from stackd.play.tokens import Link, Signer
 from tests.harness import KEY, Client, Harness, Machine, harness, seed
-from tests.players import (
-    OTHER_SECRET,
-    SECRET,
-    Browser,
-    browser,
-    make_link,
-    pass_time,
-    player,
-    settings,
-    token_of,
-)
+from tests.players import OTHER_SECRET, OWN_PAGE, SECRET, browser, make_link, pass_time, player, settings, token_of
 from tests.templates import PLAIN
 
 OPEN: dict[str, Any] = {"labels": {}, "each": "visitor", "total": 3, "name": "Workshop"}
@@ -96,35 +86,22 @@ def two_tenants(folder: Path) -> Path:
     return config
 
 
-async def test_a_link_of_the_operators_has_nothing_to_do_with_tenants(tmp_path: Path) -> None:
+async def test_a_link_is_the_operators_or_that_of_the_tenant_whose_labels_it_has(tmp_path: Path) -> None:
     """Player 7 of the operator's is not player 7 of an event, and no tenant can stand in a player's way."""
-    async with harness(tmp_path, settings(tmp_path), config=two_tenants(tmp_path)) as at:
-        a, b = (Client(session=at.session, url=at.url, key=key) for key in TENANTS.values())
-        body = {"labels": {"player": "7"}, "template": "lab-1"}
-        theirs = [(await tenant.post("/stacks", body, 201))["stack_id"] for tenant in (a, b)]
-        assert (await a.call("PUT", "/templates/lab-9", f"{PLAIN}title: Send money\n".encode())).status == 201
-        async with player(at, labels={"player": "7"}) as seat:
-            shown = await seat.look()
-            assert {name: one["status"] for name, one in shown.items()} == {"lab-1": "none", "lab-2": "none"}
-            for stack_id in theirs:
-                for method, path in (("DELETE", ""), ("POST", "/restart"), ("POST", "/extend")):
-                    assert (await seat.call(method, f"/play/stacks/{stack_id}{path}")).status == 404
-            started = (await seat.start())["name"]
-            assert started not in theirs
-            assert (await seat.until("running"))["name"] == started
-
-
-async def test_a_link_with_a_tenants_labels_is_that_tenants(tmp_path: Path) -> None:
     async with harness(tmp_path, settings(tmp_path), config=two_tenants(tmp_path)) as at, browser(at) as of_b:
         a, b = (Client(session=at.session, url=at.url, key=key) for key in TENANTS.values())
         body = {"labels": {"player": "7"}, "template": "lab-1"}
         theirs = [(await tenant.post("/stacks", body, 201))["stack_id"] for tenant in (a, b)]
         assert (await a.call("PUT", "/templates/lab-9", f"{PLAIN}title: Send money\n".encode())).status == 201
         await of_b.enter(await make_link(b, labels={"player": "7"}))
-        async with player(at, labels={"player": "7", "event": "a"}) as of_a:
-            seen = [await one.look() for one in (of_a, of_b)]
-        assert [one["lab-1"]["name"] for one in seen] == theirs
-        assert ["lab-9" in one for one in seen] == [True, False]
+        async with player(at, labels={"player": "7", "event": "a"}) as of_a, player(at, labels={"player": "7"}) as seat:
+            seen = [await one.look() for one in (of_a, of_b, seat)]
+            assert [one["lab-1"]["name"] for one in seen] == [*theirs, ""]
+            assert ["lab-9" in one for one in seen] == [True, False, False]
+            for stack_id in theirs:
+                for method, path in (("DELETE", ""), ("POST", "/restart"), ("POST", "/extend")):
+                    assert (await seat.call(method, f"/play/stacks/{stack_id}{path}")).status == 404
+            assert (await seat.start())["name"] not in theirs
 
 
 async def test_the_label_of_open_links_is_theirs_alone(at: Harness) -> None:
@@ -142,24 +119,19 @@ async def test_the_label_of_open_links_is_theirs_alone(at: Harness) -> None:
             ApiKey(name="t", sha256=digest("t" * 20), scope="tenant", labels={name: "x"})
 
 
-async def test_a_forged_token_opens_nothing(at: Harness) -> None:
+async def test_a_forged_token_or_session_opens_nothing(at: Harness) -> None:
     token = token_of(await make_link(at))
     async with browser(at) as seat:
         for what, text in forged(token).items():
             reply = await seat.call("POST", "/play/session", {"token": text})
             assert (reply.status, reply.code) == (401, "link_invalid"), what
             assert "Set-Cookie" not in reply.headers
-        assert (await seat.call("POST", "/play/session", {"token": token})).status == 204
-
-
-async def test_a_forged_session_opens_nothing(at: Harness) -> None:
-    token = token_of(await make_link(at))
-    async with browser(at) as seat:
         for what, text in forged(token).items() | {"the token": token}.items():
-            if what == "the session instead of the token" or not text.isascii():
-                continue
-            reply = await seat.call("GET", "/play/stacks", headers={"Cookie": f"stackd-play={text}"})
-            assert (reply.status, reply.code) == (401, "link_invalid"), what
+            if what != "the session instead of the token" and text.isascii():
+                reply = await seat.call("GET", "/play/stacks", headers={"Cookie": f"stackd-play={text}"})
+                assert (reply.status, reply.code) == (401, "link_invalid"), what
+        for copied in (f"{token}.", f" {token}\n", f"{token}),"):
+            assert (await seat.call("POST", "/play/session", {"token": copied})).status == 204, "from a sentence"
 
 
 async def test_a_link_ends_when_it_expires_and_so_does_its_session(at: Harness) -> None:
@@ -171,7 +143,6 @@ async def test_a_link_ends_when_it_expires_and_so_does_its_session(at: Harness) 
         pass_time(at, 3601)
         reply = await seat.call("GET", "/play/stacks", headers={"Cookie": "stackd-play=" + session_of(at, link)})
         assert (reply.status, reply.code) == (401, "link_expired")
-        assert reply.for_players == "This link does not work any more. Ask the organisers for a new one."
         assert (await seat.open(link)).code == "link_expired"
 
 
@@ -232,69 +203,53 @@ async def test_no_tenant_uses_up_the_revocations_of_others(tmp_path: Path, monke
         await at.refused(409, "replace the secret", f"/links/{of_admin[1]}", method="DELETE")
 
 
-async def test_a_revocation_that_the_cluster_does_not_have_is_not_acknowledged(at: Harness) -> None:
+async def test_a_revocation_that_only_the_file_has_fails(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackd.play.links.WRITE_SECONDS", 1.0)
     link = await make_link(at)
     at.faults.add_fault(action="status", verb="update", resource="leases")
     before = at.counts.total("update", "leases")
-    reply = await at.refused(
-        503, "is revoked here, but Kubernetes does not have that yet", f"/links/{link['link_id']}", method="DELETE"
-    )
-    assert reply.code == "cluster_unavailable"
+    await at.refused(503, "does not have that yet", f"/links/{link['link_id']}", method="DELETE")
     assert at.counts.total("update", "leases") - before < 20, "it is not asked again and again without a pause"
+    monkeypatch.undo()
     async with browser(at) as seat:
         assert (await seat.open(link)).code == "link_revoked"
     at.faults.clear()
-    assert (await at.call("DELETE", f"/links/{link['link_id']}")).status == 200
+    for link_id, status in ((link["link_id"], 200), ("link-0123456789abcdef", 200), ("link-x", 404), ("nothing", 404)):
+        assert (await at.call("DELETE", f"/links/{link_id}")).status == status
 
 
-@pytest.mark.parametrize("link_id", ["link-0123456789abcdef", "link-x", "nothing", "link-0123456789abcdef0"])
-async def test_ids_of_links_cannot_be_found_out(link_id: str, at: Harness) -> None:
-    """A tenant gets the same answer for another's link and for none; only an admin may revoke what the file does not know."""
-    is_one = len(link_id) == len("link-0123456789abcdef")
-    reply = await at.call("DELETE", f"/links/{link_id}")
-    assert reply.status == (200 if is_one else 404)
-    assert reply.status == 200 or reply.code == "link_not_found"
+OTHER_PAGES: dict[str, dict[str, str]] = {
+    "a form": {},
+    "another site": OWN_PAGE | {"Sec-Fetch-Site": "cross-site"},
+    "another port of this host": OWN_PAGE | {"Sec-Fetch-Site": "same-site"},
+    "another origin": OWN_PAGE | {"Origin": "https://evil.example"},
+    "a stack on this host": OWN_PAGE | {"Origin": "http://127.0.0.1:31001"},
+    "a sandbox": OWN_PAGE | {"Origin": "null"},
+}
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"X-Play": ""},
-        {"X-Play": "1", "Sec-Fetch-Site": "cross-site"},
-        {"X-Play": "1", "Sec-Fetch-Site": "same-site"},
-        {"X-Play": "1", "Origin": "https://evil.example"},
-        {"X-Play": "1", "Origin": "http://127.0.0.1:31001"},
-        {"X-Play": "1", "Origin": "null"},
-    ],
-    ids=["a form", "another site", "another port of this host", "another origin", "a stack on this host", "a sandbox"],
-)
-async def test_another_sites_page_does_nothing_for_a_player(headers: dict[str, str], at: Harness) -> None:
-    async with player(at) as seat:
-        link = await make_link(at, labels={"player": "attacker"})
-        if not headers["X-Play"]:
-            del seat.headers["X-Play"]
-            headers = {}
-        for method, path, body in (
-            ("POST", "/play/stacks", {"template": "lab-1"}),
-            ("DELETE", f"/play/stacks/{NO_STACK}", None),
-            ("POST", "/play/session", {"token": token_of(link)}),
-            ("DELETE", "/play/session", None),
-        ):
-            reply = await seat.call(method, path, body, headers)
-            assert (reply.status, reply.code) == (403, "cross_site"), (method, path)
-            assert "Set-Cookie" not in reply.headers
-        assert await at.listed() == []
-
-
-async def test_the_page_itself_may_act_with_each_kind_of_browser(at: Harness) -> None:
+async def test_another_sites_page_does_nothing_for_a_player_and_the_own_one_in_each_browser(at: Harness) -> None:
     """New browsers say where a request comes from, old ones only its origin; a proxy may replace Host."""
+    link = await make_link(at, labels={"player": "attacker"})
     async with player(at) as seat:
+        for what, seat.headers in OTHER_PAGES.items():
+            for method, path, body in (
+                ("POST", "/play/stacks", {"template": "lab-1"}),
+                ("DELETE", f"/play/stacks/{NO_STACK}", None),
+                ("POST", "/play/session", {"token": token_of(link)}),
+                ("DELETE", "/play/session", None),
+            ):
+                reply = await seat.call(method, path, body)
+                assert (reply.status, reply.code) == (403, "cross_site"), (what, method, path)
+                assert "Set-Cookie" not in reply.headers
+        assert await at.listed() == []
         for headers in (
             {"Sec-Fetch-Site": "same-origin", "Origin": "https://stackd.example"},
             {"Origin": at.url},
             {"Origin": "http://stackd.example"},
         ):
-            assert (await seat.call("POST", "/play/stacks", {"template": "lab-1"}, headers)).status in (200, 201)
+            seat.headers = OWN_PAGE | headers
+            assert (await seat.call("POST", "/play/stacks", {"template": "lab-1"})).status in (200, 201)
 
 
 async def test_the_cookie_is_hidden_from_scripts_other_sites_and_other_routes(tmp_path: Path) -> None:
@@ -305,12 +260,16 @@ async def test_the_cookie_is_hidden_from_scripts_other_sites_and_other_routes(tm
         folder = tmp_path / name
         folder.mkdir()
         async with harness(folder, settings(folder, url)) as at, browser(at) as seat:
-            cookie = (await seat.open(await make_link(at))).headers["Set-Cookie"]
-            text, *attributes = cookie.split("; ")
+            link = await make_link(at)
+            text, *attributes = (await seat.open(link)).headers["Set-Cookie"].split("; ")
             assert text.startswith(f"{name}=")
             assert {"HttpOnly", "SameSite=Strict", f"Path={path}"} <= set(attributes)
             assert ("Secure" in attributes) is secure
             assert not any(each.startswith("Domain") for each in attributes)
+            if secure:  # what another host could set is not taken
+                cookie = {"Cookie": f"stackd-play={session_of(at, link)}"}
+                async with browser(at) as other:
+                    assert (await other.call("GET", "/play/stacks", headers=cookie)).status == 401
 
 
 async def test_a_cookie_set_beside_the_players_own_is_refused(at: Harness) -> None:
@@ -334,37 +293,21 @@ async def test_a_page_of_one_link_does_not_act_with_the_session_of_another(at: H
         assert len(await at.listed()) == 1
 
 
-async def test_a_session_of_https_is_not_taken_from_a_cookie_that_another_host_can_set(tmp_path: Path) -> None:
-    async with harness(tmp_path, settings(tmp_path, "https://stackd.example")) as at, browser(at) as seat:
-        session = session_of(at, await make_link(at))
-        for name, status in (("stackd-play", 401), ("__Host-stackd-play", 200)):
-            assert (await seat.call("GET", "/play/stacks", headers={"Cookie": f"{name}={session}"})).status == status
-
-
-async def test_the_cookie_and_the_token_open_no_other_route(at: Harness) -> None:
+async def test_a_session_and_a_token_open_no_other_route_and_an_api_key_none_of_players(at: Harness) -> None:
     link = await make_link(at)
     session, token = session_of(at, link), token_of(link)
+    own = OWN_PAGE | {"Cookie": f"stackd-play={session}"}
     for route in ROUTES:
-        if route.public or route.players or route.method == "*":
-            continue
         path = re.sub(r"\{\w+\}", "one", route.path)
-        for key in (None, session, token):
-            reply = await at.call(
-                route.method, path, key=key, headers={"Cookie": f"stackd-play={session}", "X-Play": "1"}
-            )
-            assert reply.status in (401, 429), (route.method, path)
-
-
-async def test_an_api_key_is_no_session(at: Harness) -> None:
-    for route in ROUTES:
         if route.players:
-            reply = await at.call(route.method, route.path.format(stack_id=NO_STACK), headers={"X-Play": "1"})
+            reply = await at.call(route.method, path, headers=OWN_PAGE)
             assert (reply.status, reply.code) == (401, "unauthenticated"), route.path
+        elif not route.public and route.method != "*":
+            for key in (None, session, token):
+                assert (await at.call(route.method, path, key=key, headers=own)).status in (401, 429), route.path
 
 
-async def test_neither_token_nor_session_is_in_the_log_the_audit_or_the_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_no_token_or_session_is_in_a_log_or_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     audit = {"STACKD_LOG__AUDIT": str(tmp_path / "audit.jsonl"), "STACKD_LOG__LEVEL": "debug"}
     async with harness(tmp_path, settings(tmp_path) | audit) as at, browser(at) as seat:
@@ -391,11 +334,9 @@ async def test_neither_token_nor_session_is_in_the_log_the_audit_or_the_file(
 
 
 async def test_the_page_is_in_no_frame_and_sends_no_referrer(at: Harness) -> None:
-    for path in ("/play", "/static/play/play.js"):
-        headers = (await at.call("GET", path, key=None)).headers
-        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
-        assert "default-src 'none'" in headers["Content-Security-Policy"]
-        assert (headers["X-Frame-Options"], headers["Referrer-Policy"]) == ("DENY", "no-referrer")
+    headers = (await at.call("GET", "/play", key=None)).headers
+    assert {"frame-ancestors 'none'", "default-src 'none'"} <= {*headers["Content-Security-Policy"].split("; ")}
+    assert (headers["X-Frame-Options"], headers["Referrer-Policy"]) == ("DENY", "no-referrer")
 
 
 async def test_an_error_tells_a_player_nothing_of_the_operators(at: Harness) -> None:
@@ -411,11 +352,10 @@ async def test_an_error_tells_a_player_nothing_of_the_operators(at: Harness) -> 
             assert reply.error == reply.for_players
 
 
-async def test_a_link_that_is_passed_on_to_a_thousand_gives_no_more_stacks(at: Harness) -> None:
+async def test_a_link_that_is_passed_on_to_a_hundred_gives_no_more_stacks(at: Harness) -> None:
     link = await make_link(at)
-    sessions = 1000
     async with browser(at) as seat:
-        for _ in range(sessions):
+        for _ in range(100):
             assert (await seat.open(link)).status == 204
         starts = await asyncio.gather(
             *(seat.call("POST", "/play/stacks", {"template": f"lab-{1 + number % 2}"}) for number in range(40))
@@ -458,9 +398,6 @@ async def test_a_huge_body_is_refused_before_and_after_the_session_is_known(at: 
             assert (reply.status, reply.code) == (413, "request_too_large"), path
 
 
-# ---- open links
-
-
 async def test_everybody_who_opens_an_open_link_is_a_player_of_their_own(at: Harness) -> None:
     link = await make_link(at, **OPEN)
     async with browser(at) as one, browser(at) as other:
@@ -484,8 +421,6 @@ async def test_all_visitors_together_have_no_more_than_the_total(at: Harness) ->
         await one.start()
         full = await other.call("POST", "/play/stacks", {"template": "lab-1"})
         assert (full.status, full.code) == (503, "max_stacks_reached")
-        assert "There is no room" in full.for_players
-        assert int(full.headers["Retry-After"]) > 0
 
 
 async def test_one_address_brings_so_many_new_visitors_a_minute(at: Harness) -> None:
@@ -499,22 +434,12 @@ async def test_one_address_brings_so_many_new_visitors_a_minute(at: Harness) -> 
     assert reply.code == "too_many_visitors"
 
 
-# ---- short codes
-
 PROXIED = {"STACKD_SERVER__TRUSTED_PROXIES": '["127.0.0.1"]'}
 
 
 def coming_from(address: str) -> dict[str, str]:
     """The headers of a page whose requests a proxy forwards from this address."""
     return {"X-Play": "1", "X-Forwarded-For": address}
-
-
-async def exhaust(seat: Browser) -> int:
-    """Type wrong codes until they are refused; returns how many were not."""
-    for tries in range(ALL_WRONG_CODES_A_MINUTE):
-        if (await seat.type(f"0000-{tries:04}")).code == "too_many_wrong_codes":
-            return tries
-    raise AssertionError("nobody is refused")
 
 
 async def test_a_short_code_opens_the_link_however_it_is_typed(at: Harness) -> None:
@@ -558,10 +483,9 @@ async def test_wrong_codes_are_few_at_each_address_and_keep_nobody_else_waiting(
     async with harness(tmp_path, settings(tmp_path) | PROXIED) as at:
         link = await make_link(at)
         async with browser(at, headers=coming_from("192.0.2.1")) as guesser:
-            assert await exhaust(guesser) >= WRONG_CODES_A_MINUTE
-            refused = await guesser.type(link["code"])
-            assert (refused.status, refused.code) == (429, "too_many_wrong_codes"), "a right guess is not told apart"
-            assert int(refused.headers["Retry-After"]) > 0
+            tries = [(await guesser.type(f"0000-{number:04}")).code for number in range(3 * WRONG_CODES_A_MINUTE)]
+            assert WRONG_CODES_A_MINUTE <= tries.count("code_invalid") < len(tries)
+            assert tries[-1] == (await guesser.type(link["code"])).code == "too_many_wrong_codes", "not told apart"
             assert (await guesser.open(link)).status == 204, "the link itself needs no guess"
         async with browser(at, headers=coming_from("192.0.2.2")) as seat:
             assert (await seat.type(link["code"])).status == 204
@@ -588,20 +512,3 @@ async def test_codes_that_are_guessed_at_the_same_time_count_each(at: Harness) -
     async with browser(at) as seat:
         replies = await asyncio.gather(*(seat.type(f"0000-{n:04}") for n in range(3 * WRONG_CODES_A_MINUTE)))
     assert [reply.code for reply in replies].count("code_invalid") <= WRONG_CODES_A_MINUTE + 2
-
-
-async def test_a_link_that_was_copied_from_a_sentence_opens(at: Harness) -> None:
-    token = token_of(await make_link(at))
-    async with browser(at) as seat:
-        for text in (f"{token}.", f" {token}\n", f"{token}),"):
-            assert (await seat.call("POST", "/play/session", {"token": text})).status == 204, text
-
-
-def test_a_secret_is_never_in_a_signature_twice_for_two_purposes() -> None:
-    link = Link(link_id="link-1", name="x", labels={"a": "b"}, templates=(), stacks=1, expires_at=1)
-    signer = Signer([SECRET])
-    token = signer.token(link)
-    session = signer.session(link, token)
-    assert token.split(".")[:2] == session.split(".")[:2]
-    assert token != session
-    assert signer.read_token(token) == signer.read_session(session) == link

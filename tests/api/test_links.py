@@ -69,16 +69,17 @@ async def test_an_extension_is_the_templates_and_counted_across_a_loss_of_the_fi
         entry = (await seat.call("POST", f"/play/stacks/{name}/extend")).json
         assert entry["extensions_left"] == 1
         assert before + 1800 - 60 < entry["seconds_left"] <= before + 1800
-    await vm.lose_file()
-    at = await vm.start()
-    async with browser(at) as seat:
-        await seat.enter(link)  # no file knows of it
+        await vm.lose_file()
+        at = await vm.start()
+        seat.url = at.url  # its session goes on, although no file knows of it or of the link
         assert (await seat.until("running"))["extensions_left"] == 1
+        assert await at.get("/links") == {"links": []}
+        await seat.enter(link)
         presses = [seat.call("POST", f"/play/stacks/{name}/extend") for _ in range(3)]
         replies = await asyncio.gather(*presses)
         assert sorted(reply.status for reply in replies) == [200, 409, 409]
         refused = next(reply for reply in replies if reply.status == 409)
-        assert (refused.code, refused.for_players) == ("too_long_a_life", "This instance cannot be extended any more.")
+        assert refused.code == "too_long_a_life"
         assert (await seat.look())["lab-1"]["extensions_left"] == 0
 
 
@@ -106,8 +107,7 @@ async def test_a_second_start_of_a_template_returns_the_stack_that_there_is(at: 
 async def test_a_press_that_is_sent_again_starts_nothing_else(at: Harness) -> None:
     async with player(at) as seat:
         press = {"Idempotency-Key": "press-1"}
-        first = await seat.call("POST", "/play/stacks", {"template": "lab-1"}, press)
-        again = await seat.call("POST", "/play/stacks", {"template": "lab-1"}, press)
+        first, again = [await seat.call("POST", "/play/stacks", {"template": "lab-1"}, press) for _ in range(2)]
         assert (first.status, again.status, again.json["name"]) == (201, 201, first.json["name"])
         await seat.call("DELETE", f"/play/stacks/{first.json['name']}")
         late = await seat.call("POST", "/play/stacks", {"template": "lab-1"}, press)
@@ -120,8 +120,11 @@ async def test_at_the_limit_another_stack_makes_way_if_the_player_says_so(at: Ha
         name = (await seat.start())["name"]
         other = (await seat.look())["lab-2"]
         assert (other["status"], other["others"]) == ("none", [{"name": name, "title": "Lab one"}])
-        refused = await seat.call("POST", "/play/stacks", {"template": "lab-2"})
-        assert (refused.status, refused.code) == (409, "label_limit_reached")
+        async with player(at, name="Seat 12 again") as again:
+            assert (await again.look())["lab-1"]["name"] == name
+            assert (await again.call("POST", "/play/stacks", {"template": "lab-2"})).code == "label_limit_reached"
+        impossible = await seat.call("POST", "/play/stacks", {"template": "web-1", "replace": name})
+        assert (impossible.code, await at.listed()) == ("template_not_found", [name])
         entry = await seat.start("lab-2", replace=name)
         assert await at.listed() == [entry["name"]]
         assert (await seat.start("lab-2", 200, replace=name))["name"] == entry["name"]  # the answer was lost
@@ -140,21 +143,6 @@ async def test_each_stack_that_counts_is_shown(at: Harness) -> None:
         assert (await seat.look())["lab-1"]["name"] == mine
 
 
-async def test_a_stack_is_not_stopped_for_one_that_cannot_be_started(at: Harness) -> None:
-    async with player(at) as seat:
-        name = (await seat.start())["name"]
-        reply = await seat.call("POST", "/play/stacks", {"template": "web-1", "replace": name})
-        assert (reply.status, reply.code) == (400, "template_not_found")
-        assert await at.listed() == [name]
-
-
-async def test_two_links_of_one_player_show_the_same_stacks_and_have_one_limit(at: Harness) -> None:
-    async with player(at) as one, player(at, name="Seat 12 again") as other:
-        name = (await one.start())["name"]
-        assert (await other.look())["lab-1"]["name"] == name
-        assert (await other.call("POST", "/play/stacks", {"template": "lab-2"})).code == "label_limit_reached"
-
-
 async def test_a_restart_of_an_ended_stack_counts_again(at: Harness) -> None:
     """Otherwise a player with one stack would have as many as ended in time."""
     async with player(at) as seat:
@@ -170,35 +158,17 @@ async def test_a_restart_of_an_ended_stack_counts_again(at: Harness) -> None:
         assert (answer["link"]["used"], answer["link"]["stacks"]) == (1, 1)
 
 
-async def test_links_survive_a_restart_the_loss_of_the_file_and_a_session_does_too(vm: Machine) -> None:
-    vm.options |= {"settings": settings(vm.folder)}
-    at = await vm.start()
-    link = await make_link(at)
-    async with browser(at) as seat:
-        await seat.enter(link)
-        await vm.lose_file()
-        at = await vm.start()
-        seat.url = at.url
-        assert set(await seat.look()) == {"lab-1", "lab-2"}
-        assert await at.get("/links") == {"links": []}
-
-
 async def test_links_that_a_tenant_makes_have_its_labels_and_its_templates(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     entry = '[[auth.keys]]\nname = "{0}"\nsha256 = "{1}"\nscope = "tenant"\nlabels = {{ event = "{0}" }}\n'
     other = TENANT.replace("-a-", "-b-")
-    config.write_text(
-        entry.format("a", digest(TENANT).hex())
-        + "templates = ['lab-*', 'web-1']\n"
-        + entry.format("b", digest(other).hex())
-    )
+    first, second = entry.format("a", digest(TENANT).hex()), entry.format("b", digest(other).hex())
+    config.write_text(f"{first}templates = ['lab-*', 'web-1']\n{second}")
     async with harness(tmp_path, settings(tmp_path), config=config) as at:
         a, b = (Client(session=at.session, url=at.url, key=key) for key in (TENANT, other))
         seven = {"labels": {"player": "7"}}
-        await a.refused(
-            400, "this API key gives its stacks event=a", "/links", {"labels": {"event": "b", "player": "7"}}
-        )
-        await a.refused(400, "give at least one that is the player's own", "/links", {"labels": {"event": "a"}})
+        for labels in ({"event": "b", "player": "7"}, {"event": "a"}):
+            await a.refused(400, "labels", "/links", {"labels": labels})
         for wide in ("*", "lab-?", "db"):
             await a.refused(400, "may use lab-*, web-1", "/links", seven | {"templates": [wide]})
         link = await make_link(a, **seven, templates=["lab-1", "web-1"])
@@ -228,30 +198,18 @@ async def test_a_label_limit_counts_a_players_stacks_as_those_of_the_key_that_ma
             await second.start()
             full = await second.call("POST", "/play/stacks", {"template": "lab-2"})
             assert (full.status, full.code) == (409, "label_limit_reached")
-            await first.until("running")
-            assert (await first.call("POST", f"/play/stacks/{name}/restart")).status == 200
-            await first.until("running")
-            assert (await first.call("POST", f"/play/stacks/{name}/restart")).status == 200
-            await first.until("running")
-            often = await first.call("POST", f"/play/stacks/{name}/restart")
-            assert (often.status, often.code) == (429, "label_rate_exceeded")
-            assert "You have started instances too often" in often.for_players
+            for code in ("", "", "label_rate_exceeded"):
+                await first.until("running")
+                assert (await first.call("POST", f"/play/stacks/{name}/restart")).json.get("code", "") == code
 
 
 async def test_a_link_is_listed_without_its_token_and_says_who_has_made_it(at: Harness) -> None:
     link = await make_link(at, stacks=3)
     (shown,) = await links_of(at)
     assert token_of(link) not in str(shown)
-    assert {name: shown[name] for name in ("link_id", "name", "labels", "templates", "stacks", "by", "revoked")} == {
-        "link_id": link["link_id"],
-        "name": "Seat 12",
-        "labels": {"player": "seat-12"},
-        "templates": ["lab-*"],
-        "stacks": 3,
-        "by": "environment",
-        "revoked": False,
-    }
-    assert shown["expires_at"] == link["expires_at"]
+    expected = {"name": "Seat 12", "labels": {"player": "seat-12"}, "templates": ["lab-*"], "stacks": 3}
+    expected |= {"link_id": link["link_id"], "by": "environment", "revoked": False, "expires_at": link["expires_at"]}
+    assert shown.items() >= expected.items()
 
 
 async def test_links_come_in_pages_and_as_a_whole_in_pieces(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,45 +228,32 @@ async def test_links_come_in_pages_and_as_a_whole_in_pieces(at: Harness, monkeyp
         assert (await at.call("GET", f"/links?{wrong}")).status == 400
 
 
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no labels": ({"labels": {}}, "give at least one"),
-    "an empty label": ({"labels": {"player": ""}}, "needs a value"),
-    "a life of zero": ({"expires": "0s"}, "expires: must be a time"),
-    "a life of years": ({"expires": "9000d"}, "expires: must be a time"),
-    "no stacks": ({"stacks": 0}, "stacks: must be a whole number from 1 to 100"),
-    "stacks as text": ({"stacks": "1"}, "stacks: must be a whole number"),
-    "true stacks": ({"stacks": True}, "stacks: must be a whole number"),
-    "a total for one player": ({"total": 5}, "total: the most stacks of all visitors goes with each"),
-    "an open link without a total": ({"labels": {}, "each": "visitor"}, "and each with total"),
-    "another each": ({"each": "player", "total": 5}, 'each: must be "visitor"'),
-    "an open link with a player": ({"each": "visitor", "total": 5}, "player is given to each visitor"),
-    "templates as text": ({"templates": "lab-*"}, "templates: must be a list"),
-    "an empty template": ({"templates": [""]}, "templates[0]: must be a name"),
-    "a name of two lines": ({"name": "a\nb"}, "name: must be printable"),
-    "a long name": ({"name": "x" * 41}, "at most 40"),
-    "an unknown field": ({"pod_specs": True}, "pod_specs: unknown field"),
-    "a pattern that is longer than a name": ({"templates": ["*" * 64]}, "templates[0]: must be a name of 1 to 63"),
-    "too long a token": (
-        {"labels": {f"label-{number}": "x" * 63 for number in range(16)}, "templates": ["x" * 63] * 16},
-        "too long for a link",
-    ),
-}
-
-
-@pytest.mark.parametrize(("changes", "words"), WRONG.values(), ids=WRONG)
-async def test_a_wrong_link_is_refused_with_what_would_be_right(
-    changes: dict[str, Any], words: str, at: Harness
-) -> None:
-    body = {"labels": {"player": "seat-12"}, "templates": ["lab-*"], "name": "Seat 12"} | changes
-    await at.refused(400, words, "/links", body)
+async def test_a_wrong_link_is_refused_with_the_field_that_is_wrong(at: Harness) -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        *(("labels", {"labels": labels}) for labels in ({}, {"player": ""})),
+        *(("expires", {"expires": life}) for life in ("0s", "9000d")),
+        *(("stacks", {"stacks": number}) for number in (0, "1", True)),
+        ("total", {"total": 5}),
+        ("total", {"labels": {}, "each": "visitor"}),
+        ("each", {"each": "player", "total": 5}),
+        ("player", {"each": "visitor", "total": 5}),
+        ("templates", {"templates": "lab-*"}),
+        *(("templates[0]", {"templates": [name]}) for name in ("", "*" * 64)),
+        *(("name", {"name": name}) for name in ("a\nb", "x" * 41)),
+        ("pod_specs", {"pod_specs": True}),
+        ("too long", {"labels": {f"label-{n}": "x" * 63 for n in range(16)}, "templates": ["x" * 63] * 16}),
+    ]
+    body = {"labels": {"player": "seat-12"}, "templates": ["lab-*"], "name": "Seat 12"}
+    for words, changes in wrong:
+        await at.refused(400, words, "/links", body | changes)
 
 
 async def test_without_a_secret_or_an_address_there_are_no_links(tmp_path: Path) -> None:
     whole = settings(tmp_path)
-    for missing, words in (("SECRET", "there is no secret"), ("URL", "play.url is not set")):
+    for missing in ("SECRET", "URL"):
         part = {name: value for name, value in whole.items() if name != f"STACKD_PLAY__{missing}"}
         async with harness(tmp_path, part) as at:
-            reply = await at.refused(409, words, "/links", {"labels": {"player": "7"}})
+            reply = await at.refused(409, missing.lower(), "/links", {"labels": {"player": "7"}})
             assert reply.code == "play_not_configured"
 
 
@@ -334,9 +279,7 @@ async def test_a_shared_stack_of_the_links_templates_is_shown_and_cannot_be_chan
     everybodys = PLAIN.replace("ttl: 1h\n", "") + "shared: true\n"
     async with harness(tmp_path, settings(tmp_path, lab_9=everybodys)) as at, player(at) as seat:
         entry = await seat.until("shared", "lab-9")
-        assert entry["addresses"][0]["text"] == (await at.stack(entry["name"]))["node_public_ip"] + ":" + str(
-            (await at.stack(entry["name"]))["ports"][0]["node_port"]
-        )
+        assert entry["addresses"][0]["text"] == (await at.stack(entry["name"]))["addresses"][0]["text"]
         assert entry["since"] >= 0
         for method, path in (("POST", "/restart"), ("POST", "/extend"), ("DELETE", "")):
             reply = await seat.call(method, f"/play/stacks/{entry['name']}{path}")
@@ -361,8 +304,7 @@ async def test_the_page_says_why_a_stack_has_ended_unless_the_player_has_stopped
 async def test_a_start_goes_on_if_the_player_leaves_and_is_shown_meanwhile(at: Harness) -> None:
     """A page gives up after some seconds, and asks what there is."""
     async with player(at) as seat:
-        with at.no_pod_starting():
-            at.faults.add_fault(action="latency", verb="create", resource="pods", seconds=1.0, count=1)
+        async with at.no_create_slots():
             press = asyncio.create_task(seat.call("POST", "/play/stacks", {"template": "lab-1"}))
             entry = await seat.until("starting")
             assert entry["pending"]
@@ -376,12 +318,9 @@ async def test_a_stack_whose_labels_change_is_another_players_from_then_on(at: H
     async with player(at) as first, player(at, labels={"player": "seat-13"}) as second:
         await first.start()
         stack_id = (await first.until("running"))["name"]
-        reply = await at.call("PATCH", f"/stacks/{stack_id}", {"labels": {"player": "seat-13"}})
-        assert reply.status == 200
+        assert (await at.call("PATCH", f"/stacks/{stack_id}", {"labels": {"player": "seat-13"}})).status == 200
         assert (await first.look())["lab-1"]["status"] == "none"
         assert (await second.look())["lab-1"]["name"] == stack_id
-        await at.delete(stack_id)
-        assert (await second.look())["lab-1"]["status"] == "none"
 
 
 async def test_the_list_says_when_a_link_was_opened_and_used_last(vm: Machine) -> None:
@@ -394,7 +333,6 @@ async def test_the_list_says_when_a_link_was_opened_and_used_last(vm: Machine) -
     opened, never = await links_of(at)
     assert link["expires_at"] > opened["seen_at"] >= opened["opened_at"] >= opened["created_at"]
     assert (never["link_id"], never.get("opened_at"), never.get("seen_at")) == (other["link_id"], None, None)
-    await vm.stop()
     at = await vm.start()
     assert (await links_of(at)) == [opened, never]
     async with browser(at) as seat:
