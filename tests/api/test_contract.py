@@ -6,7 +6,6 @@ import json
 import re
 from typing import Any
 
-import pytest
 import yaml
 
 from stackd.version import VERSION
@@ -27,15 +26,10 @@ ENDPOINTS = [
 ]  # fmt: skip
 
 
-async def test_readyz_names_the_version(at: Harness) -> None:
-    assert (await at.call("GET", "/readyz")).json == {"status": "ready", "version": VERSION}
-
-
-async def test_a_stack_is_created_read_counted_and_deleted_in_the_documented_fields_and_their_order(
-    at: Harness,
-) -> None:
+async def test_a_stack_is_created_read_counted_and_deleted_in_the_documented_fields(at: Harness) -> None:
     with at.no_pod_starting():
         reply = await at.call("POST", "/stacks", seed(), headers={"Content-Type": "text/plain"})
+    assert (await at.get("/readyz")) == {"status": "ready", "version": VERSION}
     created, name = reply.json, reply.json["stack_id"]
     assert (reply.status, list(created)) == (201, [*STACK_FIELDS, *MORE_FIELDS])
     assert re.fullmatch(r"stack-[0-9a-f]{16}", name)
@@ -76,10 +70,7 @@ async def test_a_stack_is_created_read_counted_and_deleted_in_the_documented_fie
     assert (deleted.status, list(deleted.json.items())) == (200, [("deleted", True), ("stack_id", name)])
     assert [*await at.objects("pods")] == [other["stack_id"]]
     assert [*await at.objects("services")] == [other["service_name"]]
-    for method in ("GET", "DELETE"):
-        gone = await at.call(method, f"/stacks/{name}")
-        assert (gone.status, gone.error) == (404, f"stack not found: {name}")
-    assert (await at.call("GET", "/stats")).json["used_node_ports"] == 1
+    assert await at.used_ports() == 1
 
 
 async def test_a_batch_delete_counts_each_id_once(at: Harness) -> None:
@@ -94,31 +85,18 @@ async def test_a_batch_delete_counts_each_id_once(at: Harness) -> None:
     assert not await at.objects("pods")
 
 
-PORTS = b'{"target_port": [{"container_port": 80, "protocol": "TCP"}], '
-
-
-WRONG_BODIES = [
-    ("/stacks/batch-delete", b"", "not JSON"),
-    ("/stacks/batch-delete", b"[]", "a JSON object is expected"),
-    ("/stacks/batch-delete", b"{}", "stack_ids: is required"),
-    ("/stacks/batch-delete", b'{"stack_ids": []}', "stack_ids: must be a list of at least one"),
-    ("/stacks/batch-delete", b'{"stack_ids": "stack-1"}', "stack_ids: must be a list"),
-    ("/stacks/batch-delete", b'{"stack_ids": [1]}', "stack_ids[0]: must be a stack's id"),
-    ("/stacks/batch-delete", b'{"stack_ids": ["a", "  "]}', "stack_ids[1]: must be a stack's id"),
-    ("/stacks/batch-delete", b'{"stack_id": ["a"]}', '(did you mean "stack_ids"?)'),
-    ("/stacks", b"\xff\xfe", "not JSON"),
-    ("/stacks", b'{"pod_spec": "x"}', "invalid pod spec: (root)"),
-    ("/stacks", b'{"target_port": []}', "target_port: must be a list of 1 to 24"),
-    ("/stacks", PORTS + b'"pod_spec": 5}', "pod_spec: must be a string"),
-    ("/stacks", b'{"target_ports": [], "pod_spec": ""}', '(did you mean "target_port"?)'),
-]
-
-
 async def test_a_wrong_body_says_what_is_wrong(at: Harness) -> None:
-    for path, body, sentence in WRONG_BODIES:
-        reply = await at.call("POST", path, body)
-        assert (reply.status, sentence in reply.error) == (400, True), reply.error
-        assert await at.listed() == []
+    for path, body, words in (
+        ("/stacks/batch-delete", b"", "not JSON"),
+        ("/stacks/batch-delete", b"[]", "a JSON object"),
+        ("/stacks/batch-delete", b"{}", "stack_ids: "),
+        ("/stacks/batch-delete", b'{"stack_ids": []}', "stack_ids: "),
+        ("/stacks/batch-delete", b'{"stack_ids": ["a", "  "]}', "stack_ids[1]: "),
+        ("/stacks", b"\xff\xfe", "not JSON"),
+        ("/stacks", b'{"pod_spec": "x"}', "invalid pod spec: (root)"),
+        ("/stacks", b'{"target_port": []}', "target_port: "),
+    ):
+        await at.refused(400, words, path, body)
 
 
 def declaring(*containers: str, **more: str) -> dict[str, str]:
@@ -144,40 +122,29 @@ async def test_without_target_port_all_ports_that_the_running_containers_declare
     assert (await at.call("POST", "/capacity", body)).json["requested_ports"] == 4
     for path in ("/stacks", "/stacks?dry_run=true", "/capacity"):
         reply = await at.call("POST", path, declaring("[]", ends="[{containerPort: 81}]", runs="[]"))
-        sentence = "is required: no container of the pod spec declares a TCP or UDP port"
-        assert (reply.status, reply.reasons) == (400, [("target_port", None, sentence)])
+        assert (reply.status, reply.reasons[0][0]) == (400, "target_port")
 
 
 async def test_a_refused_pod_spec_has_a_reason_for_each_mistake_in_the_order_of_the_lines(at: Harness) -> None:
-    text = str(seed()["pod_spec"]).replace(
-        "spec:\n  containers:", "spec:\n  colour: red\n  hostPID: true\n  containers:"
-    )
-    text = text.replace("kind: Pod", "kind: Job")
+    text = str(seed()["pod_spec"]).replace("kind: Pod", "kind: Job")
+    text = text.replace("spec:\n", "spec:\n  colour: red\n  hostPID: true\n")
     reply = await at.call("POST", "/stacks", seed() | {"pod_spec": text})
     assert (reply.status, list(reply.json)) == (400, ["error", "code", "reasons", "player_message"])
     assert [list(reason) for reason in reply.json["reasons"]] == [["path", "line", "text"]] * 3
     assert [(path, line) for path, line, _ in reply.reasons] == [("kind", 2), ("spec.colour", 6), ("spec.hostPID", 7)]
-    kind, *others = [f"{path}: {text}" for path, _, text in reply.reasons]
-    assert reply.error == f"invalid pod spec: {'; '.join([*others, kind])}", "in the order in which they were found"
-
-
-REASONS: list[tuple[dict[str, object], tuple[str, int | None]]] = [
-    ({"target_port": [{"container_port": 0, "protocol": "TCP"}]}, ("target_port[0].container_port", None)),
-    ({"target_port": [{"container_port": 81, "protocol": "TCP"}]}, ("target_port[0]", None)),
-    ({"ttl": 5}, ("ttl", None)),
-    ({"ttl": "never"}, ("ttl", None)),
-    ({"labels": {"team": "a b"}}, ("labels.team", None)),
-    ({"pod_spec": "kind: Pod\nmetadata:\n  name: [a\n"}, ("", 4)),
-]
 
 
 async def test_the_reason_names_the_field_that_is_wrong(at: Harness) -> None:
-    for more, reason in REASONS:
+    wrong: list[tuple[dict[str, object], str, int | None]] = [
+        ({"target_port": [{"container_port": 0, "protocol": "TCP"}]}, "target_port[0].container_port", None),
+        ({"target_port": [{"container_port": 81, "protocol": "TCP"}]}, "target_port[0]", None),
+        ({"ttl": "never"}, "ttl", None),
+        ({"labels": {"team": "a b"}}, "labels.team", None),
+        ({"pod_spec": "kind: Pod\nmetadata:\n  name: [a\n"}, "", 4),
+    ]
+    for more, path, line in wrong:
         reply = await at.call("POST", "/stacks", seed() | more)
-        assert reply.status == 400
-        ((path, line, text),) = reply.reasons
-        assert (path, line) == reason
-        assert text in reply.error
+        assert (reply.status, [one[:2] for one in reply.reasons]) == (400, [(path, line)])
 
 
 async def test_what_only_the_cluster_refuses_has_its_line_too(at: Harness) -> None:
@@ -206,12 +173,9 @@ async def test_every_endpoint_needs_the_key_and_takes_it_from_headers_or_query(a
 
 
 async def test_unknown_ids_and_methods_are_named(at: Harness) -> None:
-    for _, path in (
-        one for one in ENDPOINTS if one[0] == "GET" and one[1].endswith(("-0", "-0/status", "line", "logs"))
-    ):
-        reply = await at.call("GET", path)
-        assert reply.status == 404
-        assert re.fullmatch(r"(stack|job) not found: (stack|job)-\w+", reply.error)
+    for method, path in ENDPOINTS:
+        if "-0" in path:
+            assert (await at.call(method, path)).code in ("stack_not_found", "job_not_found")
     for method, path, allowed in (
         ("PUT", "/stacks", "DELETE, GET, HEAD, POST"),
         ("POST", "/healthz", "GET, HEAD"),
@@ -220,29 +184,3 @@ async def test_unknown_ids_and_methods_are_named(at: Harness) -> None:
     ):
         reply = await at.call(method, path)
         assert (reply.status, reply.headers["Allow"], method in reply.error) == (405, allowed, True)
-
-
-def with_metadata(**fields: Any) -> dict[str, Any]:
-    body = seed()
-    pod = yaml.safe_load(body["pod_spec"])
-    pod["metadata"] |= fields
-    return body | {"pod_spec": json.dumps(pod)}
-
-
-@pytest.mark.stackd(
-    policy__annotations='{ "example.org/team" = "blue", plain = "1" }',
-    policy__labels='{ "example.org/event" = "finals", tier = "stacks" }',
-    policy__allow_annotations='["example.org/*"]',
-)
-async def test_what_the_operator_adds_or_allows_reaches_the_pod_and_stays_when_it_is_restarted(at: Harness) -> None:
-    body = with_metadata(labels={"tier": "mine", "own": "1"}, annotations={"example.org/note": "x"})
-    stack_id = await at.running(body)
-    for verb in (None, "restart"):
-        if verb:
-            await at.do(verb, stack_id)
-        metadata = (await at.objects("pods"))[stack_id]["metadata"]
-        own = {"example.org/team": "blue", "plain": "1", "example.org/note": "x"}
-        assert metadata["annotations"].items() >= own.items()
-        assert metadata["labels"].items() >= {"example.org/event": "finals", "tier": "stacks", "own": "1"}.items()
-    body = with_metadata(annotations={"stackd.io/generation": "9"})
-    await at.refused(400, "is reserved for stackd", "/stacks", body)

@@ -27,7 +27,7 @@ from tests.raw import connected, everything, say
 
 CRLF = b"\r\n"
 AUTH = b"X-API-KEY: " + KEY.encode() + CRLF
-AT_ONCE = 250
+AT_ONCE = 100
 #: For tests that wait until stackd ends a connection; others send more than a busy machine may take in that time.
 SLOW = pytest.mark.stackd(limits__slow_client_timeout="300ms")
 
@@ -58,51 +58,38 @@ async def still_well(at: Harness) -> None:
     assert (await at.call("GET", "/healthz")).json == {"status": "ok"}
 
 
-GARBAGE = {
-    "noise": bytes(range(256)),
-    "nothing": CRLF * 3 + b"x" + CRLF,
-    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50,
-    "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "no version": b"GET /healthz\r\n\r\n",
-    "wrong version": b"GET /healthz HTTP/9.9\r\n\r\n",
-    "unknown method": b"G@T /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
-    "no colon": b"GET /healthz HTTP/1.1\r\nHost: a\r\nnonsense\r\n\r\n",
-    "space in name": b"GET /healthz HTTP/1.1\r\nHost : a\r\n\r\n",
-    "nul in value": b"GET /healthz HTTP/1.1\r\nX-A: a\x00b\r\n\r\n",
-    "two lengths": b"POST /stacks HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-    "length and chunks": b"POST /stacks HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "negative length": b"POST /stacks HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-    "huge length": b"POST /stacks HTTP/1.1\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
-    "odd transfer": b"POST /stacks HTTP/1.1\r\nTransfer-Encoding: cow\r\n\r\n",
-    "folded header": b"GET /healthz HTTP/1.1\r\nX-A: a\r\n b\r\n\r\n\x00",
-    "bad target": b"GET http://[::1 HTTP/1.1\r\nHost: a\r\n\r\n",
-    **{
-        f"broken chunks {chunks!r}": b"POST /stacks HTTP/1.1\r\n"
-        + AUTH
-        + b"Transfer-Encoding: chunked\r\n\r\n"
-        + chunks
-        for chunks in (b"zz\r\n", b"5\r\nabcdefgh\r\n", b"fffffffffffffffff\r\n")
-    },
-}
+CHUNKED = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50
+GARBAGE = [
+    TLS,
+    bytes(range(256)),
+    CRLF * 3 + b"x" + CRLF,
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET /healthz\r\n\r\n",
+    b"GET /healthz HTTP/9.9\r\n\r\n",
+    b"G@T /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: a\r\nnonsense\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nX-A: a\x00b\r\n\r\n",
+    b"POST /stacks HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    b"POST /stacks HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /stacks HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    b"POST /stacks HTTP/1.1\r\nTransfer-Encoding: cow\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nX-A: a\r\n b\r\n\r\n\x00",
+    b"GET http://[::1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    *(CHUNKED + AUTH + CRLF + chunks for chunks in (b"zz\r\n", b"5\r\nabcdefgh\r\n", b"fffffffffffffffff\r\n")),
+]
 
 
 async def test_what_is_no_http_is_a_400_in_json_without_a_trace(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    for raw in GARBAGE.values():
-        answer = await say(at, raw)
-        for status in statuses(answer):
-            assert 400 <= status < 500
-        if answer:
-            only_error(answer)
-    assert only_error(await say(at, GARBAGE["noise"])) == (400, "this is not an HTTP request with a known method")
-    assert only_error(await say(at, GARBAGE["two lengths"])) == (400, "the request is not valid HTTP")
-    assert "does not speak TLS" in only_error(await say(at, GARBAGE["tls"]))[1]
+    for raw in GARBAGE:
+        if answer := await say(at, raw):
+            assert 400 <= only_error(answer)[0] < 500, raw
+    assert "does not speak TLS" in only_error(await say(at, TLS))[1]
     assert not complaints(caplog)
     await still_well(at)
 
 
-async def test_a_key_in_what_cannot_be_read_is_neither_answered_nor_logged(
-    at: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_key_in_what_cannot_be_read_is_not_logged(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for raw in (
         b"GET /stacks?api_key=" + KEY.encode() + b" HTTP/x\r\n\r\n",
@@ -117,19 +104,15 @@ async def test_a_key_in_what_cannot_be_read_is_neither_answered_nor_logged(
     assert caplog.text
 
 
-HEADS = {
-    b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\nHost: a\r\n\r\n": "limits.header_size",
-    b"GET / HTTP/1.1\r\nX-A: " + b"a" * 20000 + b"\r\n\r\n": "limits.header_size",
-    b"GET / HTTP/1.1\r\n" + b"a" * 20000 + b": a\r\n\r\n": "limits.header_size",
-    b"GET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 100 + b"\r\n": "64 headers",
-    b"GET / HTTP/1.1\r\n" + (b"X-A: " + b"a" * 10000 + CRLF) * 30 + CRLF: "32768 bytes in all",
-    b"GET / HTTP/1.1\r\n" + (b"X-A: " + b"a" * 10000 + CRLF) * 30: "32768 bytes in all",
-}
-
-
 async def test_a_head_that_is_too_large_is_a_431_that_names_the_limit(at: Harness) -> None:
-    for raw, limit in HEADS.items():
-        status, sentence = only_error(await say(at, raw))
+    for target, headers, limit in (
+        (b"a" * 20000, b"Host: a", "limits.header_size"),
+        (b"", b"X-A: " + b"a" * 20000, "limits.header_size"),
+        (b"", b"a" * 20000 + b": a", "limits.header_size"),
+        (b"", b"X-A: a\r\n" * 99 + b"X-A: a", "64 headers"),
+        (b"", (b"X-A: " + b"a" * 10000 + CRLF) * 30, "32768 bytes in all"),
+    ):
+        status, sentence = only_error(await say(at, b"GET /" + target + b" HTTP/1.1\r\n" + headers + CRLF + CRLF))
         assert (status, limit in sentence) == (431, True)
 
 
@@ -150,7 +133,6 @@ async def test_a_body_is_read_only_with_a_key_and_asked_for_where_that_is_expect
 
 async def test_the_bodies_under_way_are_limited(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BODIES", 1)
-    at.reload("limits", slow_client_timeout=30.0)
     body = json.dumps(request_for("nginx:stable")).encode() + b" " * 400_000
     async with connected(at) as (_, writer):
         writer.write(b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 800001\r\n" + AUTH + CRLF + b"z" * 800_000)
@@ -175,42 +157,26 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @SLOW
 async def test_the_rest_of_a_refused_body_in_chunks_is_not_parsed(at: Harness, chunks: list[int]) -> None:
-    head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    answer = await say(at, head + b"1\r\nz\r\n" * 200_000)
+    answer = await say(at, CHUNKED + CRLF + b"1\r\nz\r\n" * 200_000)
     assert (answer.startswith(b"HTTP/1.1 401"), 0 < chunks[0] < 20_000) == (True, True), chunks
 
 
-async def test_a_body_that_consists_of_the_sizes_of_its_chunks_is_a_400_before_it_is_parsed(
-    at: Harness, chunks: list[int]
-) -> None:
-    head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + AUTH + CRLF
-    status, sentence = only_error(await say(at, head + b"1\r\nz\r\n" * 200_000))
+async def test_a_body_of_sizes_of_chunks_is_a_400_before_it_is_parsed(at: Harness, chunks: list[int]) -> None:
+    status, sentence = only_error(await say(at, CHUNKED + AUTH + CRLF + b"1\r\nz\r\n" * 200_000))
     assert (status, "the size of its chunks" in sentence) == (400, True)
     assert 0 < chunks[0] < 5_000, chunks
 
 
-async def test_a_body_in_short_chunks_is_taken(at: Harness) -> None:
-    head = (
-        b"POST /stacks?dry_run=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
-        + AUTH
-        + CRLF
-    )
-    body = json.JSONEncoder().iterencode(request_for("nginx:stable"))
-    sent = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece.encode()) for piece in body)
-    assert statuses(await say(at, head + sent + b"0\r\n\r\n")) == [200]
-
-
-async def test_the_ends_of_lines_in_a_body_are_not_taken_for_chunks(at: Harness) -> None:
-    head = (
-        b"POST /stacks/batch-delete HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
-        + AUTH
-        + CRLF
-    )
+async def test_a_body_in_short_chunks_or_of_many_lines_is_taken(at: Harness) -> None:
+    """The ends of its lines are not taken for chunks."""
+    create = [piece.encode() for piece in json.JSONEncoder().iterencode(request_for("nginx:stable"))]
     ids = [f"stack-{number:016x}" for number in range(10_000)]
     body = json.dumps({"stack_ids": ids}, indent=0).replace("\n", "\r\n").encode()
-    pieces = [body[begin : begin + 4096] for begin in range(0, len(body), 4096)]
-    sent = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-    assert statuses(await say(at, head + sent + b"0\r\n\r\n")) == [202]
+    delete = [body[begin : begin + 4096] for begin in range(0, len(body), 4096)]
+    for path, pieces, status in ((b"?dry_run=1", create, 200), (b"/batch-delete", delete, 202)):
+        head = CHUNKED.replace(b"/stacks", b"/stacks" + path) + b"Connection: close\r\n" + AUTH + CRLF
+        sent = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+        assert statuses(await say(at, head + sent + b"0\r\n\r\n")) == [status]
 
 
 async def test_a_body_that_is_too_long_is_a_413_as_soon_as_that_is_seen(at: Harness) -> None:
@@ -226,78 +192,63 @@ async def test_a_body_that_is_too_long_is_a_413_as_soon_as_that_is_seen(at: Harn
 BOMB = gzip.compress(b" " * (50 << 20))
 
 
-@pytest.fixture
-def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The arguments of each decompressor that this process has made since."""
-    begun: list[object] = []
-    real = zlib.decompressobj
+@SLOW
+async def test_a_packed_body_is_a_415_or_without_a_key_a_401(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpack, unpacked = zlib.decompressobj, list[int]()
 
-    def counting(*args: Any, **options: Any) -> object:
-        begun.append(args)
-        return real(*args, **options)
+    def counted(wbits: int = zlib.MAX_WBITS, **more: Any) -> object:
+        unpacked.append(wbits)
+        return unpack(wbits, **more)
 
-    monkeypatch.setattr(zlib, "decompressobj", counting)
-    return begun
-
-
-async def test_a_packed_body_is_a_415(at: Harness, unpacked: list[object]) -> None:
+    monkeypatch.setattr(zlib, "decompressobj", counted)
     for coding in ("gzip", "br", "GZIP", "identity, gzip", "cow"):
         for method, path in (("POST", "/stacks"), ("GET", "/stats"), ("POST", "/no/such/route"), ("GET", "/docs")):
             reply = await at.call(method, path, BOMB, headers={"Content-Encoding": coding})
-            assert (reply.status, "Content-Encoding" in reply.error) == (415, True), (method, path)
-            assert reply.headers["Accept-Encoding"] == "identity"
+            assert (reply.status, reply.headers.get("Accept-Encoding")) == (415, "identity"), (method, path)
+    for more, status in ((b"", b"401"), (b"X-API-KEY: sk-wrong\r\n", b"401"), (AUTH, b"415")):
+        async with connected(at) as (reader, writer):
+            writer.write(CHUNKED + b"Content-Encoding: gzip\r\n" + more + CRLF + b"%x\r\n" % len(BOMB) + BOMB + CRLF)
+            assert (await reader.readuntil(CRLF + CRLF)).startswith(b"HTTP/1.1 " + status)
+            writer.write(b"%x\r\n" % len(BOMB) + BOMB + CRLF + b"0\r\n\r\n")
+            await everything(reader)
+    packed, head = gzip.compress(b"{}"), CHUNKED.replace(b"chunked", b"gzip, chunked") + b"Connection: close\r\n" + AUTH
+    assert statuses(await say(at, head + CRLF + b"%x\r\n" % len(packed) + packed + b"\r\n0\r\n\r\n")) == [415]
     assert not unpacked
     reply = await at.call("POST", "/stacks", request_for("nginx:stable"), headers={"Content-Encoding": "Identity"})
     assert reply.status == 201, reply.text
     assert (await at.call("GET", "/healthz", headers={"Content-Encoding": "gzip"})).status == 200, "there is no body"
 
 
-@SLOW
-async def test_a_packed_body_without_a_key_is_a_401(at: Harness, unpacked: list[object]) -> None:
-    head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"
-    for more, status in ((b"", b"401"), (b"X-API-KEY: sk-wrong\r\n", b"401"), (AUTH, b"415")):
-        async with connected(at) as (reader, writer):
-            writer.write(head + more + CRLF + b"%x\r\n" % len(BOMB) + BOMB + CRLF)
-            assert (await reader.readuntil(CRLF + CRLF)).startswith(b"HTTP/1.1 " + status)
-            writer.write(b"%x\r\n" % len(BOMB) + BOMB + CRLF + b"0\r\n\r\n")
-            await everything(reader)
-    packed = gzip.compress(b"{}")
-    raw = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n" + AUTH
-    assert statuses(await say(at, raw + CRLF + b"%x\r\n" % len(packed) + packed + b"\r\n0\r\n\r\n")) == [415]
-    assert not unpacked
-
-
 GOOD = b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF
 
 
-@SLOW
+@pytest.mark.stackd(limits__slow_client_timeout="1s")
 async def test_who_trickles_or_sends_nothing_more_is_cut_off(at: Harness) -> None:
-    for begin, more, answered in (
-        (b"GET /healthz HTTP/1.1\r\n", b"X-A: a\r\n", []),
-        (b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n" + AUTH + CRLF, b" ", [408]),
-        (b"", b"", []),
-        (GOOD, b"", [200]),
-    ):
+    async def answers(begin: bytes, more: bytes) -> list[int]:
         async with connected(at) as (reader, writer):
             closed = asyncio.create_task(everything(reader))
             writer.write(begin)
             while not closed.done():
                 writer.write(more)
                 await asyncio.sleep(0.05)
-            assert statuses(closed.result()) == answered
+            return statuses(closed.result())
+
+    body = b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n" + AUTH + CRLF
+    begun = ((b"GET /healthz HTTP/1.1\r\n", b"X-A: a\r\n"), (body, b" "), (b"", b""), (GOOD, b""))
+    assert await asyncio.gather(*(answers(*one) for one in begun)) == [[], [408], [], [200]]
 
 
 @SLOW
 async def test_an_answer_that_is_not_read_does_not_wait_for_ever(at: Harness) -> None:
-    await asyncio.gather(*(at.create() for _ in range(60)))
+    await asyncio.gather(*(at.create() for _ in range(20)))
+    requests, sent = GOOD.replace(b"healthz", b"stacks") * 1000, 0
     with socket.create_connection(("127.0.0.1", at.port)) as client:
         client.setblocking(False)
-        request = GOOD.replace(b"healthz", b"stacks")
-        wanted = request * 1000
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             with suppress(ConnectionResetError, BrokenPipeError):
                 while True:
-                    wanted = wanted[await asyncio.to_thread(push, client, wanted) :] or request * 1000
+                    sent += await asyncio.to_thread(push, client, requests[sent % len(requests) :])
+    assert sent < 24 << 20, "requests are taken while no answer is read"
     await still_well(at)
 
 
@@ -339,7 +290,7 @@ async def test_one_connection_too_many_of_known_clients_is_a_503(at: Harness) ->
         async with connected(at) as (reader, _):
             status, sentence = only_error(await everything(reader))
             assert (status, "limits.connections" in sentence) == (503, True)
-    await eventually(lambda: well(at))
+    await until(lambda: at.call("GET", "/healthz"), lambda reply: reply.status == 200)
 
 
 @pytest.mark.stackd(limits__connections="6")
@@ -384,10 +335,6 @@ async def test_who_comes_while_there_are_no_descriptors_is_served_later(
     assert caplog.text.count("accepting no connections for 0.1 s: Too many open files") == 2
 
 
-async def well(at: Harness) -> bool:
-    return (await at.call("GET", "/healthz")).status == 200
-
-
 @SLOW
 async def test_junk_behind_an_answered_request_is_a_400(at: Harness) -> None:
     assert statuses(await say(at, GOOD * 100)) == [200] * 100
@@ -401,27 +348,12 @@ async def test_junk_behind_an_answered_request_is_a_400(at: Harness) -> None:
             assert status < 500
 
 
-PORT = {"target_port": [{"container_port": 80, "protocol": "TCP"}]}
-BODIES = [
-    b"", b"null", b"[" * 100_000, b'{"a":' * 50_000, b'{"pod_spec":' * 3 + b"1" + b"}" * 3, b"\xff\xfe\x00",
-    b"\x00" * 1000, b'{"pod_spec": "\\ud800", "target_port": []}', b"1e999999", b"9" * 5000,
-    b'{"target_port": [], "target_port": []}',
-    b'{"stack_ids": ["\\u0000", "a"]}', b'{"stack_ids": ["' + b"a" * 5000 + b'"]}', b'{"stack_ids": {"a": 1}}',
-    json.dumps({"target_port": [{"container_port": 10**30, "protocol": "TCP"}], "pod_spec": "a"}).encode(),
-    json.dumps({"target_port": [{"container_port": 80, "protocol": "\u0000"}] * 2000, "pod_spec": "a"}).encode(),
-    json.dumps(PORT | {"pod_spec": "[" * 100_000}).encode(),
-    json.dumps(PORT | {"pod_spec": "a: &a [*a]\nb: *a"}).encode(),
-    json.dumps(PORT | {"pod_spec": "\u0000\u0007\ufffe"}).encode(),
-    json.dumps(PORT | {"pod_spec": "!!python/object:os.system x"}).encode(),
-]  # fmt: skip
-
-
 @SLOW
 async def test_noise_leaves_nothing_behind(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     noise = random.Random(5)
-    await flood(at, noise, 250)
+    await flood(at, noise, rounds=1)
     before = measured()
-    await flood(at, noise, 500)
+    await flood(at, noise, rounds=2)
     await eventually(lambda: len(asyncio.all_tasks()) <= before[0] + 2, lambda: f"tasks: {asyncio.all_tasks()}")
     await eventually(lambda: measured()[1] <= before[1] + 3, lambda: f"descriptors: {measured()[1]} after {before[1]}")
     assert measured()[2] < before[2] + (20 << 20)
@@ -429,30 +361,20 @@ async def test_noise_leaves_nothing_behind(at: Harness, caplog: pytest.LogCaptur
     await still_well(at)
 
 
-async def flood(at: Harness, noise: random.Random, count: int) -> None:
+async def flood(at: Harness, noise: random.Random, rounds: int) -> None:
     good = b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n" + AUTH + b'\r\n{"a": [1, 2]}'
 
-    async def one(raw: bytes) -> None:
-        for status in statuses(await say(at, raw)):
-            assert status < 500
-
-    for _ in range(0, count, AT_ONCE):
-        await asyncio.gather(*(one(mangled(noise, good)) for _ in range(AT_ONCE)))
+    for _ in range(rounds):
+        answers = await asyncio.gather(*(say(at, mangled(noise, good)) for _ in range(AT_ONCE)))
+        assert max(statuses(b"".join(answers))) < 500
 
 
 def mangled(noise: random.Random, raw: bytes) -> bytes:
     """The request with a few bytes changed, removed or inserted."""
-    data = bytearray(raw)
     for _ in range(noise.randint(1, 8)):
-        place = noise.randrange(len(data))
-        match noise.randrange(3):
-            case 0:
-                data[place] = noise.randrange(256)
-            case 1:
-                del data[place : place + noise.randint(1, 20)]
-            case _:
-                data[place:place] = noise.randbytes(noise.randint(1, 40))
-    return bytes(data)
+        begin, size = noise.randint(0, len(raw)), noise.randint(0, 20)
+        raw = raw[:begin] + noise.randbytes(noise.randint(0, 20)) + raw[begin + size :]
+    return raw
 
 
 def measured() -> tuple[int, int, int]:

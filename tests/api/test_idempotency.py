@@ -28,15 +28,15 @@ def same(first: Reply, again: Reply) -> bool:
 
 
 async def test_the_same_key_and_body_give_the_first_answer_and_one_stack(at: Harness) -> None:
-    first, *others = await asyncio.gather(*(post(at) for _ in range(8)))
+    with at.no_pod_starting():  # which an answer would show
+        first, *others = await asyncio.gather(*(post(at) for _ in range(8)))
     assert {(reply.status, reply.text) for reply in (first, *others)} == {(201, first.text)}
     assert sum("Idempotency-Replayed" not in reply.headers for reply in (first, *others)) == 1
     await at.until_status(first.json["stack_id"], "running")
     assert same(first, await post(at))
     assert len(await at.objects("pods")) == 1
     await at.delete(first.json["stack_id"])
-    gone = await post(at)
-    assert (gone.status, gone.error.endswith(f"about {first.json['stack_id']}, which is gone by now")) == (409, True)
+    assert (await post(at)).code == "answer_gone"
     assert not await at.objects("pods"), "no second stack"
 
 
@@ -45,7 +45,7 @@ async def test_a_repeated_answer_takes_no_room_for_the_pod_spec(at: Harness) -> 
     spec = seed()["pod_spec"].replace("name: app", "name: app\n      args: ['" + "x" * 40_000 + "']")
     body = seed() | {"pod_spec": spec, "labels": {"player": "7"}, "if_exists": "return"}
     first = await post(at, body=body)
-    answers = [await post(at, body=body, key=f"again-{number}") for number in range(20)]
+    answers = [await post(at, body=body, key=f"again-{number}") for number in range(5)]
     assert {(answer.status, answer.json["pod_spec"]) for answer in answers} == {(200, first.json["pod_spec"])}
     assert same(answers[3], await post(at, body=body, key="again-3"))
     assert same(first, await post(at, body=body))
@@ -82,10 +82,7 @@ async def test_a_key_that_cannot_be_one_or_two_keys_are_a_400(at: Harness) -> No
     for second in ("one", "two"):
         headers = [("X-API-KEY", KEY), ("Idempotency-Key", "one"), ("Idempotency-Key", second)]
         async with at.session.post(at.url + "/stacks", json=seed(), headers=headers) as answer:
-            assert (answer.status, (await answer.json())["error"]) == (
-                400,
-                "Idempotency-Key must be given once, not 2 times",
-            )
+            assert (answer.status, "given once" in await answer.text()) == (400, True)
     assert not await at.listed()
 
 

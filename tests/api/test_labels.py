@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 from functools import partial
 from typing import Any
 
 import pytest
 
-from stackd.codes import ROOM, for_players
 from stackd.kube.labels import CLIENT_LABEL_PREFIX
 from stackd.web.bodies import encoder, renderer
-from tests.document import matches
 from tests.harness import Harness, Machine, Reply, eventually, request_for, seed
 from tests.streams import follow
 from tests.templates import PLAIN, folder_with
@@ -36,16 +33,15 @@ async def ids(at: Harness, query: str) -> list[str]:
 
 async def test_labels_are_kept_and_stand_on_pod_and_service_under_our_prefix(at: Harness) -> None:
     for labels in (
-        ["team"], {"team": 7}, {"team": None}, {"a/b": "x"}, {"-a": "x"}, {"": "x"}, {"team": "x" * 64},
-        {"x" * 64: "y"}, {"team": "two words"}, {f"k{number}": "v" for number in range(17)},
+        ["team"], {"team": 7}, {"a/b": "x"}, {"": "x"}, {"team": "x" * 64}, {"x" * 64: "y"}, {"team": "two words"},
+        {f"k{number}": "v" for number in range(17)},
     ):  # fmt: skip
-        reply = await at.refused(400, "label", "/stacks", seed() | {"labels": labels})
-        assert reply.error.startswith("invalid request body: ")
-    created = await at.create(labelled(team="7", challenge="web-1"))
-    assert (await at.stack(created["stack_id"]))["labels"] == {"team": "7", "challenge": "web-1"}
+        await at.refused(400, "label", "/stacks", seed() | {"labels": labels})
+    mine = {"team": "7", "challenge": "web-1"}
+    created = await at.create(labels=mine)
+    assert (await at.stack(created["stack_id"]))["labels"] == mine
     for kind, name in (("pods", created["pod_id"]), ("services", created["service_name"])):
-        labels = (await at.objects(kind))[name]["metadata"]["labels"]
-        assert (labels["label.stackd.io/team"], labels["label.stackd.io/challenge"]) == ("7", "web-1")
+        assert await _carries(at, kind, name, mine)
 
 
 async def test_stacks_are_found_by_labels_status_and_node_and_shown_with_the_fields_chosen(at: Harness) -> None:
@@ -71,7 +67,7 @@ async def test_stacks_are_found_by_labels_status_and_node_and_shown_with_the_fie
     assert list(listed.items()) == expected, "in the documented order"
     listed = (await at.get(f"/stacks?fields={','.join(stacks[0])}"))["stacks"][0]
     assert list(listed.items()) == list(stacks[0].items())
-    for chosen in itertools.combinations(stacks[0], 3):
+    for chosen in itertools.islice(itertools.combinations(stacks[0], 3), 150):
         await at.get(f"/stacks?label=team=9&fields={','.join(chosen)}")
     assert max(one.cache_info().currsize for one in (encoder, renderer)) <= 128, "not one for each choice ever made"
 
@@ -92,20 +88,17 @@ async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Harnes
 
 async def test_a_filter_that_cannot_be_is_refused(at: Harness) -> None:
     for query, words in {
-        "lable=team=7": '(did you mean "label"?)',
-        "sort=status": "'sort'; stacks are always ordered by created_at, then stack_id",
-        "limit=1&limit=2": "the parameter limit is given more than once",
-        "status=ready": "status must be one of creating, running, stopped, failed, node_deleted",
-        "cursor=nonsense!": "cursor must be the next_cursor",
-        "&".join(f"label=a{n}" for n in range(17)): "the parameter label has more than 16 different values",
+        "sort=status": "'sort'",
+        "limit=1&limit=2": "limit is given more than once",
+        "status=ready": "status must be one of",
+        "cursor=nonsense!": "cursor must be",
+        "&".join(f"label=a{n}" for n in range(17)): "label has more than 16",
     }.items():
         await at.refused(400, words, f"/stacks?{query}", method="GET")
 
 
 async def test_all_stacks_of_a_label_are_deleted_by_one_job(at: Harness) -> None:
-    for _ in range(3):
-        await at.create(labelled(team="7"))
-    other = (await at.create(labelled(team="8")))["stack_id"]
+    *_, other = [(await at.create(labels={"team": team}))["stack_id"] for team in "7778"]
     for query in ("", "?status=running"):
         await at.refused(400, "", f"/stacks{query}", method="DELETE")
     for total in (3, 0):
@@ -116,55 +109,32 @@ async def test_all_stacks_of_a_label_are_deleted_by_one_job(at: Harness) -> None
     assert await at.listed() == list(await at.objects("pods")) == [other]
 
 
-# ---- at most so many stacks for each value of a label
-
-
 @one_each
 async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(at: Harness) -> None:
     replies = await asyncio.gather(*(at.call("POST", "/stacks", OF_7) for _ in range(8)))
     assert sorted(reply.status for reply in replies) == [201] + [409] * 7
     (stack_id,) = await at.objects("pods")
-    for reply in replies:
-        assert reply.json["stack_id"] == stack_id
-        if reply.status == 409:
-            assert list(reply.json) == ["error", "code", "stack_id", "player_message"]
-            assert reply.error.startswith("label player=7 has 1 of 1 stacks")
+    assert {reply.json["stack_id"] for reply in replies} == {stack_id}
+    assert {reply.code for reply in replies if reply.status == 409} == {"label_limit_reached"}
     await at.create()
     body = labelled(player="8") | RETURN
     replies = await asyncio.gather(*(at.call("POST", "/stacks", body) for _ in range(8)))
     assert sorted(reply.status for reply in replies) == [200] * 7 + [201]
-    assert len({reply.json["stack_id"] for reply in replies}) == 1
-    assert {tuple(reply.json) for reply in replies} == {tuple(replies[0].json)}
+    assert len({(reply.json["stack_id"], *reply.json) for reply in replies}) == 1
     assert len(await at.objects("pods")) == 3
     await at.refused(400, "if_exists", "/stacks", body | {"if_exists": "maybe"})
 
 
-@one_each
-async def test_an_existing_stack_stays_the_answer_to_its_key(at: Harness) -> None:
-    existing, body, key = await at.create(OF_7), OF_7 | RETURN, {"Idempotency-Key": "k"}
-    first = await at.call("POST", "/stacks", body, headers=key)
-    assert (first.status, first.json["stack_id"]) == (200, existing["stack_id"])
-    again = await at.call("POST", "/stacks", body, headers=key)
-    assert (again.status, again.json["stack_id"]) == (200, existing["stack_id"])
-    assert again.headers["Idempotency-Replayed"] == "true"
-    await at.delete(existing["stack_id"])
-    await at.refused(409, f"{existing['stack_id']}, which is gone by now", "/stacks", body, headers=key)
-    await at.refused(422, "", "/stacks", body | {"ttl": "5m"}, headers=key)
-
-
-@pytest.mark.parametrize("order", [("player", "instance"), ("instance", "player")])
-async def test_if_exists_return_returns_the_stack_with_all_labels_whichever_limit_is_reached(
-    at: Harness, order: tuple[str, str]
-) -> None:
+async def test_if_exists_return_returns_the_stack_with_all_labels_whichever_limit_is_reached(at: Harness) -> None:
     """The order of the limits in the configuration must not choose the stack of another challenge."""
-    limits = {"player": 2, "instance": 1}
-    at.reload("limits", stacks_per_label={name: limits[name] for name in order})
     web, pwn = [await at.create(labelled(player="7", instance=name)) for name in ("web-7", "pwn-7")]
-    for stack, instance in ((web, "web-7"), (pwn, "PWN-7")):
-        same = await at.post("/stacks", labelled(player="7", instance=instance) | RETURN)
-        assert same["stack_id"] == stack["stack_id"]
-    other = await at.refused(409, "", "/stacks", labelled(player="7", instance="rev-7") | RETURN)
-    assert other.json["stack_id"] == web["stack_id"]
+    for limits in ({"player": 2, "instance": 1}, {"instance": 1, "player": 2}):
+        at.reload("limits", stacks_per_label=limits)
+        for stack, instance in ((web, "web-7"), (pwn, "PWN-7")):
+            same = await at.post("/stacks", labelled(player="7", instance=instance) | RETURN)
+            assert same["stack_id"] == stack["stack_id"]
+        other = await at.refused(409, "", "/stacks", labelled(player="7", instance="rev-7") | RETURN)
+        assert other.json["stack_id"] == web["stack_id"]
 
 
 @one_each
@@ -182,58 +152,21 @@ async def test_a_place_is_taken_in_every_spelling_until_its_stack_is_gone_or_has
     assert (await at.stack(ended))["status"] == "stopped"
 
 
-@pytest.mark.stackd(
-    limits__stacks_per_label="player=1",
-    limits__creates_per_label="team=1/min",
-    stacks__node_port_min="31001",
-    stacks__node_port_max="31002",
-    stacks__max_ttl="3h",
-)
-async def test_players_get_a_sentence_of_their_own_where_a_limit_or_the_room_is_the_reason(at: Harness) -> None:
-    stack_id = (await at.create(labelled(player="1", team="1")))["stack_id"]
-    same = await at.refused(409, "", "/stacks", labelled(player="1"))
-    assert same.for_players.startswith("You have as many instances as y")
-    often = await at.refused(429, "", "/stacks", labelled(team="1"))
-    assert often.for_players.startswith("You have started instances too often. Try again i")
-    await at.create()
-    no_port = await at.refused(503, "", "/stacks", seed())
-    at.reload("limits", max_stacks=2)
-    full = await at.refused(503, "", "/stacks", seed())
-    assert full.for_players == no_port.for_players == for_players(ROOM)
-    far = await at.refused(409, "", f"/stacks/{stack_id}/extend", {"ttl": "2h"})
-    assert far.for_players == "This instance can be extended by 1h at most."
-    for reply in (same, often, no_port, full, far):
-        matches("Error", reply.json)
-        assert not re.search(r"limits\.|stacks\.|label|node port|stack", reply.for_players)
-    gone = await at.refused(404, "", "/stacks/stack-none", method="GET")
-    assert gone.for_players == "Your instance has ended. Start a new one."
-    wrong = await at.refused(400, "", "/stacks", {})
-    assert wrong.for_players == "This does not work as it is set up. Please tell the organisers."
-
-
-# ---- required labels, and so many creates a minute for each value of a label
-
-
 @pytest.mark.stackd(limits__required_labels='["player"]')
 async def test_a_create_without_a_required_label_is_a_400_that_names_it(at: Harness) -> None:
-    for labels in (None, {}, {"team": "7"}, {"player": ""}, {"Player": "7"}):
-        body = seed() if labels is None else labelled(**labels)
+    for body in (seed(), labelled(team="7"), labelled(player=""), labelled(Player="7")):
         await at.refused(400, "labels: player must be given (limits.required_labels)", "/stacks", body)
-    assert not await at.objects("pods")
     await at.post("/capacity", seed())
     await at.create(OF_7)
-    create = (await at.get("/openapi.json"))["components"]["schemas"]["Create"]
-    assert ("labels" in create["required"], create["properties"]["labels"]["required"]) == (True, ["player"])
 
 
 @twice
 async def test_one_create_too_many_of_a_player_is_a_429(at: Harness) -> None:
     await at.create(labelled(player="alice"))
     await at.create(labelled(Player="ALICE"))
-    reply = await at.refused(429, "", "/stacks", labelled(player="alice"))
-    assert reply.error == "more than 2/min creates with the label player=alice (limits.creates_per_label)"
+    reply = await at.refused(429, "limits.creates_per_label", "/stacks", labelled(player="alice"))
     assert 1 <= int(reply.headers["Retry-After"]) <= 60
-    assert (await at.refused(429, "", "/stacks?dry_run=true", labelled(player="alice"))).error == reply.error
+    await at.refused(429, "limits.creates_per_label", "/stacks?dry_run=true", labelled(player="alice"))
     for labels in ({"player": "Alice"}, {"PLAYER": "alice", "player": "bob"}, {"pLayer": "aLICE"}):
         await at.refused(429, "", "/stacks", labelled(**labels))
     for blank in (" alice", "alice ", "alice\t", "alice\u00a0"):
@@ -272,9 +205,6 @@ async def test_an_answer_that_was_given_before_or_a_stack_that_is_there_is_no_cr
     await at.refused(429, "", "/stacks", OF_7 | RETURN)
 
 
-# ---- changes of the labels of a stack
-
-
 async def relabelled(at: Harness, stack_id: str, **labels: str | None) -> dict[str, str]:
     reply = await at.call("PATCH", f"/stacks/{stack_id}", {"labels": labels})
     assert reply.status == 200, reply.text
@@ -299,29 +229,20 @@ async def test_a_change_sets_and_removes_labels_wherever_they_are_and_the_rest_s
         await eventually(partial(_carries, at, kind, name, {"player": "8", "lab": "1"}))
     assert (await ids(at, "label=player=8"), await ids(at, "label=player=7")) == ([stack_id], [])
     (line,) = [one for one in await at.timeline(stack_id) if one["kind"] == "labelled"]
-    assert (line["message"], line["by"]) == ("player=8 seat-", "environment")
     (entry,) = (await at.get(f"/activity?action=label&stack={stack_id}"))["activity"]
-    assert (entry["message"], entry["status"], entry["labels"]) == ("player=8 seat-", "completed", after["labels"])
+    assert line["message"] == entry["message"] == "player=8 seat-"
+    assert (line["by"], entry["status"], entry["labels"]) == ("environment", "completed", after["labels"])
+    shown, patches = (await at.stack(stack_id), await at.timeline(stack_id)), at.counts.total("patch", "services")
+    await relabelled(at, stack_id, player="8", seat=None)
+    assert (await at.stack(stack_id), await at.timeline(stack_id)) == shown, "the same again changes nothing"
+    assert at.counts.total("patch", "services") == patches
 
 
 async def _carries(at: Harness, kind: str, name: str, labels: dict[str, str]) -> bool:
-    theirs = (await at.objects(kind))[name]["metadata"]["labels"]
-    return labels == {
-        key.removeprefix(CLIENT_LABEL_PREFIX): value
-        for key, value in theirs.items()
-        if key.startswith(CLIENT_LABEL_PREFIX)
+    theirs = (await at.objects(kind))[name]["metadata"]["labels"].items()
+    return {key: value for key, value in theirs if key.startswith(CLIENT_LABEL_PREFIX)} == {
+        CLIENT_LABEL_PREFIX + key: value for key, value in labels.items()
     }
-
-
-async def test_the_same_change_again_changes_nothing(at: Harness) -> None:
-    stack_id = await at.running(labelled(player="7"))
-    await relabelled(at, stack_id, player="8", seat=None)
-    await eventually(partial(_carries, at, "pods", stack_id, {"player": "8"}))
-    before, lines = await at.stack(stack_id), await at.timeline(stack_id)
-    at.faults.reset_counts()
-    assert await relabelled(at, stack_id, player="8", seat=None) == {"player": "8"}
-    assert (await at.stack(stack_id), await at.timeline(stack_id)) == (before, lines)
-    assert at.counts.total("patch", "services") == 0
 
 
 async def test_a_change_that_cannot_be_says_which_label_and_why(at: Harness) -> None:
@@ -329,15 +250,14 @@ async def test_a_change_that_cannot_be_says_which_label_and_why(at: Harness) -> 
     stack_id = await at.running(labelled(player="7", **{f"k{number}": "v" for number in range(15)}))
     before = await at.stack(stack_id)
     for labels, words in (
-        ({"team": 7}, "labels.team: must be a string of"),
+        ({"team": 7}, "labels.team: "),
         ({"-a": "x"}, "the name must be"),
-        ({"team": "x"}, "labels: must be an object of at most 16 labels"),
-        ({"player": None}, "player must be given (limits.required_labels)"),
+        ({"team": "x"}, "at most 16 labels"),
+        ({"player": None}, "player must be given"),
         ({"Link": "link-1"}, "Link is the label of open links"),
     ):
         await label_refused(at, 400, words, stack_id, **labels)
-    for body, words in ({}, "labels: is required"), ({"labels": None}, "labels: is required"), ({"ttl": "1h"}, "ttl"):
-        await at.refused(400, words, f"/stacks/{stack_id}", body, method="PATCH")
+    await at.refused(400, "labels: is required", f"/stacks/{stack_id}", {"labels": None}, method="PATCH")
     await label_refused(at, 404, "", "stack-0000000000000000", player="8")
     assert await at.stack(stack_id) == before
 
@@ -371,9 +291,7 @@ async def test_a_label_that_is_new_to_a_stack_counts_as_a_create_for_its_rate(at
 async def test_labels_that_the_cluster_may_lack_are_kept_and_written_later(at: Harness) -> None:
     stack_id = await at.running(labelled(player="7"))
     at.faults.add_fault(action="status", verb="patch", resource="pods|services", code=403)
-    await label_refused(
-        at, 503, f"{stack_id} has its new labels, and stackd retries to write that", stack_id, player="8"
-    )
+    await label_refused(at, 503, f"{stack_id} has its new labels", stack_id, player="8")
     assert (await at.stack(stack_id))["labels"] == {"player": "8"}
     at.faults.clear()
     await eventually(partial(_carries, at, "services", f"svc-{stack_id}", {"player": "8"}))
@@ -400,18 +318,15 @@ async def test_somebody_elses_change_of_a_label_in_the_cluster_is_undone(at: Har
 async def test_a_change_back_is_written_although_the_answer_to_the_change_was_lost(at: Harness) -> None:
     """What stackd knows of the Service is as it should be, and the Service is not."""
     stack_id = await at.running(labelled(player="7"))
-    await eventually(partial(_carries, at, "services", f"svc-{stack_id}", {"player": "7"}))
     at.give_kubernetes(timeout=0.5)
     at.faults.freeze_watches()
     at.faults.add_fault(action="lost_reply", verb="patch", resource="services")
     await label_refused(at, 503, "has its new labels", stack_id, player="8")
     assert await _carries(at, "services", f"svc-{stack_id}", {"player": "8"})
     at.faults.end("lost_reply")
+    at.give_kubernetes(timeout=10.0)
     assert await relabelled(at, stack_id, player="7") == {"player": "7"}
     assert await _carries(at, "services", f"svc-{stack_id}", {"player": "7"})
-
-
-# ---- what the stacks of a player may cost
 
 
 async def test_the_stacks_of_a_player_cost_no_more_than_they_may_also_once_the_file_is_lost(vm: Machine) -> None:
@@ -432,7 +347,6 @@ async def test_the_stacks_of_a_player_cost_no_more_than_they_may_also_once_the_f
     small, dear = await made("small"), await made("dear")
     await made("plain"), await made("dear", player="8")
     assert await refused("huge", "") == "You use 8 of 10; this one costs 9."
-    assert await refused("dear", dear) == "You use 8 of 10; this one costs 5."
     await at.do("stop", small)
     await refused("dear", dear)
     await vm.lose_file()
@@ -441,7 +355,7 @@ async def test_the_stacks_of_a_player_cost_no_more_than_they_may_also_once_the_f
     broken = (await at.create(request_for("registry.example/badname") | {"labels": {"player": "7"}}))["stack_id"]
     await at.until_status(broken, "failed")
     await made("small")
-    assert await refused("plain", small) == "You use 10 of 10; this one costs 1."
+    await refused("plain", small)
     reply = await at.call("PATCH", f"/stacks/{await made('plain', '9')}", {"labels": {"player": "7"}})
     assert reply.code == "label_cost_reached"
     await at.delete(dear)

@@ -8,8 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stackd.kube.records import parse_record
-from stackd.model import SanitizedSpec, Stack, TargetPort
+from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec import Sanitizer
 from tests.harness import KEY, Harness, Machine, request_for, seed
 from tests.raw import say
@@ -70,21 +69,12 @@ async def test_every_answer_and_event_has_the_whole_text(at: Harness) -> None:
     for query in ("", "?limit=10", "?fields=stack_id,pod_spec", "?status=running&status=creating"):
         listed = (await at.get(f"/stacks{query}"))["stacks"]
         assert {one["stack_id"]: one["pod_spec"] for one in listed} == texts, query
-    assert (await at.get("/stacks?limit=1"))["next_cursor"]
     assert (await at.call("HEAD", "/stacks")).status == 200
     for verb in ("extend", "stop", "start", "restart"):
         assert (await at.do(verb, name, ttl="1h" if verb == "extend" else None))["pod_spec"] == text
-    pods, services = await at.objects("pods"), await at.objects("services")
-    recovered = parse_record(services[made["service_name"]], pods[name])
-    assert isinstance(recovered, Stack)
-    assert recovered.pod_spec == text
-    for service in services.values():
-        assert sum(len(note) for note in service["metadata"]["annotations"].values()) < 4096
-
     old = await say(at, f"GET /stacks HTTP/1.0\r\nX-API-KEY: {KEY}\r\n\r\n".encode())
     head, _, body = old.partition(b"\r\n\r\n")
     assert (b"chunked" in head, name.encode() in body, body[-2:]) == (False, True, b"]}")
-
     await at.lose_file()
     with pytest.raises(aiohttp.ClientError):  # a list that cannot be read to its end does not look complete
         await at.call("GET", "/stacks")
