@@ -13,39 +13,27 @@ import pytest
 from stackd.keys import ApiKey, digest
 from stackd.lifecycle import audit
 from stackd.model import AuditKind
-from tests.api.conftest import vms
 from tests.document import activity
-from tests.harness import KEY, READ_KEY, Harness, Machine, eventually, harness, seed
+from tests.harness import KEY, READ_KEY, Harness, Machine, eventually, harness, seed, until
 
-
-def reader(name: str = "grafana") -> ApiKey:
-    return ApiKey(name=name, sha256=digest(READ_KEY), scope="read")
-
-
-__all__ = ["vms"]  # a fixture
+READER = ApiKey(name="grafana", sha256=digest(READ_KEY), scope="read")
 
 
 async def noted(at: Harness, action: str, count: int = 1) -> list[dict[str, Any]]:
     """The entries of that kind, once there are so many."""
-    found: list[dict[str, Any]] = []
-
-    async def check() -> bool:
-        found[:] = await activity(at, f"?action={action}")
-        return len(found) >= count
-
-    await eventually(check, lambda: str(found))
-    return found
+    return await until(lambda: activity(at, f"?action={action}"), lambda found: len(found) >= count)
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-async def test_a_refusal_of_a_valid_key_has_its_name(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refusal_has_its_keys_name_and_a_tenant_sees_its_own(
+    at: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
-    at.put_keys_in_force(
-        *at.config.auth.keys, reader(), ApiKey(name="t", sha256=digest("t" * 20), scope="tenant", labels={"a": "b"})
-    )
+    tenant = ApiKey(name="t", sha256=digest("t" * 20), scope="tenant", labels={"a": "b"})
+    at.put_keys_in_force(*at.config.auth.keys, READER, tenant)
     for key, method, path, status in (
         (READ_KEY, "POST", "/stacks", 403),
         ("t" * 20, "GET", "/metrics", 403),
@@ -61,20 +49,16 @@ async def test_a_refusal_of_a_valid_key_has_its_name(at: Harness, caplog: pytest
     assert {(one["status"], one["total"], one.get("stack_id")) for one in found} == {("failed", 0, None)}
     logged = {(vars(one)["key_name"], vars(one)["status"]) for one in caplog.records if one.name == "stackd.request"}
     assert logged == {("grafana", 403), ("t", 403), ("anonymous", 401)}
+    at.daemon.context.audit.note(AuditKind.RELOAD, "of the operator", by=tenant.principal)
+    await noted(at, "reload")
+    seen = (await at.get("/activity", key="t" * 20))["activity"]
+    assert [(entry["by"], entry["action"]) for entry in seen] == [("t", "refused")]
 
 
-async def test_repeated_refusals_are_counted_and_those_of_many_kinds_too(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refusals_that_are_repeated_are_counted(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "MOST_REFUSALS", 2)
-    at.put_keys_in_force(*at.config.auth.keys, reader())
-    for path in (
-        "/stacks",
-        "/stacks/stack-1/stop",
-        "/stacks/stack-2/stop",
-        "/stacks/stack-1/start",
-        "/reconcile/confirm",
-    ):
+    at.put_keys_in_force(*at.config.auth.keys, READER)
+    for path in ("/stacks", "/stacks/stack-1/stop", "/stacks/stack-2/stop", "/stacks/stack-1/start"):
         for _ in range(3):
             assert (await at.call("POST", path, key=READ_KEY)).status == 403
     await noted(at, "refused", 3)
@@ -83,50 +67,31 @@ async def test_repeated_refusals_are_counted_and_those_of_many_kinds_too(
     assert counted == {
         *(("403 for POST /stacks, from 127.0.0.1", count) for count in (1, 2)),
         *(("403 for POST /stacks/{stack_id}/stop, from 127.0.0.1", count) for count in (1, 5)),
-        *(("403 for several requests, from several", count) for count in (1, 5)),
+        *(("403 for several requests, from several", count) for count in (1, 2)),
     }
-    assert {one["count"] for one in await activity(at, "?action=refused") if "count" in one} == {2, 5}
 
 
 async def test_what_a_line_says_is_found_however_long_ago_it_was(at: Harness) -> None:
     at.put_keys_in_force(*at.config.auth.keys, ApiKey(name="Ada Lovelace", sha256=digest("a" * 20), scope="admin"))
-    stack_id, other_id = [
-        (await at.create(seed() | {"labels": {"team": team}}))["stack_id"] for team in ("Reds", "blues")
-    ]
+    stack_id, other_id = [(await at.create(labels={"team": team}))["stack_id"] for team in ("Reds", "blues")]
     await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1h"}, key="a" * 20)
     job = (await at.call("POST", "/stacks/batch", {"action": "stop", "stack_ids": [stack_id]}, key="a" * 20)).json
     at.daemon.context.audit.note(AuditKind.RELOAD, "reloaded: 100% of _templates_")
     await noted(at, "reload")
 
     async def found(*texts: str) -> list[tuple[str, str]]:
-        query = urlencode([("find", text) for text in texts])
-        return [
-            (one["action"], one.get("stack_id") or one.get("job_id") or "") for one in await activity(at, f"?{query}")
-        ]
+        entries = await activity(at, "?" + urlencode([("find", text) for text in texts]))
+        return [(one["action"], one.get("stack_id") or one.get("job_id") or "") for one in entries]
 
     assert await found("lovelace") == [("stop", job["job_id"]), ("extend", stack_id)]
     assert await found("Lovelace", "EXT") == [("extend", stack_id)]
     assert await found("team=reds") == [("stop", job["job_id"]), ("extend", stack_id), ("create", stack_id)]
     assert await found(other_id[6:]) == await found("blue") == [("create", other_id)]
     assert await found(job["job_id"]) == [("stop", job["job_id"])]
-    assert await found("100%") == await found("_templates_") == [("reload", "")]
-    assert await found("%") == await found("reloaded"), "a text, and no pattern"
+    assert await found("100%") == await found("_templates_") == await found("%") == [("reload", "")], "no pattern"
     assert await found("lovelace", "blue") == []
     for wrong in ("", "x" * 101):
         assert (await at.call("GET", f"/activity?find={wrong}")).status == 400
-
-
-async def test_a_tenant_sees_its_own_refusals_only(at: Harness) -> None:
-    one, other = [
-        ApiKey(name=name, sha256=digest(name * 20), scope="tenant", labels={"event": name}) for name in ("a", "b")
-    ]
-    at.put_keys_in_force(*at.config.auth.keys, one, other)
-    for name in ("a", "b"):
-        assert (await at.call("GET", "/metrics", key=name * 20)).status == 403
-    at.daemon.context.audit.note(AuditKind.RELOAD, "of the operator", by=one.principal)
-    await noted(at, "refused", 2)
-    seen = (await at.call("GET", "/activity", key="a" * 20)).json["activity"]
-    assert [(entry["by"], entry["action"]) for entry in seen] == [("a", "refused")]
 
 
 @pytest.mark.parametrize("name", ["stackd", "anonymous", "cluster"])
@@ -152,17 +117,12 @@ async def test_the_file_has_a_line_for_each_change(tmp_path: Path) -> None:
         await eventually(lambda: len(lines(file)) == 3)
     earlier, *kept = lines(tmp_path / "rotated.jsonl")
     assert earlier == {"time": "earlier"}, "it is appended to"
-    assert [(one["kind"], one["method"], one["route"], one["status"], one["count"]) for one in kept] == [
-        ("change", "POST", "/stacks", 201, 1),
-        ("change", "POST", "/stacks/{stack_id}/stop", 200, 1),
-        ("refused", "POST", "/stacks", 401, 1),
+    fields = ("kind", "route", "status", "count", "by", "stack_id")
+    assert [tuple(map(one.get, fields)) for one in kept] == [
+        ("change", "/stacks", 201, 1, "environment", stack_id),
+        ("change", "/stacks/{stack_id}/stop", 200, 1, "environment", stack_id),
+        ("refused", "/stacks", 401, 1, "anonymous", None),
     ]
-    assert [(one["by"], one["client"], one.get("stack_id")) for one in kept] == [
-        ("environment", "127.0.0.1", stack_id),
-        ("environment", "127.0.0.1", stack_id),
-        ("anonymous", "127.0.0.1", None),
-    ]
-    assert all(one["time"].endswith("Z") for one in kept)
     after, stops, deleted = lines(file)
     assert (after["kind"], after["by"], after["message"]) == ("reload", "stackd", "after the rotation")
     assert (stops["route"], stops["count"], deleted["method"]) == ("/stacks/{stack_id}/stop", 2, "DELETE")
@@ -172,32 +132,19 @@ async def test_the_file_has_a_line_for_each_change(tmp_path: Path) -> None:
 async def test_the_file_has_what_was_answered_503_and_is_done_later(tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     async with harness(tmp_path, {"STACKD_LOG__AUDIT": str(file)}) as at:
-        deleted, extended, kept = [await at.running() for _ in range(3)]
+        deleted, extended = [await at.running() for _ in range(2)]
         at.faults.add_fault(action="status", verb="delete|patch|update", resource="pods|services", code=403)
         await at.refused(503, "keeps trying", f"/stacks/{deleted}", method="DELETE")
         await at.refused(503, "is extended until", f"/stacks/{extended}/extend", {"ttl": "10m"})
         await at.refused(409, "", f"/stacks/{deleted}/extend", {"ttl": "10m"})
         at.faults.clear()
-        await at.until_listed(2)
-        await eventually(lambda: len(lines(file)) == 5)
-        await at.faults.refuse()
-        await at.until_away()
-        await at.refused(503, "", "/stacks", seed())
-        await at.faults.listen()
-        await at.until_ready()
-        await at.do("stop", kept)
-        await eventually(lambda: len(lines(file)) == 6)
-    later = [(one["kind"], one["method"], one["stack_id"], one["status"]) for one in lines(file)[3:]]
-    assert later == [
-        ("change", "DELETE", deleted, 503),
-        ("change", "POST", extended, 503),
-        ("change", "POST", kept, 200),
-    ]
+        await at.until_listed(1)
+        await eventually(lambda: len(lines(file)) == 4)
+    later = [(one["kind"], one["method"], one["stack_id"], one["status"]) for one in lines(file)[2:]]
+    assert later == [("change", "DELETE", deleted, 503), ("change", "POST", extended, 503)]
 
 
-async def test_a_file_that_cannot_be_written_is_in_the_log_and_stops_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_file_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "audit.jsonl"
     async with harness(tmp_path, {"STACKD_LOG__AUDIT": str(file)}) as at:
         file.mkdir()

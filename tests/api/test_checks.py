@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from stackd import timing
 from stackd.clock import NANOSECONDS
 from stackd.embedded.resources import PODS
 from stackd.lifecycle import checks, decide, owned
@@ -46,25 +45,7 @@ def check_pods(at: Harness) -> list[dict[str, Any]]:
     return [pod.obj for pod in pods if pod.obj["metadata"]["name"].startswith("check-")]
 
 
-async def test_a_check_that_ends_well_says_that_the_stack_works(vm: Machine) -> None:
-    at = await start(vm, web_1=plain(PASSES))
-    stack_id = await stack_of(at)
-    answer = await at.post(f"/stacks/{stack_id}/check")
-    assert (answer["stack_id"], answer["healthy"], answer["message"]) == (stack_id, True, "solved")
-    assert 0 <= answer["seconds"] < 60
-    assert not check_pods(at)
-    assert (await at.stack(stack_id))["status_reason"] == ""
-    shown = (await entry(at))["check"]
-    assert shown == {
-        "image": "registry.example/solve",
-        "command": ["/bin/sh", "-c", "echo solved; exit 0"],
-        "every": "5m",
-        "timeout": "60s",
-        "failures": 3,
-    }
-
-
-async def test_one_that_fails_says_why_and_no_value_is_told(vm: Machine) -> None:
+async def test_it_says_whether_the_stack_works_and_why_not_and_tells_no_value(vm: Machine) -> None:
     at = await start(vm, web_1=plain(FAILS))
     stack_id = await stack_of(at)
     answer = await at.post(f"/stacks/{stack_id}/check")
@@ -76,33 +57,11 @@ async def test_one_that_fails_says_why_and_no_value_is_told(vm: Machine) -> None
     assert (await at.timeline(stack_id))[-1]["kind"] == "unhealthy"
     folder_with(vm.folder, web_1=plain(PASSES))
     await at.reload_templates()
-    assert (await at.post(f"/stacks/{stack_id}/check"))["healthy"]
+    answer = await at.post(f"/stacks/{stack_id}/check")
+    assert (answer["stack_id"], answer["healthy"], answer["message"]) == (stack_id, True, "solved")
+    assert not check_pods(at)
     await until(lambda: at.timeline(stack_id), lambda seen: seen[-1]["kind"] == "healthy")
     assert (await at.stack(stack_id))["status_reason"] == ""
-
-
-async def test_its_pod_is_hardened_and_knows_where_the_stack_is(vm: Machine) -> None:
-    at = await start(vm, web_1=plain("check: {image: registry.example/solve}\n"))
-    stack_id = await stack_of(at)
-    stack = await at.stack(stack_id)
-    asked = asyncio.create_task(at.call("POST", f"/stacks/{stack_id}/check"))
-    await eventually(lambda: check_pods(at))
-    (pod,) = check_pods(at)
-    labels, spec = pod["metadata"]["labels"], pod["spec"]
-    assert labels == {"stackd.io/role": "check", "stackd.io/instance": "default", "stackd.io/egress": "check"}
-    assert (spec["restartPolicy"], spec["automountServiceAccountToken"], spec["nodeSelector"]) == (
-        "Never",
-        False,
-        {"role": "stack"},
-    )
-    (container,) = spec["containers"]
-    assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    env = {one["name"]: one["value"] for one in container["env"]}
-    host, port = stack["node_public_ip"], str(stack["ports"][0]["node_port"])
-    assert (env["HOST"], env["PORT"], env["URL"]) == (host, port, f"http://{host}:{port}")
-    assert (env["HOST_80"], env["PORT_80"], env["URL_80"]) == (host, port, f"http://{host}:{port}")
-    assert env["FLAG"].startswith("flag{")
-    asked.cancel()
 
 
 async def test_one_that_does_not_end_has_failed(vm: Machine) -> None:
@@ -113,14 +72,12 @@ async def test_one_that_does_not_end_has_failed(vm: Machine) -> None:
     assert not check_pods(at)
 
 
-@pytest.mark.parametrize("image", ["registry.example/nopull", "registry.example/nostart", "registry.example/oom"])
+@pytest.mark.parametrize("image", ["registry.example/nopull", "registry.example/oom"])
 async def test_one_that_cannot_be_run_says_nothing_about_the_stack(vm: Machine, image: str) -> None:
     at = await start(vm, web_1=plain(f"check: {{image: {image}}}\n"))
-    at.reload("stacks", image_pull_grace=0.5, scheduling_timeout=0.5)
     stack_id = await stack_of(at)
-    reply = await at.call("POST", f"/stacks/{stack_id}/check")
-    assert reply.status == 503
-    assert "the check could not be" in reply.error
+    at.reload("stacks", image_pull_grace=0.5, scheduling_timeout=0.5)
+    assert (await at.call("POST", f"/stacks/{stack_id}/check")).status == 503
     assert (await at.stack(stack_id))["status_reason"] == ""
     assert not check_pods(at)
 
@@ -136,29 +93,36 @@ async def test_what_cannot_be_checked(vm: Machine) -> None:
     assert (await at.call("POST", "/stacks/stack-0000000000000000/check")).status == 404
 
 
-async def test_few_run_at_a_time_and_equal_ones_are_one(vm: Machine) -> None:
-    at = await start(vm, web_1=plain("check: {image: registry.example/hangs, timeout: 2s}\n"))
+async def test_few_run_at_a_time_each_in_a_hardened_pod_that_knows_where_the_stack_is(vm: Machine) -> None:
+    """And equal ones are one."""
+    at = await start(vm, web_1=plain("check: {image: registry.example/hangs}\n"))
     first, second = await stack_of(at), await stack_of(at)
-    paths = [f"/stacks/{first}/check", f"/stacks/{first}/check", f"/stacks/{second}/check"]
-    replies = await asyncio.gather(*(at.call("POST", path) for path in paths))
-    assert sorted(reply.status for reply in replies) == [200, 200, 429]
+    under_way = [asyncio.create_task(at.call("POST", f"/stacks/{first}/check")) for _ in range(2)]
+    await eventually(lambda: check_pods(at))
+    assert (await at.call("POST", f"/stacks/{second}/check")).status == 429
+    (pod,) = check_pods(at)
+    labels, spec = pod["metadata"]["labels"], pod["spec"]
+    assert labels == {"stackd.io/role": "check", "stackd.io/instance": "default", "stackd.io/egress": "check"}
+    assert (spec["automountServiceAccountToken"], spec["nodeSelector"]) == (False, {"role": "stack"})
+    (container,) = spec["containers"]
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    env, stack = {one["name"]: one["value"] for one in container["env"]}, await at.stack(first)
+    host, port = stack["node_public_ip"], str(stack["ports"][0]["node_port"])
+    assert (env["HOST"], env["PORT"], env["URL"], env["URL_80"]) == (host, port, *[f"http://{host}:{port}"] * 2)
+    assert env["FLAG"].startswith("flag{")
+    await at.patch("pods", f"{pod['metadata']['name']}/status", {"status": {"phase": "Succeeded"}})
+    first_reply, again = await asyncio.gather(*under_way)
+    assert (first_reply.status, again.text) == (200, first_reply.text)
 
 
 async def test_what_an_earlier_process_has_left_is_deleted_and_nothing_else(vm: Machine) -> None:
     at = await start(vm, web_1=plain(PASSES))
     ours = {"stackd.io/role": "check", "stackd.io/instance": "default"}
     spec = {"containers": [{"name": "check", "image": "registry.example/solve"}]}
-    await vm.stop()
-    store = vm.cluster
-    at = await vm.start()
     for name, labels in (("check-a", ours), ("check-b", ours | {"stackd.io/instance": "other"}), ("check-c", {})):
         await at.apply("pods", name, labels=labels, spec=spec)
-    assert store is at.cluster
     at = await vm.start()
     await eventually(lambda: [pod["metadata"]["name"] for pod in check_pods(at)] == ["check-b", "check-c"])
-
-
-# ---- on schedule
 
 
 async def test_a_shared_stack_is_checked_after_its_start_and_then_again(vm: Machine) -> None:
@@ -173,9 +137,7 @@ async def test_a_shared_stack_is_checked_after_its_start_and_then_again(vm: Mach
     await until(lambda: entry(at, "notes"), lambda later: later["checked"]["at"] > seen["at"])
 
 
-async def test_a_shared_stack_that_fails_its_check_gets_another_pod(
-    vm: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_shared_stack_that_fails_gets_another_pod(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PROVEN", "LINGER"):
         monkeypatch.setattr(decide, f"{name}_NANOSECONDS", 0)
     at = await start(vm, notes=SHARED + FAILS.replace("10s", "10s, failures: 2"))
@@ -201,9 +163,7 @@ async def test_a_check_that_cannot_be_run_restarts_nothing(vm: Machine) -> None:
     assert (await at.stack(seen["shared_stack"]))["pod_id"] == seen["shared_stack"]
 
 
-async def test_what_waits_for_another_check_begins_when_that_has_ended(
-    vm: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_waits_for_another_check_begins_then(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owned, "CHECKS_AT_ONCE", 1)
     no_pass = {"STACKD_RECONCILE__INTERVAL": "1h"}
     at = await vm.start(settings=no_pass | folder_with(vm.folder, **dict.fromkeys("abc", SHARED + PASSES)))
@@ -220,10 +180,6 @@ async def test_of_a_pool_one_stack_is_checked_and_replaced(vm: Machine) -> None:
     assert again["checked"]["stack_id"] == seen["stack_id"]
     waiting = {each for (each,) in at.rows("SELECT stack_id FROM stacks WHERE unassigned = 1")}
     assert seen["stack_id"] not in waiting
-    assert timing.POOL_CHECK_SECONDS == 3600.0
-
-
-# ---- the template
 
 
 async def test_it_does_not_wait_for_a_clock_that_was_set_back(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

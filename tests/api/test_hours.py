@@ -42,8 +42,8 @@ async def test_before_it_opens_nothing_is_created_but_its_pool_is_filled(at: Har
     opens = later(3600)
     await put(at, "web-1", hours(POOLED, opens=opens))
     await put(at, "notes", hours(SHARED, opens=opens))
-    reply = await at.refused(409, f"the template web-1 opens at {opens}", "/stacks", BODY)
-    assert (reply.code, reply.json["player_message"]) == ("template_closed", f"This opens at {opens}.")
+    reply = await at.refused(409, "", "/stacks", BODY)
+    assert (reply.code, reply.for_players) == ("template_closed", f"This opens at {opens}.")
     await until(lambda: at.get("/templates/web-1"), lambda seen: seen["ready"] == 2)
     assert (await at.get("/templates/notes"))["shared_stack"] is None
     assert datetime.fromisoformat((await at.get("/templates/web-1"))["opens"]) == datetime.fromisoformat(opens)
@@ -54,16 +54,18 @@ async def test_before_it_opens_nothing_is_created_but_its_pool_is_filled(at: Har
 
 
 async def test_when_it_closes_all_that_it_has_ends_and_nothing_else(at: Harness) -> None:
-    other = await at.running()
-    closes = later(4)
-    for name, text in (("web-1", PLAIN), ("pooled", POOLED), ("notes", SHARED)):
+    other, texts = await at.running(), {"web-1": PLAIN, "pooled": POOLED, "notes": SHARED}
+    for name, text in texts.items():
+        await put(at, name, hours(text, closes=later(900)))
+    await at.create(BODY)
+    await until(lambda: at.objects("pods"), lambda seen: len(seen) == 5)
+    closes = later(1)
+    for name, text in texts.items():
         await put(at, name, hours(text, closes=closes))
-    mine = await at.create(BODY)
-    assert end_of(mine) == datetime.fromisoformat(closes)
     await until(at.listed, lambda seen: seen == [other])
     await until(lambda: at.objects("pods"), lambda seen: [*seen] == [other])
-    reply = await at.refused(409, f"the template web-1 closed at {closes}", "/stacks", BODY)
-    assert reply.json["player_message"] == f"This closed at {closes}."
+    reply = await at.refused(409, "", "/stacks", BODY)
+    assert reply.for_players == f"This closed at {closes}."
     job = await finished(at, await submit(at, [{"labels": {}}, {"labels": {}}]))
     assert (job["failed"], job["errors"][0]["code"]) == (2, "template_closed")
     assert (await at.get("/templates/notes"))["shared_stack"] is None
@@ -100,10 +102,9 @@ async def test_an_end_that_is_moved_while_stackd_is_away_moves_that_of_the_stack
 async def test_a_shared_stack_ends_when_its_template_closes(at: Harness) -> None:
     await put(at, "notes", SHARED)
     seen = await until(lambda: at.get("/templates/notes"), lambda seen: seen["shared_stack"] is not None)
-    for closes in (later(1800), later(2400), later(900)):
-        await put(at, "notes", hours(SHARED, closes=closes))
-        ends = partial(eq, datetime.fromisoformat(closes))
-        await until(lambda: at.stack(seen["shared_stack"]), lambda row, ends=ends: ends(end_of(row)))  # type: ignore[misc]
+    closes = later(1800)
+    await put(at, "notes", hours(SHARED, closes=closes))
+    await until(lambda: at.stack(seen["shared_stack"]), lambda row: end_of(row) == datetime.fromisoformat(closes))
 
 
 async def test_nothing_is_extended_beyond_the_end(at: Harness) -> None:
@@ -112,9 +113,8 @@ async def test_nothing_is_extended_beyond_the_end(at: Harness) -> None:
     stack_id = (await at.create(BODY))["stack_id"]
     reply = await at.refused(409, "its template closes at", f"/stacks/{stack_id}/extend", {"ttl": "45m"})
     assert reply.code == "too_long_a_life"
-    job = await finished(
-        at, await at.call("POST", "/stacks/batch", {"action": "extend", "stack_ids": [stack_id], "ttl": "45m"})
-    )
+    extend = {"action": "extend", "stack_ids": [stack_id], "ttl": "45m"}
+    job = await finished(at, await at.call("POST", "/stacks/batch", extend))
     assert job["errors"][0]["code"] == "too_long_a_life"
     before = end_of(await at.stack(stack_id))
     await at.post(f"/stacks/{stack_id}/extend", {"ttl": "10m"}, 200)
