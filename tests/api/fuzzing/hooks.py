@@ -29,19 +29,17 @@ schemathesis.openapi.format("stackd-cursor", strategies.just("MSBzdGFjay0w"))
 def before_call(context: object, case: Any, kwargs: dict[str, Any]) -> None:
     """Replace any text for a pod spec with a real one, and any template's name with one that exists."""
     body = case.body = _written_whole(case.body)
-    if (
-        isinstance(body, dict)
-        and isinstance(body.get("template"), str)
-        and body["template"].isalnum()
-        and body["template"] != "latest"
-    ):
-        body = case.body = {**body, "template": examples.CREATE_FROM_TEMPLATE["template"]}
-    if isinstance(body, dict) and isinstance(env := body.get("env"), dict) and all(map(_is_text, env.values())):
-        body = case.body = {**body, "env": {"TEAM": "7"} if body.get("template") else None}
-    if isinstance(body, dict) and isinstance(body.get("pod_spec"), str):
-        targets = _listed(body.get("target_port"))
-        ports = [port for port in targets if isinstance(port, dict)]
-        case.body = {**body, "target_port": targets or body.get("target_port"), "pod_spec": pod_spec(ports or [PORT])}
+    if not isinstance(body, dict):
+        return
+    name, env = body.get("template"), body.get("env")
+    if isinstance(name, str) and name.isalnum() and name != "latest":
+        body["template"] = examples.CREATE_FROM_TEMPLATE["template"]
+    if isinstance(env, dict) and all(isinstance(value, str) and len(value) <= 256 for value in env.values()):
+        body["env"] = {"TEAM": "7"} if body.get("template") else None
+    if isinstance(body.get("pod_spec"), str):
+        targets = body.get("target_port") if isinstance(body.get("target_port"), list) else []
+        body["target_port"] = targets or body.get("target_port")
+        body["pod_spec"] = pod_spec([port for port in targets or () if isinstance(port, dict)] or [PORT])
 
 
 def pod_spec(ports: list[dict[str, Any]]) -> str:
@@ -73,11 +71,3 @@ def _written_whole(value: Any) -> Any:
     if isinstance(value, list):
         return [_written_whole(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= 256
-
-
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
