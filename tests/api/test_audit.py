@@ -14,7 +14,7 @@ from stackd.keys import ApiKey, digest
 from stackd.lifecycle import audit
 from stackd.model import AuditKind
 from tests.document import activity
-from tests.harness import KEY, READ_KEY, Harness, Machine, eventually, harness, seed, until
+from tests.harness import KEY, READ_KEY, Harness, Machine, eventually, harness, until
 
 READER = ApiKey(name="grafana", sha256=digest(READ_KEY), scope="read")
 
@@ -28,18 +28,12 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-async def test_a_refusal_has_its_keys_name_and_a_tenant_sees_its_own(
-    at: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_refusal_names_its_key_and_a_tenant_sees_its_own(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     tenant = ApiKey(name="t", sha256=digest("t" * 20), scope="tenant", labels={"a": "b"})
     at.put_keys_in_force(*at.config.auth.keys, READER, tenant)
-    for key, method, path, status in (
-        (READ_KEY, "POST", "/stacks", 403),
-        ("t" * 20, "GET", "/metrics", 403),
-        ("sk-wrong", "GET", "/stats", 401),
-    ):
-        assert (await at.call(method, path, seed() if method == "POST" else None, key=key)).status == status
+    for key, request in ((READ_KEY, "POST /stacks"), ("t" * 20, "GET /metrics"), ("sk-wrong", "GET /stats")):
+        await at.call(*request.split(), key=key)
     found = await noted(at, "refused", 3)
     assert sorted((one["by"], one["message"]) for one in found) == [
         ("anonymous", "401 for GET /stats, from 127.0.0.1"),

@@ -110,18 +110,17 @@ async def test_a_forged_record_gets_no_more_than_a_create(vm: Machine, tmp_path:
     stack_id = (await at.create({"template": "more"}))["stack_id"]
     metadata = (await at.objects("services"))[f"svc-{stack_id}"]["metadata"]
     record, plain = json.loads(metadata["annotations"]["stackd.io/record"]), f"{FORGED[:-1]}1"
-    for name, spec in ((FORGED, record["pod_spec"].replace("nginx", "miner")), (plain, seed()["pod_spec"])):
+    for name, text in ((FORGED, record["pod_spec"].replace("nginx", "miner")), (plain, seed()["pod_spec"])):
         port = 31900 + int(name[-1])
-        forged: dict[str, Any] = record | {"pod_spec": spec, "ports": [[80, "TCP", port]]}
+        forged: dict[str, Any] = record | {"pod_spec": text, "ports": [[80, "TCP", port]]}
         edited = {"stackd.io/record": json.dumps(forged), "stackd.io/expires-at": "2035-01-01T00:00:00Z"}
         edited |= {"stackd.io/desired": "starting", "stackd.io/generation": "7"}
-        await at.apply(
-            "services",
-            f"svc-{name}",
-            labels=metadata["labels"] | {"stackd.io/stack": name},
-            annotations=metadata["annotations"] | edited,
-            spec={"type": "NodePort", "ports": [{"port": 80, "nodePort": port}], "selector": {"a": "b"}},
-        )
+        own = {
+            "labels": metadata["labels"] | {"stackd.io/stack": name},
+            "annotations": metadata["annotations"] | edited,
+        }
+        spec = {"type": "NodePort", "ports": [{"port": 80, "nodePort": port}], "selector": {"a": "b"}}
+        await at.apply("services", f"svc-{name}", **own, spec=spec)
     await at.until_listed(3)
     await until(lambda: at.stack(FORGED), lambda seen: "securityContext" in seen["status_message"])
     assert FORGED not in await at.objects("pods")
