@@ -156,6 +156,7 @@ async def test_a_create_without_a_required_label_is_a_400_that_names_it(at: Harn
         await at.refused(400, "labels: player must be given (limits.required_labels)", "/stacks", body)
     await at.post("/capacity", seed())
     await at.create(OF_7)
+    assert "labels" in (await at.get("/openapi.json"))["components"]["schemas"]["Create"]["required"]
 
 
 @twice

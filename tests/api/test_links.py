@@ -279,7 +279,7 @@ async def test_a_shared_stack_of_the_links_templates_is_shown_and_cannot_be_chan
 
 
 async def test_the_page_says_why_a_stack_has_ended_unless_the_player_has_stopped_it(tmp_path: Path) -> None:
-    short = PLAIN.replace("ttl: 1h", "ttl: 2s")
+    short = PLAIN.replace("ttl: 1h", "ttl: 1s")
     async with harness(tmp_path, settings(tmp_path, lab_2=short)) as at, player(at) as seat:
         await seat.start("lab-2")
         assert (await seat.until("none", "lab-2"))["problem"] == {"key": "expired"}
