@@ -33,7 +33,8 @@ async def test_a_refusal_names_its_key_and_a_tenant_sees_its_own(at: Harness, ca
     tenant = ApiKey(name="t", sha256=digest("t" * 20), scope="tenant", labels={"a": "b"})
     at.put_keys_in_force(*at.config.auth.keys, READER, tenant)
     for key, request in ((READ_KEY, "POST /stacks"), ("t" * 20, "GET /metrics"), ("sk-wrong", "GET /stats")):
-        await at.call(*request.split(), key=key)
+        method, path = request.split()
+        await at.call(method, path, key=key)
     found = await noted(at, "refused", 3)
     assert sorted((one["by"], one["message"]) for one in found) == [
         ("anonymous", "401 for GET /stats, from 127.0.0.1"),
