@@ -16,7 +16,7 @@ from aiohttp import web
 from msgspec import json
 
 from stackd.codes import ErrorCode
-from stackd.contract import Request, doc
+from stackd.contract import Request
 from stackd.errors import ClusterUnavailable, Conflict, StackNotFound, TooLongALife, Unauthenticated
 from stackd.lifecycle.verbs import delete, extend, restart
 from stackd.model import Stack
@@ -37,15 +37,15 @@ ROUND_A_LINK = string.whitespace + ".,;:!?)>]}'\"…"
 class OpenLink(Request, frozen=True, kw_only=True):
     """A player's browser opens a link."""
 
-    token: Annotated[str | None, doc("What follows the `#` of the link.")] = None
-    code: Annotated[str | None, doc("Its short code, as somebody has typed it.")] = None
+    token: Annotated[str | None, "What follows the `#` of the link."] = None
+    code: Annotated[str | None, "Its short code, as somebody has typed it."] = None
 
 
 class StartOfPlayer(Request, frozen=True, kw_only=True):
     """A player starts a stack."""
 
-    template: Annotated[str, doc("The template's name.")]
-    replace: Annotated[str | None, doc("A stack of the player's that is stopped first.")] = None
+    template: Annotated[str, "The template's name."]
+    replace: Annotated[str | None, "A stack of the player's that is stopped first."] = None
 
 
 @route("POST", "/play/session", public=True, asks=True)
