@@ -11,26 +11,17 @@ For the demo, the tests and the benchmarks. Independent: it does not know stackd
     nodes (with the scheduler), kubelet, nodeports, deletion    the controllers; podstatus: a helper for pods
 """
 
-from stackd.embedded.auth import Rule, User, administrator, everything, rules_from_manifests
-from stackd.embedded.cluster import EmbeddedCluster
-from stackd.embedded.faults import Counts, Fault
-from stackd.embedded.nodes import DEFAULT_NODES, WORKER, NodeSpec, node_specs
-from stackd.embedded.options import EmbeddedOptions
-from stackd.embedded.resources import StatusError
-
-__all__ = [
-    "DEFAULT_NODES",
-    "WORKER",
-    "Counts",
-    "EmbeddedCluster",
-    "EmbeddedOptions",
-    "Fault",
-    "NodeSpec",
-    "Rule",
-    "StatusError",
-    "User",
-    "administrator",
-    "everything",
-    "node_specs",
-    "rules_from_manifests",
-]
+from stackd.embedded.auth import Rule as Rule
+from stackd.embedded.auth import User as User
+from stackd.embedded.auth import administrator as administrator
+from stackd.embedded.auth import everything as everything
+from stackd.embedded.auth import rules_from_manifests as rules_from_manifests
+from stackd.embedded.cluster import EmbeddedCluster as EmbeddedCluster
+from stackd.embedded.faults import Counts as Counts
+from stackd.embedded.faults import Fault as Fault
+from stackd.embedded.nodes import DEFAULT_NODES as DEFAULT_NODES
+from stackd.embedded.nodes import WORKER as WORKER
+from stackd.embedded.nodes import NodeSpec as NodeSpec
+from stackd.embedded.nodes import node_specs as node_specs
+from stackd.embedded.options import EmbeddedOptions as EmbeddedOptions
+from stackd.embedded.resources import StatusError as StatusError

@@ -43,7 +43,6 @@ def _port_range(text: str) -> tuple[int, int]:
 
 
 def _rate(text: str) -> float:
-    """A rate greater than zero."""
     rate = float(text)
     if not rate > 0:
         raise ValueError(text)

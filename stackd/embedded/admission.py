@@ -202,7 +202,6 @@ def _unspecified(pod: Json, hard: Amounts) -> list[str]:
 
 
 def apply_limit_ranges(pod: Json, items: list[Json]) -> None:
-    """Fill in the missing requests and limits of containers."""
     notes: list[str] = []
     for item in items:
         for container in containers(pod["spec"]):
@@ -220,7 +219,6 @@ def apply_limit_ranges(pod: Json, items: list[Json]) -> None:
 
 
 def limit_violations(pod: Json, items: list[Json]) -> Iterator[str]:
-    """Why the limit ranges forbid the pod."""
     for item in items:
         for container in containers(pod["spec"]):
             requests, limits = (amounts(container["resources"], part) for part in ("requests", "limits"))
@@ -322,7 +320,6 @@ def security_violation(pod: Json, namespace_labels: Json) -> str | None:
 
 
 def _violations(spec: Json, level: str) -> Iterator[str]:
-    """The violations, in Kubernetes' words."""
 
     def bad(test: Callable[[Json], object]) -> str:
         """The containers whose security context fails the test; empty if there are none."""

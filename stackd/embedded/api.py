@@ -29,8 +29,8 @@ from stackd.embedded.resources import (
     already_exists,
     bad_request,
     conflict,
-    expired,
     invalid,
+    merged,
     not_found,
     wrong,
 )
@@ -80,7 +80,7 @@ class Registry:
         before = self._current(target)
         patch = json.decode(body)
         head = {"kind": target.resource.kind, "apiVersion": target.resource.api_version}
-        return self._replace(target, query, before, _merged(head | before.obj, patch))
+        return self._replace(target, query, before, merged(head | before.obj, patch))
 
     def update(self, target: RequestInfo, query: Query, body: bytes) -> tuple[int, bytes]:
         """Replace the object; returns 200 and the new version, or 201 if it was created. Raises StatusError."""
@@ -203,20 +203,6 @@ def _deleted_status(record: Record) -> bytes:
     return json.encode(status | {"details": {key: value for key, value in details.items() if value}})
 
 
-def _merged(original: Json, patch: Json) -> Json:
-    """A copy of the object with a merge patch (RFC 7386) applied."""
-    merged = dict(original)
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict):
-            old = merged.get(key)
-            merged[key] = _merged(old if isinstance(old, dict) else {}, value)
-        else:
-            merged[key] = value
-    return merged
-
-
 def _read_object(body: bytes, resource: Resource) -> Json:
     raw: Json = json.decode(body)
     version, kind = raw.get("apiVersion", resource.api_version), raw.get("kind", resource.kind)
@@ -271,7 +257,7 @@ class Watch:
     def open(self, revision: int) -> None:
         """Begin after the revision."""
         if revision < self.collection.floor:
-            error = expired(f"too old resource version: {revision} ({self.collection.floor})")
+            error = StatusError(410, "Expired", f"too old resource version: {revision} ({self.collection.floor})")
             self._lines.append(watch_line("ERROR", error.body()))
             self.closed = True
             return
@@ -360,7 +346,8 @@ def _read_token(text: str, collection: Collection, now: int) -> tuple[Key | None
         return None, now
     revision, namespace, name = json.decode(base64.urlsafe_b64decode(text))
     if revision < collection.floor:
-        raise expired("The provided continue parameter is too old to display a consistent list result.")
+        message = "The provided continue parameter is too old to display a consistent list result."
+        raise StatusError(410, "Expired", message)
     return (namespace, name), revision
 
 

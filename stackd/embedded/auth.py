@@ -57,7 +57,6 @@ class Rule:
     namespace: str | None = None
 
     def allows(self, ask: AccessAttributes) -> bool:
-        """Whether this rule alone allows the request."""
         subresource = ask.resource.partition("/")[2]
         return (
             bool(self.verbs & {ask.verb, "*"})
@@ -77,7 +76,6 @@ class User:
     rules: tuple[Rule, ...] = ()
 
     def may(self, ask: AccessAttributes) -> bool:
-        """Whether any rule allows the request."""
         return any(rule.allows(ask) for rule in self.rules)
 
 
@@ -263,7 +261,6 @@ class Accounts:
         return self._user(namespace, name) if self._store.clock.now() < end else None
 
     def uid(self, namespace: str, name: str) -> str:
-        """The account's uid."""
         stored = self._store.of(SERVICE_ACCOUNTS).records.get((namespace, name))
         return stored.uid if stored else str(uuid.uuid5(uuid.NAMESPACE_URL, f"{namespace}/{name}"))
 

@@ -52,7 +52,7 @@ class EmbeddedCluster:
         """Load the state file, if any, and listen. Raises OSError if the port is taken."""
         options = self.options
         async with AsyncExitStack() as running:
-            self.store = ObjectStore(options.clock or LoopClock(), history=options.watch_cache_size)
+            self.store = ObjectStore(options.clock or LoopClock())
             journal = Journal(options.state_path, self.store) if options.state_path is not None else None
             loaded = journal is not None and journal.load()
             self._assemble()
@@ -92,21 +92,15 @@ class EmbeddedCluster:
 
     @property
     def url(self) -> str:
-        """The URL on which the cluster listens."""
         return f"http://{self.server.host}:{self.server.port}"
 
     @property
     def counts(self) -> Counts:
-        """The counts of requests."""
         return self.server.counts
 
-    def kubeconfig(self, *, token: str | None = None) -> str:
-        """A kubeconfig for this cluster."""
-        return render_kubeconfig(self.url, token)
-
     def write_kubeconfig(self, path: Path, *, token: str | None = None) -> None:
-        """Write the kubeconfig to a file that only its owner can read."""
-        write_private(path, self.kubeconfig(token=token))
+        """Write a kubeconfig for this cluster to a file that only its owner can read."""
+        write_private(path, render_kubeconfig(self.url, token))
 
     def _assemble(self) -> None:
         options, store = self.options, self.store

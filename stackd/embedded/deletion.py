@@ -6,6 +6,7 @@ from functools import partial
 
 from stackd.embedded.nodes import is_terminal
 from stackd.embedded.resources import ALL, BY_KIND, EVENTS, NAMESPACES, NODES, PODS, Json, Resource
+from stackd.embedded.schema import pod_condition
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
 
 
@@ -94,16 +95,9 @@ class Deletion:
                 self._delete_pod(pod if is_terminal(pod.obj) else self._fail(pod), 0)
 
     def _fail(self, pod: Record) -> Record:
-        generation = pod.obj["metadata"]["generation"]
-        condition = {
-            "type": "DisruptionTarget",
-            "observedGeneration": generation,
-            "status": "True",
-            "lastProbeTime": None,
-            "lastTransitionTime": timestamp(self._store.clock.now()),
-            "reason": "DeletionByPodGC",
-            "message": "PodGC: node no longer exists",
-        }
+        generation, now = pod.obj["metadata"]["generation"], timestamp(self._store.clock.now())
+        why = {"reason": "DeletionByPodGC", "message": "PodGC: node no longer exists"}
+        condition = pod_condition("DisruptionTarget", holds=True, since=now, generation=generation, **why)
         status = {"observedGeneration": generation} | pod.obj["status"] | {"phase": "Failed"}
         status["conditions"] = [*status.get("conditions", []), condition]
         return self._store.update(pod, status=status)
@@ -121,7 +115,6 @@ class GarbageCollector:
         store.observe(self._follow)
 
     def adopt(self) -> None:
-        """Register the objects that the store already holds."""
         for resource in ALL:
             for record in self._store.of(resource).records.values():
                 self._see(record)

@@ -19,8 +19,8 @@ from msgspec import json
 
 from stackd.embedded.nodes import NodeSpec
 from stackd.embedded.request import read_target
-from stackd.embedded.resources import ALL, JSON, NODES, Json, StatusError
-from stackd.embedded.store import Collection, stamped, watch_line
+from stackd.embedded.resources import ALL, JSON, NODES, Json, StatusError, merged
+from stackd.embedded.store import Collection, stamped, timestamp, watch_line
 
 if TYPE_CHECKING:
     from stackd.embedded.cluster import EmbeddedCluster
@@ -144,7 +144,7 @@ class Faults:
         self._turns_taken_until = 0.0
         self.resume()
         self.let_start()
-        self._cluster.server.thaw_watches()
+        self._thaw_watches()
 
     def end(self, action: str) -> None:
         """End the faults of this action; for `mute`, also end half-open watches."""
@@ -152,7 +152,11 @@ class Faults:
         if action in ("hang", "latency"):
             self._end_waits()
         if action == "mute":
-            self._cluster.server.thaw_watches()
+            self._thaw_watches()
+
+    def _thaw_watches(self) -> None:
+        for watch in self._cluster.server.watches:
+            watch.thaw()
 
     def _end_waits(self) -> None:
         self._over.set()
@@ -197,7 +201,6 @@ class Faults:
         self._running.clear()
 
     def resume(self) -> None:
-        """End a pause."""
         self._running.set()
 
     async def running(self) -> None:
@@ -220,11 +223,9 @@ class Faults:
         await self.listen()
 
     async def listen(self) -> None:
-        """Accept connections again."""
         await self._cluster.server.listen()
 
     def drop_watches(self) -> None:
-        """Cut the connections of all open watches."""
         self._cluster.server.drop_watches()
 
     def set_back(self, revision: int) -> None:
@@ -238,8 +239,9 @@ class Faults:
             watch.frozen = True
 
     def silence(self) -> None:
-        """Make all existing connections silent, for requests and watches; new ones work."""
-        self._cluster.server.silence()
+        """Make all existing connections silent, as if a load balancer had forgotten them; new ones work."""
+        self._cluster.server.silent.update(self._cluster.server.transports)
+        self.freeze_watches()
 
     def replay(self, resource: str, kind: str, obj: Json) -> None:
         """Send an event of that kind with an earlier state of an object to the watches of the resource."""
@@ -279,7 +281,6 @@ class Faults:
         self._cluster.ports.take(port)
 
     def give_back_port(self, port: int) -> None:
-        """Undo `take_port`."""
         self._cluster.ports.give_back(port)
 
     def add_node(self, **node: Any) -> None:
@@ -287,17 +288,23 @@ class Faults:
         self._cluster.nodes.add(NodeSpec(**node))
 
     def remove_node(self, name: str) -> None:
-        """Delete the Node object. Raises StatusError 404."""
         store = self._cluster.store
         store.remove(store.of(NODES).get("", name))
 
     def cordon(self, name: str, *, on: bool = True) -> None:
         """Mark the node unschedulable, or schedulable again. Raises StatusError 404."""
-        self._cluster.nodes.cordon(name, on=on)
+        node = self._cluster.store.of(NODES).get("", name)
+        spec = node.obj["spec"] | {"unschedulable": True}
+        self._cluster.store.update(node, spec=spec if on else {k: v for k, v in spec.items() if k != "unschedulable"})
 
     def lose_kubelet(self, name: str, *, on: bool = True) -> None:
         """Mark the node as one whose kubelet does not answer, or answers again. Raises StatusError 404."""
-        self._cluster.nodes.lose_kubelet(name, on=on)
+        node = self._cluster.store.of(NODES).get("", name)
+        ready = {"status": "Unknown" if on else "True", "reason": "NodeStatusUnknown" if on else "KubeletReady"}
+        ready["lastTransitionTime"] = timestamp(self._cluster.store.clock.now())
+        status = node.obj["status"]
+        conditions = [one | (ready if one["type"] == "Ready" else {}) for one in status["conditions"]]
+        self._cluster.store.update(node, status=status | {"conditions": conditions})
 
     def hold_starts(self) -> None:
         """Keep pods that are not running yet from starting, until `let_start`."""
@@ -308,7 +315,6 @@ class Faults:
         self._cluster.kubelet.may_start.set()
 
     def reset_counts(self) -> None:
-        """Reset all counts to zero."""
         self._cluster.counts.clear()
 
     async def call(self, body: bytes) -> Answer:
@@ -349,15 +355,8 @@ def admitted(body: bytes, faults: Iterable[Fault], *, patch: bool) -> bytes:
             why = f'admission webhook "policy.example.com" denied the request: {json.encode(env).decode()}'
             raise StatusError(403, "Forbidden", why)
         if fault.action == "admit":
-            body = json.encode(_overlaid(json.decode(body), json.decode(fault.body), nulls=patch))
+            body = json.encode(merged(json.decode(body), json.decode(fault.body), nulls=patch))
     return body
-
-
-def _overlaid(one: Any, other: Any, *, nulls: bool) -> Any:
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return other
-    changed = one | {key: _overlaid(one.get(key), value, nulls=nulls) for key, value in other.items()}
-    return {key: value for key, value in changed.items() if nulls or value is not None}
 
 
 def spoils(faults: Iterable[Fault]) -> bool:

@@ -55,7 +55,6 @@ class Kubelet:
             self._see(pod)
 
     def stop(self) -> None:
-        """End all tasks."""
         for key in list(self._runs):
             self._forget(key)
 

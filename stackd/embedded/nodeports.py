@@ -48,7 +48,6 @@ class PortAllocator:
         store.observe(self._follow)
 
     def is_free(self, port: int) -> bool:
-        """Whether nobody has the port."""
         return port not in self._holders
 
     def take(self, port: int) -> None:
@@ -56,7 +55,6 @@ class PortAllocator:
         self._holders[port] = _OTHERS
 
     def give_back(self, port: int) -> None:
-        """Undo `take`."""
         if self._holders.get(port) == _OTHERS:
             del self._holders[port]
 
@@ -124,7 +122,6 @@ class PortAllocator:
 
 
 def node_ports(spec: Json) -> frozenset[int]:
-    """The node ports of a service's spec."""
     return frozenset(port["nodePort"] for port in spec.get("ports", ()) if port.get("nodePort"))
 
 
@@ -168,7 +165,6 @@ class NodePortListeners:
         self._task = asyncio.create_task(self._work(), name="embedded node ports")
 
     async def stop(self) -> None:
-        """Close every socket."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -343,7 +339,6 @@ class GatewayListener:
             _LOG.warning("the Gateway does not answer on port %d: %s", port, exc.strerror)
 
     def stop(self) -> None:
-        """Close the socket."""
         if self._server is not None:
             self._server.close()
 

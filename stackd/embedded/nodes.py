@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from stackd.embedded.resources import EVENTS, NODES, PODS, Json
-from stackd.embedded.schema import default_node, is_sidecar
+from stackd.embedded.schema import default_node, is_sidecar, pod_condition
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, micro_timestamp, timestamp
 from stackd.quantity import Notation, Quantity, parse
 
@@ -75,7 +75,6 @@ def pod_amounts(spec: Json, part: Part) -> Amounts:
 
 
 def amounts(resources: Json, part: Part) -> Amounts:
-    """The amounts of one container."""
     return {name: parse(value).milli for name, value in resources.get(part, {}).items()}
 
 
@@ -149,26 +148,8 @@ class NodeController:
         store.observe(self._follow)
 
     def add(self, spec: NodeSpec) -> Record:
-        """Create a node with a kubelet. Raises StatusError 409."""
         node = self._store.prepare(NODES, "", new_node(spec, self._store.clock.now()))
         return self._store.create(NODES, node)
-
-    def cordon(self, name: str, *, on: bool = True) -> Record:
-        """Mark the node unschedulable, or schedulable again. Raises StatusError 404."""
-        record = self._store.of(NODES).get("", name)
-        spec = {key: value for key, value in record.obj["spec"].items() if key != "unschedulable"}
-        if on:
-            spec["unschedulable"] = True
-        return self._store.update(record, spec=spec)
-
-    def lose_kubelet(self, name: str, *, on: bool = True) -> Record:
-        """Set the condition of a node whose kubelet does not answer, or answers again. Raises StatusError 404."""
-        record = self._store.of(NODES).get("", name)
-        status = record.obj["status"]
-        ready = {"status": "Unknown" if on else "True", "reason": "NodeStatusUnknown" if on else "KubeletReady"}
-        ready["lastTransitionTime"] = timestamp(self._store.clock.now())
-        conditions = [one | (ready if one["type"] == "Ready" else {}) for one in status["conditions"]]
-        return self._store.update(record, status=status | {"conditions": conditions})
 
     def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is NODES and change.type != "DELETED":
@@ -216,7 +197,6 @@ class EventRecorder:
         """The latest events by the pod's uid, the reason and the message."""
 
     def scheduling(self, pod: Record, kind: str, reason: str, message: str, action: str) -> None:
-        """Write an event from the scheduler."""
         by = {"reportingComponent": _SCHEDULER, "reportingInstance": f"{_SCHEDULER}-embedded", "source": {}}
         times = {"firstTimestamp": None, "lastTimestamp": None, "eventTime": micro_timestamp(self._store.clock.now())}
         self._write(pod, {}, reason, message, {"type": kind, "action": action} | by | times)
@@ -266,7 +246,6 @@ class Scheduler:
         store.observe(self._follow)
 
     def adopt(self) -> None:
-        """Register the pods that the store already holds."""
         for pod in self._store.of(PODS).records.values():
             self._see_pod(pod)
 
@@ -326,8 +305,7 @@ class Scheduler:
         self._turn += 1
         start = self._turn % len(fitting)  # of equal nodes, each in its turn
         best = max(fitting[start:] + fitting[:start], key=lambda name: self._load[name].room_after(nodes[name], needs))
-        now = timestamp(self._store.clock.now())
-        condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
+        condition = pod_condition("PodScheduled", holds=True, since=timestamp(self._store.clock.now()))
         status = _with_condition(pod.obj["status"], condition)
         bound = self._store.update(pod, spec=spec | {"nodeName": best}, status=status)
         message = f"Successfully assigned {pod.key[0]}/{pod.key[1]} to {best}"
@@ -336,15 +314,10 @@ class Scheduler:
     def _give_up(self, pod: Record, message: str) -> None:
         self._unschedulable[pod.key] = None
         old: Json = next((c for c in pod.obj["status"].get("conditions", ()) if c["type"] == "PodScheduled"), {})
-        condition = {
-            "type": "PodScheduled",
-            "observedGeneration": pod.obj["metadata"]["generation"],
-            "status": "False",
-            "lastProbeTime": None,
-            "lastTransitionTime": old.get("lastTransitionTime", timestamp(self._store.clock.now())),
-            "reason": "Unschedulable",
-            "message": message,
-        }
+        since = old.get("lastTransitionTime", timestamp(self._store.clock.now()))
+        why = {"reason": "Unschedulable", "message": message}
+        generation = pod.obj["metadata"]["generation"]
+        condition = pod_condition("PodScheduled", holds=False, since=since, generation=generation, **why)
         self._events.scheduling(pod, "Warning", "FailedScheduling", message, "Scheduling")
         self._store.update(pod, status=_with_condition(pod.obj["status"], condition))
 
@@ -390,7 +363,6 @@ class NodeLoad:
 
 
 def _room(node: Json) -> Amounts:
-    """What the node has for pods, in thousandths."""
     return {key: parse(value).milli for key, value in node["status"].get("allocatable", {}).items()}
 
 
@@ -421,7 +393,6 @@ def _is_unresolvable(node: Json, reasons: list[str], needs: Amounts) -> bool:
 
 
 def _with_condition(status: Json, condition: Json) -> Json:
-    """The status with this condition, which replaces an older one of its type."""
     others = [one for one in status.get("conditions", ()) if one["type"] != condition["type"]]
     return status | {"conditions": [*others, condition]}
 

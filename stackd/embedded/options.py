@@ -45,8 +45,6 @@ class EmbeddedOptions:
     """The port on which the Gateway answers plain HTTP for the names of routes; 0: any free one; None: it does not."""
     gateway_delay: float = 0.01
     """From the change of a route to its new status."""
-    watch_cache_size: int = 4096
-    """How many changes per resource are kept, from which a watch can resume."""
     bookmark_interval: float = 60.0
     users: tuple[User, ...] = ()
     """If empty, every request is allowed. Otherwise each request needs a user's token, and rules that allow it."""

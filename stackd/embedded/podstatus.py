@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from stackd.embedded.resources import Json
+from stackd.embedded.schema import pod_condition
 from stackd.embedded.store import Key
 
 _DOMAIN = r"(?:[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9-]+)*(?::[0-9]+)?/)?"
@@ -46,7 +47,6 @@ class Behaviour:
 
 
 def behaviour(container: Json) -> Behaviour:
-    """The behaviour of a container from a pod's spec."""
     image = container["image"]
     last = image.split("@")[0].rpartition("/")[2].partition(":")[0]
     if last == "badname" or not _REFERENCE.fullmatch(image):
@@ -132,7 +132,6 @@ def full_name(image: str) -> str:
 
 
 def pull_error(image: str) -> str:
-    """The error message of a failed pull."""
     full = full_name(image)
     registry, _, rest = full.partition("/")
     path, _, tag = rest.rpartition(":")
@@ -172,7 +171,6 @@ class ContainerRun:
 
     @property
     def name(self) -> str:
-        """The container's name."""
         name: str = self.spec["name"]
         return name
 
@@ -182,7 +180,6 @@ class ContainerRun:
         return "terminated" in self.state
 
     def status(self) -> Json:
-        """The container's entry in containerStatuses."""
         image = self.spec["image"]
         entry: Json = {
             "name": self.name,
@@ -228,7 +225,6 @@ class PodRun:
 
 
 def report(run: PodRun, pod: Json, host: str, now: str) -> Json:
-    """The pod's complete status."""
     old = pod["status"]
     generation = pod["metadata"]["generation"]
     status: Json = {"observedGeneration": generation, "phase": run.phase}
@@ -264,12 +260,6 @@ def _conditions(run: PodRun, old: list[Json], generation: int, now: str) -> list
     fresh: dict[str, Json] = {}
     for kind, holds, why, text in wanted:
         same = before.get(kind, {}).get("status") == str(holds)
-        fresh[kind] = {
-            "type": kind,
-            "observedGeneration": generation,
-            "status": str(holds),
-            "lastProbeTime": None,
-            "lastTransitionTime": before[kind]["lastTransitionTime"] if same else now,
-        }
-        fresh[kind] |= ({"reason": why} if why else {}) | ({"message": text} if text else {})
+        since = before[kind]["lastTransitionTime"] if same else now
+        fresh[kind] = pod_condition(kind, holds=holds, since=since, generation=generation, reason=why, message=text)
     return list((fresh | {kind: one for kind, one in before.items() if kind not in fresh}).values())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stackd.embedded.resources import BY_PATH, Json, Resource, method_not_allowed, no_such_path
+from stackd.embedded.resources import BY_PATH, Json, Resource, StatusError
 
 _SUBRESOURCES = {
     "pods": {"log", "status"},
@@ -46,13 +46,11 @@ class RequestInfo:
 
 def read_target(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """What the request asks for. Raises StatusError 404 or 405."""
-    parts = path.strip("/").split("/")
-    if parts[:2] == ["api", "v1"]:
-        group, version, rest = "", "v1", parts[2:]
-    elif parts[0] == "apis" and len(parts) > 3:
-        group, version, rest = parts[1], parts[2], parts[3:]
-    else:
-        raise no_such_path()
+    group, version, rest = "", "", path.strip("/").split("/")
+    if rest[:2] == ["api", "v1"]:
+        version, rest = "v1", rest[2:]
+    elif rest[0] == "apis" and len(rest) > 3:
+        group, version, rest = rest[1], rest[2], rest[3:]
     namespace = ""
     if rest[:1] == ["namespaces"] and len(rest) > 2 and rest[2] not in {"status", "finalize"}:
         namespace, rest = rest[1], rest[2:]
@@ -60,12 +58,13 @@ def read_target(method: str, path: str, query: Mapping[str, str]) -> RequestInfo
     name = rest[1] if len(rest) > 1 else ""
     subresource = rest[2] if len(rest) > 2 else ""
     if resource is None or len(rest) > 3 or (subresource and subresource not in _SUBRESOURCES.get(resource.plural, ())):
-        raise no_such_path()
+        raise StatusError(404, "NotFound", "the server could not find the requested resource", {})
     verb = _VERBS.get((method, bool(name)))
     if subresource == "token":
         verb = "create" if method == "POST" else None
     if verb is None or (subresource == "log" and method != "GET"):
-        raise method_not_allowed()
+        sentence = "the server does not allow this method on the requested resource"
+        raise StatusError(405, "MethodNotAllowed", sentence, {})
     if verb == "list" and is_true(query.get("watch")):
         verb = "watch"
     return RequestInfo(resource, verb, namespace, name, subresource)
@@ -96,7 +95,6 @@ class Selector:
     fields: tuple[tuple[str, bool, str], ...] = ()
 
     def matches(self, obj: Json) -> bool:
-        """Whether the object meets every requirement."""
         own = labels_of(obj)
         return (
             all(own.get(key) == value for key, value in self.labels)
@@ -128,7 +126,6 @@ def selected_name(verb: str, query: Mapping[str, str]) -> str:
 
 
 def labels_of(obj: Json) -> Json:
-    """The object's labels."""
     labels: Json = obj["metadata"].get("labels") or {}
     return labels
 

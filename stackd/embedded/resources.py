@@ -15,6 +15,20 @@ Json = dict[str, Any]
 """A Kubernetes object, or a part of one, as JSON."""
 
 
+def merged(original: Json, patch: Json, *, nulls: bool = False) -> Json:
+    """A copy of the object with a merge patch (RFC 7386) applied; with ``nulls``, of another patch, which keeps them."""
+    copy = dict(original)
+    for key, value in patch.items():
+        if value is None and not nulls:
+            copy.pop(key, None)
+        elif isinstance(value, dict):
+            old = copy.get(key)
+            copy[key] = merged(old if isinstance(old, dict) else {}, value, nulls=nulls)
+        else:
+            copy[key] = value
+    return copy
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resource:
     """One kind. There is exactly one instance per kind, so instances are compared by identity."""
@@ -127,7 +141,6 @@ class StatusError(Exception):
         self.metadata: Json = {}
 
     def body(self) -> bytes:
-        """The Status object as JSON."""
         status = {"kind": "Status", "apiVersion": "v1", "metadata": self.metadata, "status": "Failure"}
         optional = {"reason": self.reason or None, "details": self.details}
         return json.encode(
@@ -146,13 +159,11 @@ class StatusCause(NamedTuple):
     message: str
 
 
-def required(field: str, detail: str = "") -> StatusCause:
-    """The field is required."""
-    return StatusCause(field, "FieldValueRequired", "Required value" + (f": {detail}" if detail else ""))
+def required(field: str) -> StatusCause:
+    return StatusCause(field, "FieldValueRequired", "Required value")
 
 
 def wrong(field: str, value: object, detail: str) -> StatusCause:
-    """The field's value is invalid."""
     return StatusCause(field, "FieldValueInvalid", f"Invalid value: {json.encode(value).decode()}: {detail}")
 
 
@@ -176,47 +187,27 @@ def in_brackets(texts: list[str]) -> str:
 
 
 def bad_request(message: str) -> StatusError:
-    """400."""
     return StatusError(400, "BadRequest", message)
 
 
 def forbidden(resource: Resource, name: str, message: str, causes: list[Json] | None = None) -> StatusError:
-    """403: admission refuses the object."""
     details = _details(name, resource) | ({"causes": causes} if causes else {})
     subject = f'{resource.qualified} "{name}"' if name else resource.qualified
     return StatusError(403, "Forbidden", f"{subject} is forbidden: {message}", details)
 
 
 def not_found(resource: Resource, name: str) -> StatusError:
-    """404 for an object."""
     return StatusError(404, "NotFound", f'{resource.qualified} "{name}" not found', _details(name, resource))
 
 
-def no_such_path() -> StatusError:
-    """404 for a resource that is not served."""
-    return StatusError(404, "NotFound", "the server could not find the requested resource", {})
-
-
-def method_not_allowed() -> StatusError:
-    """405."""
-    return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
-
-
 def already_exists(resource: Resource, name: str) -> StatusError:
-    """409: the name is taken."""
     return StatusError(409, "AlreadyExists", f'{resource.qualified} "{name}" already exists', _details(name, resource))
 
 
 def conflict(resource: Resource, name: str, message: str, *, kind: str | None = None) -> StatusError:
-    """409: a precondition does not hold."""
     subject = f"{kind}.{resource.group}" if kind and resource.group else kind or resource.qualified
     full = f'Operation cannot be fulfilled on {subject} "{name}": {message}'
     return StatusError(409, "Conflict", full, _details(name, resource, kind))
-
-
-def expired(message: str) -> StatusError:
-    """410: the requested version is too old."""
-    return StatusError(410, "Expired", message)
 
 
 _INJECTED = {

@@ -151,7 +151,6 @@ def is_sidecar(container: Json) -> bool:
 
 
 def default_pod(pod: Json) -> None:
-    """Fill in a new pod's spec."""
     spec = pod.get("spec") or {}
     spec.setdefault("containers", [])
     spec["initContainers"] = [_container(one, spec) for one in spec.get("initContainers", ())]
@@ -170,6 +169,15 @@ def default_pod(pod: Json) -> None:
     spec.setdefault("enableServiceLinks", True)
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
     pod["spec"] = spec
+
+
+def pod_condition(
+    kind: str, *, holds: bool, since: str, generation: int | None = None, reason: str = "", message: str = ""
+) -> Json:
+    """A condition of a pod's status; the scheduler does not say of which generation it is if it has bound the pod."""
+    optional = {"observedGeneration": generation, "reason": reason, "message": message}
+    given = {key: value for key, value in optional.items() if value}
+    return {"type": kind, "status": str(holds), "lastProbeTime": None, "lastTransitionTime": since} | given
 
 
 def pod_status(status: Json) -> Json:
@@ -257,7 +265,6 @@ def default_service(service: Json) -> None:
 
 
 def default_namespace(namespace: Json) -> None:
-    """Fill in a new namespace."""
     metadata = namespace["metadata"]
     metadata["labels"] = metadata.get("labels", {}) | {"kubernetes.io/metadata.name": metadata.get("name", "")}
     namespace["spec"] = {"finalizers": ["kubernetes"]}
@@ -294,7 +301,6 @@ def default_limit_range(limit_range: Json) -> None:
 
 
 def default_network_policy(policy: Json) -> None:
-    """Fill in a network policy; its policy types follow from its rules."""
     spec = policy.setdefault("spec", {})
     spec.setdefault("podSelector", {})
     spec.setdefault("policyTypes", ["Ingress", "Egress"] if "egress" in spec else ["Ingress"])

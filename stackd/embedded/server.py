@@ -10,6 +10,7 @@ import contextlib
 import random
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -32,23 +33,20 @@ _TRICKLES = 40
 """About how many pieces a trickling response is sent in."""
 
 
+@dataclass(slots=True)
 class Exchange:
     """One request, as far as the backend needs it."""
 
-    __slots__ = ("body", "method", "path", "query", "streams", "target", "user")
-
-    def __init__(self, request: web.BaseRequest) -> None:
-        self.method = request.method
-        self.path = request.path
-        self.query: Mapping[str, str] = request.query
-        self.body = b""
-        self.user: User | None = None
-        self.target: RequestInfo | None = None
-        self.streams = False
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: bytes = b""
+    user: User | None = None
+    target: RequestInfo | None = None
+    streams: bool = False
 
     @property
     def is_watch(self) -> bool:
-        """Whether it asks for a watch."""
         return self.target is not None and self.target.verb == "watch"
 
     @property
@@ -75,7 +73,8 @@ class ApiServer:
         self._kept: socket.socket | None = None  # keeps the port while nothing listens
         self._turn = asyncio.Lock()  # what has just begun to listen cannot be closed yet
         self._stopping = asyncio.Event()
-        self._silent: WeakSet[asyncio.Transport] = WeakSet()
+        self.silent: WeakSet[asyncio.Transport] = WeakSet()
+        """What sends nothing more."""
         self.host = ""
         self.port = 0
 
@@ -110,10 +109,13 @@ class ApiServer:
                 site, self._site = self._site, None
                 await site.stop()
                 self._kept = _bound(self.host, self.port)
-        if self._runner is not None and self._runner.server is not None:
-            for connection in self._runner.server.connections:
-                if connection.transport is not None:
-                    connection.transport.abort()
+        for transport in self.transports:
+            transport.abort()
+
+    @property
+    def transports(self) -> list[asyncio.Transport]:
+        server = self._runner.server if self._runner is not None else None
+        return [one.transport for one in (server.connections if server else ()) if one.transport is not None]
 
     async def stop(self) -> None:
         """Close all watches and connections."""
@@ -126,26 +128,13 @@ class ApiServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def silence(self) -> None:
-        """Send nothing more over the existing connections, as if a load balancer had forgotten them; new ones work."""
-        if self._runner is not None and self._runner.server is not None:
-            self._silent.update(one.transport for one in self._runner.server.connections if one.transport is not None)
-        for watch in self.watches:
-            watch.frozen = True
-
-    def thaw_watches(self) -> None:
-        """Let half-open and slow watches send what is queued, and all else."""
-        for watch in self.watches:
-            watch.thaw()
-
     def drop_watches(self) -> None:
-        """Cut the connection of every open watch."""
         for watch, request in list(self._watch_requests.items()):
             _cut(request)
             watch.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        call = Exchange(request)
+        call = Exchange(request.method, request.path, request.query)
         counts = self.counts
         counts.in_flight += 1
         counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
@@ -162,7 +151,7 @@ class ApiServer:
 
     async def _serve(self, request: web.BaseRequest, call: Exchange) -> web.StreamResponse:
         await self._faults.running()
-        if request.transport in self._silent:
+        if request.transport in self.silent:
             await self._stopping.wait()
         token = _token(request)
         if self._faults.unauthorized_tokens and token in self._faults.unauthorized_tokens:

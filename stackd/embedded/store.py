@@ -19,6 +19,7 @@ import uuid
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,17 +61,15 @@ Key = tuple[str, str]
 ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
+@dataclass(slots=True, eq=False)
 class Record:
     """One version of one object."""
 
-    __slots__ = ("_body", "key", "obj", "resource", "revision")
-
-    def __init__(self, resource: Resource, key: Key, obj: Json, revision: int) -> None:
-        self.resource = resource
-        self.key = key
-        self.obj = obj
-        self.revision = revision
-        self._body: bytes | None = None
+    resource: Resource
+    key: Key
+    obj: Json
+    revision: int
+    _body: bytes | None = None
 
     @property
     def uid(self) -> str:
@@ -89,16 +88,14 @@ class Record:
         return self.resource.head + self.body()[1:]
 
 
+@dataclass(slots=True, eq=False)
 class ObjectChange:
     """One change of an object; `before` is None for a new one. For a deletion, `after` is the last state."""
 
-    __slots__ = ("_lines", "after", "before", "type")
-
-    def __init__(self, kind: ChangeType, after: Record, before: Record | None) -> None:
-        self.type: ChangeType = kind
-        self.after = after
-        self.before = before
-        self._lines: dict[ChangeType, bytes] = {}
+    type: ChangeType
+    after: Record
+    before: Record | None
+    _lines: dict[ChangeType, bytes] = field(default_factory=dict)
 
     def line(self, kind: ChangeType) -> bytes:
         """The watch event's line for a watcher that sees the change as `kind`.
@@ -115,7 +112,6 @@ class ObjectChange:
 
 
 def watch_line(kind: str, body: bytes) -> bytes:
-    """One line of a watch stream."""
     return b'{"type":"%b","object":%b}\n' % (kind.encode(), body)
 
 
@@ -124,17 +120,20 @@ def stamped(obj: Json, revision: int) -> Json:
     return obj | {"metadata": obj["metadata"] | {"resourceVersion": str(revision)}}
 
 
+_HISTORY = 4096
+"""How many changes of a kind are kept, from which a watch can resume."""
+
+
 class Collection:
     """All objects of one kind, indexed by key and by label, and their recent changes."""
 
-    def __init__(self, resource: Resource, history: int) -> None:
+    def __init__(self, resource: Resource) -> None:
         self.resource = resource
         self.records: dict[Key, Record] = {}
         self.floor = 0
         """The earliest revision from which a watch can resume."""
         self.listeners: set[Callable[[ObjectChange], None]] = set()
         self.changes: deque[ObjectChange] = deque()
-        self._history = history
         self._sorted: list[Key] = []
         self._by_label: dict[tuple[str, str], dict[Key, None]] = {}
 
@@ -172,7 +171,6 @@ class Collection:
         ]
 
     def put(self, record: Record) -> None:
-        """Store the record as the current version."""
         before = self.records.get(record.key)
         self.records[record.key] = record
         if before is None:
@@ -180,7 +178,6 @@ class Collection:
         self._index(before, record)
 
     def drop(self, record: Record) -> None:
-        """Remove the object."""
         before = self.records.pop(record.key)
         del self._sorted[bisect_left(self._sorted, record.key)]
         self._index(before, None)
@@ -188,7 +185,7 @@ class Collection:
     def publish(self, change: ObjectChange) -> None:
         """Keep the change in the history, and pass it to the listeners."""
         self.changes.append(change)
-        if len(self.changes) > self._history:
+        if len(self.changes) > _HISTORY:
             self.floor = self.changes.popleft().after.revision
         for listener in self.listeners:
             listener(change)
@@ -204,7 +201,7 @@ class Collection:
 
     def as_it_is(self) -> Collection:
         """A copy that does not change any more: the same objects, without history or listeners."""
-        copy = Collection(self.resource, 0)
+        copy = Collection(self.resource)
         copy.floor = self.floor
         for record in self.records.values():
             copy.put(record)
@@ -229,14 +226,13 @@ class Collection:
 class ObjectStore:
     """All collections, with one common revision counter."""
 
-    def __init__(self, clock: LoopClock, *, history: int) -> None:
+    def __init__(self, clock: LoopClock) -> None:
         self.clock = clock
         self.revision = 0
-        self._collections = {resource.qualified: Collection(resource, history) for resource in ALL}
+        self._collections = {resource.qualified: Collection(resource) for resource in ALL}
         self._observers: list[Callable[[ObjectChange], None]] = []
 
     def of(self, resource: Resource) -> Collection:
-        """The objects of a kind."""
         return self._collections[resource.qualified]
 
     def observe(self, observer: Callable[[ObjectChange], None]) -> None:

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from stackd.embedded import NodeSpec, User, everything
+from stackd.embedded.cluster import render_kubeconfig
 from tests.cluster.players import Players
 from tests.harness import Client
 from tests.package.debian import NEWER, field
@@ -60,7 +61,7 @@ async def test_setup_leads_from_the_package_to_a_first_stack(service: Service) -
     users = (User(token="admin", name="admin", rules=(everything(),)),)
     cluster = await service.start_cluster(nodes=nodes, users=users)
     await service.run("sed", "-i", "/require_ingress/d", CONFIG)
-    administrator = cluster.kubeconfig(token="admin")
+    administrator = render_kubeconfig(cluster.url, "admin")
     await asyncio.to_thread(service.machine.write, "/root/admin.kubeconfig", administrator, "0600")
 
     async def setup(*options: str) -> tuple[Ran, dict[str, str]]:
