@@ -98,22 +98,19 @@ PortNumber = Annotated[int, Meta(ge=1, le=LARGEST_PORT)]
 Protocol = Annotated[str, expects("TCP or UDP", pattern=r"\A(?:[Tt][Cc][Pp]|[Uu][Dd][Pp])\Z")]
 Duration = Annotated[
     str,
-    expects(
-        'a duration such as "30m", "1h30m" or "90s"',
-        pattern=rf"\A{A_DURATION}\Z",
-        extra_json_schema=DURATION,
-    ),
+    expects('a duration such as "30m", "1h30m" or "90s"', pattern=rf"\A{A_DURATION}\Z", extra_json_schema=DURATION),
 ]
+LabelKey = Annotated[str, expects(BARE_KEY_FORM, pattern=rf"\A{BARE_KEY}\Z")]
 Labels = Annotated[
     Mapping[
-        Annotated[str, expects(BARE_KEY_FORM, pattern=rf"\A{BARE_KEY}\Z")],
+        LabelKey,
         Annotated[str, expects(f"a string of {BARE_KEY_FORM}", pattern=rf"\A(?:{BARE_KEY})?\Z")],
     ],
     expects('an object of at most 16 labels, such as {"team": "7"}', max_length=16),
 ]
 LabelChanges = Annotated[
     Mapping[
-        Annotated[str, expects(BARE_KEY_FORM, pattern=rf"\A{BARE_KEY}\Z")],
+        LabelKey,
         Annotated[str, expects(f"a string of {BARE_KEY_FORM}, or null", pattern=rf"\A(?:{BARE_KEY})?\Z")] | None,
     ],
     expects('an object of at most 16 labels, such as {"team": "7", "seat": null}', max_length=16),
@@ -156,6 +153,11 @@ class Body(Struct, frozen=True, kw_only=True, dict=True):
         for name in self.__struct_fields__:
             if type(value := getattr(self, name)) in (dict, MappingProxyType):
                 force_setattr(self, name, Table(value))
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Self:
+        """The body in JSON that was read. Fields that it lacks have their defaults. Raises ValueError."""
+        return _restored(convert(_absent(cls) | dict(raw), cls), {"raw": raw})
 
     @property
     def raw(self) -> Mapping[str, Any]:
@@ -200,7 +202,6 @@ def _rebuilt(kind: type[B], values: Mapping[str, Any], more: Mapping[str, Any]) 
 
 
 def is_body(kind: Any) -> bool:
-    """Whether a type is that of a body."""
     return isinstance(kind, type) and issubclass(kind, Body)
 
 
@@ -481,10 +482,7 @@ class NewMember(Request, frozen=True, kw_only=True):
 
 
 Members = Annotated[
-    Mapping[
-        Annotated[str, expects(MEMBER_NAME_FORM, pattern=rf"\A{MEMBER_NAME}\Z")],
-        NewMember,
-    ],
+    Mapping[Annotated[str, expects(MEMBER_NAME_FORM, pattern=rf"\A{MEMBER_NAME}\Z")], NewMember],
     expects(
         f'an object of at most {MOST_MEMBERS} members, such as {{"db": {{"pod_spec": "…"}}}}', max_length=MOST_MEMBERS
     ),
@@ -716,14 +714,13 @@ class Job(Body, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Self:
-        """From any JSON about a job. A job that deletes has its stacks both in ``done`` and in ``deleted``."""
+        """As of all bodies. A job that deletes has its stacks both in ``done`` and in ``deleted``."""
         action, done = raw.get("action", "delete"), raw.get("done", raw.get("deleted", 0))
         counts = {"action": action, "done": done, "deleted": done if action == "delete" else 0}
-        return _restored(decode(cls, counts | dict(raw)), {"raw": raw})
+        return _restored(super().of(counts | dict(raw)), {"raw": raw})
 
     @property
     def finished(self) -> bool:
-        """Whether the job has finished."""
         return self.status in ("completed", "failed")
 
 
@@ -1272,11 +1269,6 @@ class Error(Body, frozen=True, kw_only=True):
 
 _ABSENT: Final = {str: "", int: 0, float: 0.0, bool: False, datetime: EPOCH, tuple: (), Mapping: NOTHING}
 """What a client sees of a field that an answer lacks (only some were requested, or stackd is older)."""
-
-
-def decode(kind: type[B], raw: Mapping[str, Any]) -> B:
-    """The body in JSON that was read. Fields that it lacks have their defaults. Raises ValueError."""
-    return _restored(convert(_absent(kind) | dict(raw), kind), {"raw": raw})
 
 
 @cache

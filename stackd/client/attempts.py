@@ -21,7 +21,7 @@ import json
 import logging
 import random
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -152,7 +152,10 @@ class Response:
         is that of a proxy that does not reach stackd.
         """
         self.check()
-        return self._parsed()
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            raise self._not_stackd() from error
 
     def text(self) -> str:
         """The body. Raises as ``json``."""
@@ -194,12 +197,6 @@ class Response:
         """Seconds; 0 if the answer does not say."""
         text = self.headers.get("retry-after", "")
         return float(text) if text.isdecimal() else 0.0
-
-    def _parsed(self) -> Any:
-        try:
-            return json.loads(self.body)
-        except ValueError as error:
-            raise self._not_stackd() from error
 
     def _not_stackd(self, more: str = "") -> BadAnswer:
         return BadAnswer(f"the server is not stackd (HTTP {self.status}{more}); check the URL")
@@ -314,20 +311,8 @@ B = TypeVar("B", bound=contract.Body)
 
 def decode(kind: type[B], raw: Any) -> B:
     """The body in the JSON of an answer. Raises BadAnswer."""
-    with _understood():
-        return contract.decode(kind, raw)
-
-
-def job_of(raw: Any) -> Job:
-    """The job in the JSON of an answer. Raises BadAnswer."""
-    with _understood():
-        return Job.of(raw)
-
-
-@contextmanager
-def _understood() -> Iterator[None]:
     try:
-        yield
+        return kind.of(raw)
     except (ValueError, TypeError, AttributeError) as error:
         raise BadAnswer(f"the answer is not that of stackd: {error}") from error
 
@@ -358,7 +343,7 @@ class Event:
     @property
     def job(self) -> Job | None:
         """The job as it is now; None unless ``kind`` is ``job``."""
-        return job_of(self.data) if self.kind == "job" else None
+        return decode(Job, self.data) if self.kind == "job" else None
 
 
 @dataclass(slots=True)

@@ -132,7 +132,6 @@ class Following(Generic[C]):
         return self._to_list
 
     def _list(self, stacks: Iterable[Stack]) -> None:
-        """Take over a list."""
         now = {stack.stack_id: stack for stack in stacks}
         gone: Literal["left", "deleted"] = "left" if operations.filter_query(**self._filters) else "deleted"
         before, self._stacks, self._listed, self._to_list = self._stacks, now, True, False
@@ -144,7 +143,6 @@ class Following(Generic[C]):
         )
 
     def _take(self, event: Event) -> None:
-        """Take over an event."""
         self._error, self._failures = None, 0
         stack, before = event.stack, self._stacks.get(event.stack_id)
         if stack is not None and stack != before:

@@ -26,7 +26,6 @@ from stackd.client.attempts import (
     Steps,
     TimedOut,
     decode,
-    job_of,
 )
 from stackd.contract import (
     ROUTES,
@@ -224,12 +223,12 @@ def delete(stack: str | Stack) -> Steps[None]:
 def batch_delete(stack_ids: Iterable[str | Stack]) -> Steps[Job]:
     """Start a job that deletes these stacks."""
     ids = [_id(one) for one in _several(stack_ids)]
-    return job_of((yield from _once("/stacks/batch-delete", {"stack_ids": ids}, "")))
+    return decode(Job, (yield from _once("/stacks/batch-delete", {"stack_ids": ids}, "")))
 
 
 def batch_delete_matching(**filters: Unpack[Filters]) -> Steps[Job]:
     """Start a job that deletes the stacks that ``stacks`` would return; stackd chooses them, and needs a label."""
-    return job_of((yield from call("DELETE", "/stacks", query=filter_query(**filters), seconds=CHANGE_SECONDS)))
+    return decode(Job, (yield from call("DELETE", "/stacks", query=filter_query(**filters), seconds=CHANGE_SECONDS)))
 
 
 def batch(
@@ -248,7 +247,7 @@ def batch(
     body |= {} if ttl is None else {"ttl": _length(ttl)}
     body |= {} if stack_ids is None else {"stack_ids": [_id(one) for one in _several(stack_ids)]}
     body |= {} if labels is None else {"labels": dict(labels)}
-    return job_of({"action": action, **(yield from _once("/stacks/batch", body, idempotency_key))})
+    return decode(Job, {"action": action, **(yield from _once("/stacks/batch", body, idempotency_key))})
 
 
 def batch_create(
@@ -267,13 +266,13 @@ def batch_create(
     body: dict[str, Any] = {"action": "create", "template": template, "each": [dict(one) for one in each]}
     body |= {} if ttl is None else {"ttl": _length(ttl)}
     body |= {"if_exists": "return"} if return_existing else {}
-    return job_of({"action": "create", **(yield from _once("/stacks/batch", body, idempotency_key))})
+    return decode(Job, {"action": "create", **(yield from _once("/stacks/batch", body, idempotency_key))})
 
 
 def batch_job(job_id: str, *, results: bool = False) -> Steps[Job]:
     """Any batch job as it is now; with ``results``, with what became of each of its stacks."""
     query = [("results", "true")] if results else []
-    return job_of((yield from call("GET", f"/stacks/batch/{_part(job_id)}", query=query)))
+    return decode(Job, (yield from call("GET", f"/stacks/batch/{_part(job_id)}", query=query)))
 
 
 def wait_batch(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
@@ -283,7 +282,7 @@ def wait_batch(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
 
 def job(job_id: str) -> Steps[Job]:
     """A batch-delete job as it is now."""
-    return job_of((yield from call("GET", f"/stacks/batch-delete/{_part(job_id)}")))
+    return decode(Job, (yield from call("GET", f"/stacks/batch-delete/{_part(job_id)}")))
 
 
 def wait_job(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
@@ -329,14 +328,12 @@ def start(stack: str | Stack) -> Steps[Stack]:
 
 def restart(stack: str | Stack, *, member: str = "") -> Steps[Stack]:
     """Give a stack fresh pods behind the same ports; or only this ``member`` of it."""
-    query = [("member", member)] if member else []
-    return _updated(stack, (yield from call("POST", f"{path_of(stack)}/restart", query=query, seconds=CHANGE_SECONDS)))
+    return (yield from _change(stack, "restart", query=[("member", member)] if member else ()))
 
 
 def renew(stack: str | Stack) -> Steps[Stack]:
     """Give a stack the pod of the newest version of its template; ports, labels, values and end stay."""
-    path = f"{path_of(stack)}/restart"
-    return _updated(stack, (yield from call("POST", path, {"template": "latest"}, seconds=CHANGE_SECONDS)))
+    return (yield from _change(stack, "restart", {"template": "latest"}))
 
 
 def timeline(stack: str | Stack) -> Steps[list[TimelineEvent]]:
@@ -664,8 +661,9 @@ def _deleted(path: str, seconds: float = SECONDS) -> Steps[None]:
             raise
 
 
-def _change(stack: str | Stack, verb: str) -> Steps[Stack]:
-    return _updated(stack, (yield from call("POST", f"{path_of(stack)}/{verb}", seconds=CHANGE_SECONDS)))
+def _change(stack: str | Stack, verb: str, body: Any = None, query: Query = ()) -> Steps[Stack]:
+    path = f"{path_of(stack)}/{verb}"
+    return _updated(stack, (yield from call("POST", path, body, query, seconds=CHANGE_SECONDS)))
 
 
 def _updated(before: str | Stack, raw: Mapping[str, Any]) -> Stack:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from stackd.contract import Stack, decode
+from stackd.contract import Stack
 from stackd.podspec.members import first_of, texts_of
 from stackd.podspec.yaml_text import read
 from stackd.rehearse.connection import Answer, Connection
@@ -260,7 +260,7 @@ def _images(pod_spec: str) -> tuple[str, ...]:
 
 def address(stack: Mapping[str, Any]) -> Address | None:
     """The address of the stack's first TCP port; None if it has none yet."""
-    body = decode(Stack, stack)
+    body = Stack.of(stack)
     names = {port.container_port: port.url or (f"tls://{port.host}" if port.host else "") for port in body.ports}
     for each in body.addresses:
         if each.protocol == "TCP":  # as each port with a name

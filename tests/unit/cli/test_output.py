@@ -15,7 +15,6 @@ from stackd.cli import output as render
 from stackd.cli.output import line
 from stackd.client import Client, Plan
 from stackd.client.operations import _added
-from stackd.contract import decode
 from tests.harness import request_for
 from tests.unit.cli.conftest import Shell
 
@@ -77,7 +76,7 @@ async def test_no_view_of_a_stack_lets_its_text_through(shell: Shell, monkeypatc
     errors = await shell.failing(1, "create", "-f", "-", stdin=wrong)
     assert ("Error: " in errors, "evil" in errors, OBEYED & set(errors)) == (True, True, set())
     plan = {"blocked": "", "held": [], "actions": [{"action": "end", "name": "stack-1", "why": f"end: {EVIL}"}]}
-    monkeypatch.setattr(Client, "reconcile", lambda *_: decode(Plan, plan))
+    monkeypatch.setattr(Client, "reconcile", lambda *_: Plan.of(plan))
     output = (await shell.any_command("reconcile")).output
     assert ("stack-1" in output, OBEYED & set(output)) == (True, set())
 
