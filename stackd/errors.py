@@ -145,7 +145,6 @@ class StackNotFound(NotFound):
 
     def __init__(self, stack_id: str) -> None:
         super().__init__(f"stack not found: {stack_id}")
-        self.stack_id = stack_id
 
 
 class JobNotFound(NotFound):
@@ -155,7 +154,6 @@ class JobNotFound(NotFound):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"job not found: {job_id}")
-        self.job_id = job_id
 
 
 class TemplateNotFound(NotFound):
@@ -230,11 +228,8 @@ class TooLongALife(Conflict):
 
     def __init__(self, message: str, most: str) -> None:
         super().__init__(message)
-        self.extensible = (
-            f"This instance can be extended by {most} at most."
-            if most
-            else "This instance cannot be extended any more."
-        )
+        how = f"can be extended by {most} at most" if most else "cannot be extended any more"
+        self.extensible = f"This instance {how}."
 
 
 class TemplateClosed(Conflict):
@@ -248,22 +243,10 @@ class TemplateClosed(Conflict):
         self.hours = f"This {word} at {when}."
 
 
-class IdempotencyKeyReused(StackdError):
-    """The Idempotency-Key was used with another body before."""
-
-    code = ErrorCode.IDEMPOTENCY_KEY_REUSED
-
-
 class RequestTooLarge(StackdError):
     """The body is larger than ``server.max_body``."""
 
     code = ErrorCode.REQUEST_TOO_LARGE
-
-
-class UnsupportedCoding(StackdError):
-    """The body has a Content-Encoding."""
-
-    code = ErrorCode.UNSUPPORTED_CODING
 
 
 class TooManyRequests(StackdError):

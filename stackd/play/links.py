@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 
 from aiohttp import web
-from msgspec import json
 from msgspec.structs import asdict
 
 from stackd import contract
@@ -31,11 +30,11 @@ from stackd.web import requests
 from stackd.web.api import Answer, ApiCall, route
 from stackd.web.auth import ADMIN
 from stackd.web.bodies import encoder, rendered_entries, time_of
-from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, listed
+from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, end_of_page
 from stackd.web.openapi import LINKS
 from stackd.web.parameters import number, one_of
 from stackd.web.requests import wrong
-from stackd.web.responses import json_response, streamed_json
+from stackd.web.responses import json_response, streamed_list
 from stackd.web.sign_in import WRITE_SECONDS
 from stackd.web.stacks import read_body
 
@@ -104,15 +103,14 @@ async def list_links(call: ApiCall) -> web.StreamResponse:
     """
     cursor, limit, scope = call.parameters.get(CURSOR), call.parameters.get(LIMIT), call.parameters.get(SCOPE, "")
     if cursor is None and limit is None:
-        return await streamed_json(call.request, listed(OPEN, _entries(call, scope), b"]}"))
+        return await streamed_list(call.request, OPEN, _entries(call, scope), b"]}")
     limit, page = limit or DEFAULT_PAGE, list[KeptLink]()
     async for links in _seen(call, scope, cursor or START):
         page += links
         if len(page) > limit:
             break
     next_cursor = cursor_of(page[limit - 1].created_at, page[limit - 1].link_id) if len(page) > limit else None
-    end = b'],"next_cursor":%b}' % json.encode(next_cursor)
-    return await streamed_json(call.request, listed(OPEN, rendered_entries(page[:limit], _entry), end))
+    return await streamed_list(call.request, OPEN, rendered_entries(page[:limit], _entry), end_of_page(next_cursor))
 
 
 async def _entries(call: ApiCall, scope: str) -> AsyncGenerator[bytes, None]:
@@ -232,7 +230,6 @@ def _templates(key: ApiKey, patterns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _life(text: str) -> int:
-    """The field ``expires`` in seconds."""
     seconds = requests.duration_of("expires", text)
     if not 1 <= seconds <= LONGEST_LIFE:
         raise wrong("expires", f'must be a time such as "7d", from 1s to {LONGEST_LIFE // 86400}d')

@@ -105,7 +105,6 @@ class Messages:
 
 
 def messages_of(call: ApiCall) -> Messages:
-    """The messages of the daemon that serves the request."""
     return cast(Messages, call.api.players.messages)
 
 
@@ -167,7 +166,6 @@ async def delete_message(call: ApiCall) -> web.StreamResponse:
 
 
 def _end_of(text: str, now: int) -> int:
-    """The field ``until`` in nanoseconds."""
     try:
         until = moment(text, 1)(now)
     except ValueError as error:

@@ -179,7 +179,6 @@ class Players:
         return self.key_of(link)
 
     def note_visit(self, link: Link) -> None:
-        """The link is used now."""
         now = self._context.clock.now()
         self.visits[link.link_id] = self.visits.get(link.link_id, (now, now))[0], now
 
@@ -311,5 +310,4 @@ def link_of(kept: KeptLink) -> Link:
 
 
 def players_of(call: ApiCall) -> Players:
-    """The players of the daemon that serves the request."""
     return cast(Players, call.api.players)

@@ -46,9 +46,8 @@ class Shown:
     watched: bool = False
 
     def everything(self) -> bytes:
-        """The answer of ``GET /play/stacks``: for each template its stacks that have not ended, or the last one that has, or
-        an entry without one; then the stacks without a template.
-        """
+        """For each template its stacks that have not ended, or the last one that has, or an entry without one; then the stacks
+        without a template."""
         own = self._own()
         names = {
             *filter(self.key.may_use, self.context.settings.templates),
@@ -73,7 +72,6 @@ class Shown:
         return json.encode({"link": about, "stacks": entries, "messages": messages})
 
     def stack(self, stack: Stack) -> bytes:
-        """The entry of one stack."""
         return json.encode(self._stack(stack))
 
     def nothing(self, template: str) -> bytes:
@@ -85,7 +83,6 @@ class Shown:
         return [stack for stack in own if not stack.shared]
 
     def _shared(self, name: str) -> Stack | None:
-        """The stack of a shared template."""
         stack = self.context.store.assigned.get(self.context.pools.shared_stack(name) or "")
         return stack if stack is not None and stack.accepted else None
 
@@ -211,5 +208,4 @@ def _address(address: Address) -> Entry:
 
 
 def _values(stack: Stack, offer: Offer) -> list[Entry]:
-    """The values that its template shows."""
     return [{"name": name, "value": stack.values[name]} for name in offer.show if name in stack.values]

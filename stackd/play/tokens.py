@@ -136,7 +136,6 @@ class LinkKey(ApiKey):
 
     @property
     def others(self) -> tuple[Mapping[str, str], ...]:
-        """Those tenants."""
         return self.tenants
 
     def quotas(self, template: str | None) -> tuple[LabelQuota, ...]:
@@ -194,11 +193,9 @@ class Signer:
         return self._read(_TOKEN, text)
 
     def read_helper(self, text: str) -> Link:
-        """The link of a helper's token."""
         return self._read(_HELPER, text)
 
     def read_session(self, text: str) -> Link:
-        """The link of a session."""
         return self._read(_SESSION, text)
 
     def _sign(self, purpose: bytes, link: Link, key_id: str) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from aiohttp import web
-from msgspec import json
 
 from stackd import contract
 from stackd.clock import NANOSECONDS, to_nanoseconds
@@ -20,9 +19,9 @@ from stackd.store import ActivityFilter, ActivityRequest
 from stackd.units import parse_duration
 from stackd.web.api import Answer, ApiCall, route
 from stackd.web.bodies import encode, length_of, rendered_entries, time_of
-from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, listed
+from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, end_of_page
 from stackd.web.parameters import Parameter, labels, named, number, one_of
-from stackd.web.responses import streamed_json
+from stackd.web.responses import streamed_list
 from stackd.web.stacks import HISTORY
 
 ACTIONS = {
@@ -137,7 +136,7 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
     page = [await outcomes.of(one) if isinstance(one, Job) else one for one in page[:limit]]
     # With the errors of its jobs, a page may be long.
     entries = rendered_entries(page, lambda one: encode(_entry(context, one)))
-    return await streamed_json(call.request, listed(OPEN, entries, b'],"next_cursor":%b}' % json.encode(cursor)))
+    return await streamed_list(call.request, OPEN, entries, end_of_page(cursor))
 
 
 async def _audit(call: ApiCall, wanted: ActivityFilter, action: str | None) -> list[AuditEntry]:

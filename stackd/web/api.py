@@ -264,7 +264,6 @@ class View:
     key: ApiKey
 
     def get(self, stack_id: str) -> Stack | None:
-        """The stack, or None."""
         stack = self.context.store.assigned.get(stack_id)
         hidden = stack is not None and self.key.labels and not self.key.may_read(stack)
         return None if hidden else stack

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from time import perf_counter
+from typing import Any
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
@@ -81,8 +82,7 @@ def application(api: Api) -> web.Application:
 
 
 def _first(api: Api) -> Middleware:
-    """Return what each request passes first: its connection learns that it begins. It also answers requests without any route
-    in aiohttp, whose target is not a path (``*``, or a host)."""
+    """Return what each request passes first, also one without any route in aiohttp, whose target is no path (``*``, a host)."""
     unrouted = _guarded(api, _elsewhere(ROUTES))
 
     @web.middleware
@@ -112,12 +112,8 @@ def _request_id(request: web.Request) -> str:
 
 
 def _before_head(fence: Fence) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Return a signal of aiohttp, which runs for streamed responses, too.
-
-    It adds the request's id, removes version numbers, forbids caching unless the response says otherwise, and checks the
-    fence again just before an acknowledgement is written: the process may have been suspended since the first check. If
-    the fence is closed, the client gets no answer, as if the process had died.
-    """
+    """Return a signal of aiohttp, which runs for streamed responses, too. The process may have been suspended since the fence
+    was checked: if that is closed by now, the client gets no acknowledgement, as if the process had died."""
 
     async def before_head(request: web.Request, response: web.StreamResponse) -> None:
         if is_last(request):
@@ -199,53 +195,35 @@ def _close_if_due(request: web.Request, response: web.StreamResponse, *, drainin
     if not draining and (response.status < 400 or request.content.is_eof()):
         return
     response.force_close()
-    if (
-        response.status >= 400
-        and hdrs.TRANSFER_ENCODING in request.headers
-        and isinstance(request.protocol, HttpConnection)
-    ):
+    chunked = response.status >= 400 and hdrs.TRANSFER_ENCODING in request.headers
+    if chunked and isinstance(request.protocol, HttpConnection):
         request.protocol.discards = True
 
 
 def _ended(route: Route, meter: RouteMeter, api: Api) -> Callable[[web.Request, int, float], None]:
-    """Return the function that counts, logs and audits a request that has ended; successful reads are logged at level
-    debug."""
+    """Return the function that counts, logs (successful reads at level debug) and audits a request that has ended."""
     keys, audit = api.keys, api.context.audit
 
+    def about(request: web.Request) -> dict[str, Any]:
+        return {
+            "method": request.method,
+            "route": route.path,
+            "stack_id": request.get(STACK_ID) or request.match_info.get("stack_id"),
+            "job_id": request.get(JOB_ID) or request.match_info.get("job_id"),
+        }
+
     def note(request: web.Request, status: int) -> None:
-        client = keys.caller(request)
-        audit.request(
-            by=request.get(CALLER, ANONYMOUS.principal),
-            status=status,
-            client=client,
-            origin=client_network(client),
-            fields={
-                "method": request.method,
-                "route": route.path,
-                "stack_id": request.get(STACK_ID) or request.match_info.get("stack_id"),
-                "job_id": request.get(JOB_ID) or request.match_info.get("job_id"),
-                "template": request.match_info.get("template"),
-            },
-        )
+        client, by = keys.caller(request), request.get(CALLER, ANONYMOUS.principal)
+        fields = about(request) | {"template": request.match_info.get("template")}
+        audit.request(by=by, status=status, client=client, origin=client_network(client), fields=fields)
 
     def write(level: int, request: web.Request, status: int, seconds: float) -> None:
         path, client, key = route.path, keys.caller(request), request.get(CALLER, ANONYMOUS.principal).name
-        log.log(
-            level,
-            "%s %s %d %.1f ms key=%s from=%s",
-            request.method, path, status, seconds * 1000, key, client,
-            extra={
-                "method": request.method,
-                "route": path,
-                "status": status,
-                "duration_ms": round(seconds * 1000, 3),
-                "key_name": key,
-                "client": client,
-                "stack_id": request.get(STACK_ID) or request.match_info.get("stack_id"),
-                "job_id": request.get(JOB_ID) or request.match_info.get("job_id"),
-                "same": (request.method, path, status) if status >= 400 else None,
-            },
-        )  # fmt: skip
+        fields = about(request) | {"status": status, "key_name": key, "client": client}
+        fields["duration_ms"] = round(seconds * 1000, 3)
+        fields["same"] = (request.method, path, status) if status >= 400 else None
+        text, milliseconds = "%s %s %d %.1f ms key=%s from=%s", seconds * 1000
+        log.log(level, text, request.method, path, status, milliseconds, key, client, extra=fields)
 
     def ended(request: web.Request, status: int, started: float) -> None:
         seconds = perf_counter() - started

@@ -73,6 +73,8 @@ _SOURCES: Final[Mapping[tuple[type, str], Callable[[Any], Any]]] = {
     (contract.StackStatusAnswer, "ttl"): attrgetter("ttl_expires_at"),
     (contract.StackStatusAnswer, "addresses"): addresses_of,
     (contract.StackStatusAnswer, "problem"): problem_of,
+    (contract.DryRun, "dry_run"): lambda _: True,
+    (contract.DryRun, "pod_spec"): attrgetter("text"),
     (contract.TimelineEvent, "by"): attrgetter("by.name"),
     (contract.KeptLink, "by"): attrgetter("by.name"),
     (contract.Job, "by"): attrgetter("by.name"),
@@ -122,7 +124,6 @@ def _converter(kind: Any) -> Callable[[Any], Any] | None:
 
 
 def encode(body: Body) -> bytes:
-    """A body as JSON."""
     kind: Any = type(body)
     return json.encode(renderer(kind)(body))
 
@@ -141,6 +142,7 @@ created_body = encoder(contract.Stack, (*contract.STACK_FIELDS, "values"))
 """The answer to a create: as to a read, with the values generated for the stack. Only its creator gets these."""
 
 status_body = encoder(contract.StackStatusAnswer)
+dry_run_body = encoder(contract.DryRun)
 job_body = encoder(contract.Job, contract.DELETE_JOB)
 batch_body = encoder(contract.Job, contract.BATCH_JOB)
 accepted_body = encoder(contract.JobAccepted)
@@ -196,7 +198,6 @@ class BodyCache:
             self._ready.pop(changed.stack_id, None)
 
     def status(self, stack: Stack) -> bytes:
-        """The body of a status read."""
         return self._rendered(stack, status_body)
 
     async def detail(self, stack: Stack) -> bytes:
@@ -206,12 +207,11 @@ class BodyCache:
         return self._rendered(stack, detail_body)
 
     def entry(self, stack: Stack) -> bytes:
-        """The stack as an entry of the list."""
         return self._rendered(stack, detail_body)
 
     def has_unread(self, stacks: Sequence[Stack]) -> bool:
         """Whether pod specs have to be read for the entries of these stacks."""
-        return stacks is not self._listed[0] and any(map(is_unread, stacks))
+        return stacks is not self._listed[0] and any(stack.pod_spec is None for stack in stacks)
 
     async def entries(self, stacks: Sequence[Stack]) -> list[bytes]:
         """The entries of these stacks in the list, whose pod specs are in memory. All readers share them."""
@@ -223,7 +223,6 @@ class BodyCache:
         return entries
 
     def stats(self) -> bytes:
-        """The body of a stats read."""
         of = self._store.stacks.version, self._spares.ready(self._mirror)
         if self._stats[0] != of:
             self._stats = (of, stats_body(self._store.stacks.ordered(), self._ports.used, of[1]))
@@ -261,11 +260,6 @@ async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
             began = perf_counter()
 
 
-def is_unread(stack: Stack) -> bool:
-    """Whether the stack's pod spec has to be read from the file."""
-    return stack.pod_spec is None
-
-
 async def read_entries(
     stacks: Sequence[Stack], store: Store, render: Callable[[Stack], bytes]
 ) -> AsyncGenerator[bytes, None]:
@@ -273,12 +267,12 @@ async def read_entries(
     comma = b""
     async for start in in_turns(range(0, len(stacks), READ_AT_ONCE)):
         some = stacks[start : start + READ_AT_ONCE]
-        unread = [stack.stack_id for stack in some if is_unread(stack)]
+        unread = [stack.stack_id for stack in some if stack.pod_spec is None]
         texts = await store.stacks.pod_specs(unread) if unread else {}
         entries = [
-            render(replace(stack, pod_spec=texts[stack.stack_id]) if is_unread(stack) else stack)
+            render(replace(stack, pod_spec=texts[stack.stack_id]) if stack.pod_spec is None else stack)
             for stack in some
-            if not is_unread(stack) or stack.stack_id in texts
+            if stack.pod_spec is not None or stack.stack_id in texts
         ]
         if entries:
             piece = comma + b",".join(entries)

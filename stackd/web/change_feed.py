@@ -76,7 +76,6 @@ class ChangeFeed:
 
     @property
     def followers(self) -> int:
-        """How many there are."""
         return self._by_key.total()
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
@@ -143,11 +142,9 @@ class ChangeFeed:
         return number < self._announced or self.closed or await set_within(self._announcement, seconds)
 
     def id_of(self, number: int) -> str:
-        """The event id of a change."""
         return f"{self._boot}-{number}"
 
     def close(self) -> None:
-        """End all streams."""
         self.closed = True
         self.wake()
 

@@ -74,12 +74,10 @@ class Connections:
 
     @property
     def limits(self) -> LimitsSection:
-        """The limits in force."""
         return self._context.config.limits
 
     @property
     def count(self) -> int:
-        """How many there are."""
         return len(self._anonymous) + self._by_key.total()
 
     def opened(self, connection: HttpConnection, *, plain: bool) -> None:
@@ -194,7 +192,6 @@ class HttpConnection(web.RequestHandler):
         self.sent_more = False
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client has sent."""
         self.sent_more = bool(data)  # aiohttp passes b"" to go on with what it has
         if self.discards:
             return
@@ -214,7 +211,6 @@ class HttpConnection(web.RequestHandler):
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Count the connection as closed."""
         self.connections.closed(self)
         super().connection_lost(exc)
 

@@ -76,10 +76,7 @@ async def stream_stack_events(call: ApiCall) -> web.StreamResponse:
 
 @dataclass(slots=True, eq=False)
 class _Subscriber:
-    """What one client may see and wants to: ``selection``, or the stack that it follows ``only``.
-
-    ``fields``: those of each stack; empty for all. ``ended``: it has been sent the end of that stack.
-    """
+    """What one client may see and wants to; ``ended``: it has been sent the end of the stack that it follows ``only``."""
 
     key: ApiKey
     fields: tuple[str, ...]
@@ -171,7 +168,7 @@ async def _frames(api: Api, changes: list[FeedChange], subscriber: _Subscriber) 
 async def _frame(api: Api, change: FeedChange, kind: EventName, fields: tuple[str, ...]) -> bytes:
     """One event; empty if the pod spec has to be read but the stack is deleted by now. The deletion's event follows."""
     stack, has_spec = change.record, not fields or "pod_spec" in fields
-    if not (kind == "stack" and isinstance(stack, Stack) and has_spec and bodies.is_unread(stack)):
+    if not (kind == "stack" and isinstance(stack, Stack) and has_spec and stack.pod_spec is None):
         return frame(api.feed, change, kind, fields)
     try:
         full = await api.context.store.stacks.with_pod_spec(stack)

@@ -50,7 +50,6 @@ async def metrics(call: ApiCall) -> web.Response:
 
 
 def exposition(api: Api) -> bytes:
-    """All metrics as text."""
     return generate_latest(DaemonCollector(api))
 
 
@@ -185,22 +184,23 @@ class DaemonCollector(Collector):
         yield gauge("stackd_jobs_unfinished", "Batch jobs that have not finished.", unfinished)
 
     def _mirror(self) -> Iterator[Metric]:
-        mirror, watches = self._context.mirror, self._context.mirror.watches
+        mirror = self._context.mirror
+
+        def each(name: str) -> dict[str, float]:
+            return {kind: getattr(health, name) for kind, health in mirror.watches.items()}
+
         objects = {"pods": len(mirror.pods), "services": len(mirror.services)}
         yield gauge("stackd_mirror_objects", "stackd's objects in the mirror.", objects, "kind")
-        staleness = {name: health.staleness() for name, health in watches.items()}
+        staleness = {kind: health.staleness() for kind, health in mirror.watches.items()}
         about = "Time since the cluster was last heard from."
         yield gauge("stackd_mirror_staleness_seconds", about, staleness, "kind")
-        connected = {name: health.connected for name, health in watches.items()}
         about = "1 while the watch has a connection that reports changes."
-        yield gauge("stackd_mirror_connected", about, connected, "kind")
-        relists = {name: health.relists for name, health in watches.items()}
-        yield counter("stackd_mirror_relists_total", "Lists read again because a watch was too old.", relists, "kind")
-        restarts = {name: health.restarts for name, health in watches.items()}
+        yield gauge("stackd_mirror_connected", about, each("connected"), "kind")
+        about = "Lists read again because a watch was too old."
+        yield counter("stackd_mirror_relists_total", about, each("relists"), "kind")
         about = "Watches that ended and were restarted."
-        yield counter("stackd_mirror_watch_restarts_total", about, restarts, "kind")
-        events = {name: health.events for name, health in watches.items()}
-        yield counter("stackd_mirror_events_total", "Changes that the watches reported.", events, "kind")
+        yield counter("stackd_mirror_watch_restarts_total", about, each("restarts"), "kind")
+        yield counter("stackd_mirror_events_total", "Changes that the watches reported.", each("events"), "kind")
         pulls = self._api.prepulls.counts()
         yield gauge("stackd_prepull_images", "Images to pull ahead, by state.", pulls, "state")
 
@@ -271,10 +271,7 @@ def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[Any
 
 
 def _by_labels(values: Mapping[Any, T] | T) -> Iterator[tuple[tuple[str, ...], T]]:
-    if not isinstance(values, Mapping):
-        yield (), values
-        return
-    for key, value in values.items():
+    for key, value in values.items() if isinstance(values, Mapping) else (((), values),):
         yield (key if isinstance(key, tuple) else (str(key),)), value
 
 

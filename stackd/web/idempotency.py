@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from stackd.errors import IdempotencyKeyReused, InvalidRequest
+from stackd.codes import ErrorCode
+from stackd.errors import InvalidRequest, StackdError
 from stackd.lifecycle.assign import until_reachable
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import take_back
@@ -57,7 +58,7 @@ class Replays:
     async def once(self, request: Replayable) -> StoredResponse:
         """The response to the first request with this key; ``run`` makes it if there is none, or only failures.
 
-        Goes on if the caller leaves. Raises IdempotencyKeyReused for another body, and whatever ``run`` or ``render`` raises.
+        Goes on if the caller leaves. Raises StackdError for another body, and whatever ``run`` or ``render`` raises.
         """
         check_key(request.key)
         name = (request.scope, request.key)
@@ -99,4 +100,5 @@ def check_key(key: str) -> None:
 
 def _same(fingerprint: bytes, request: Replayable) -> None:
     if fingerprint != request.fingerprint:
-        raise IdempotencyKeyReused(f"the Idempotency-Key {request.key!r} was used with another body before")
+        sentence = f"the Idempotency-Key {request.key!r} was used with another body before"
+        raise StackdError(sentence, code=ErrorCode.IDEMPOTENCY_KEY_REUSED)

@@ -49,7 +49,6 @@ class BodyBytes:
 
     @property
     def count(self) -> int:
-        """How many there are now."""
         return self._by_key.total()
 
     def add(self, config: Config, caller: str, size: int) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -42,7 +42,7 @@ from stackd.web.parameters import (
     flag,
     number,
 )
-from stackd.web.responses import JSON, json_response, streamed_json
+from stackd.web.responses import JSON, json_response, streamed_list
 from stackd.web.stacks import STACKS, TIMEOUT, Run, first_answer, patience, unrepeated
 
 BATCH = "Batch jobs"
@@ -66,6 +66,11 @@ CLOSE: Final = b"]}"
 def cursor_of(at: int, name: str) -> str:
     """The cursor of a page that ends with what has this time and name."""
     return base64.urlsafe_b64encode(f"{at} {name}".encode()).decode().rstrip("=")
+
+
+def end_of_page(next_cursor: str | None) -> bytes:
+    """The end of a page, which says where the next one begins; None: nowhere."""
+    return b'],"next_cursor":%b}' % json.encode(next_cursor)
 
 
 def cursor_for(path: str) -> Parameter[tuple[int, str]]:
@@ -101,11 +106,9 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     fields, cache = parameters.get(FIELDS), call.api.bodies
     render = bodies.encoder(contract.Stack, fields) if fields else cache.entry
     if (not fields or "pod_spec" in fields) and cache.has_unread(stacks):
-        return await streamed_json(
-            call.request, listed(OPEN, read_entries(stacks, call.api.context.store, render), end)
-        )
+        return await streamed_list(call.request, OPEN, read_entries(stacks, call.api.context.store, render), end)
     if fields and len(stacks) > RENDER_AT_ONCE:
-        return await streamed_json(call.request, listed(OPEN, rendered_entries(stacks, render), end))
+        return await streamed_list(call.request, OPEN, rendered_entries(stacks, render), end)
     entries = list(map(render, stacks)) if fields else await cache.entries(stacks)
     size = len(OPEN) + sum(map(len, entries)) + max(0, len(entries) - 1) + len(end)
     if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
@@ -141,16 +144,7 @@ async def _page(parameters: Parameters, stacks: tuple[Stack, ...]) -> tuple[Sequ
     if limit is None:
         return page, CLOSE
     next_cursor = cursor_of(*list_key(page[limit - 1])) if len(page) > limit else None
-    return page[:limit], b'],"next_cursor":%b}' % json.encode(next_cursor)
-
-
-async def listed(begin: bytes, entries: AsyncGenerator[bytes, None], end: bytes) -> AsyncGenerator[bytes, None]:
-    """A list in pieces, of entries that are rendered while they are sent."""
-    yield begin
-    async with aclosing(entries):
-        async for piece in entries:
-            yield piece
-    yield end
+    return page[:limit], end_of_page(next_cursor)
 
 
 @route(
@@ -248,7 +242,6 @@ async def _begun(
 
 
 async def _tried(call: ApiCall, ids: list[str], request: JobRequest) -> StoredResponse:
-    """What the job would do."""
     context = call.api.context
     total, found = await context.store.jobs.chosen(ids, request)
     if request.each:
@@ -309,8 +302,8 @@ async def get_batch(call: ApiCall) -> web.StreamResponse:
     if not call.parameters.get(RESULTS):
         return json_response(bodies.batch_body(job))
     results = [_result(call, job, item) for item in await call.api.context.store.jobs.items(job.job_id)]
-    entries = rendered_entries(results, bodies.encode)
-    return await streamed_json(call.request, listed(bodies.batch_body(job)[:-1] + b',"results":[', entries, b"]}"))
+    begin = bodies.batch_body(job)[:-1] + b',"results":['
+    return await streamed_list(call.request, begin, rendered_entries(results, bodies.encode), CLOSE)
 
 
 def _result(call: ApiCall, job: Job, item: JobItem) -> contract.JobResult:
@@ -329,8 +322,7 @@ def _result(call: ApiCall, job: Job, item: JobItem) -> contract.JobResult:
 
 
 async def _awaited(call: ApiCall, job: Job) -> Job:
-    """The job, once it has the status that the request waits for."""
-    wanted, seconds = call.parameters.get(WAIT), patience(call, call.parameters)
+    wanted, seconds = call.parameters.get(WAIT), patience(call)
     return await call.api.batch.until(job, [*map(JobStatus, wanted)], seconds) if wanted else job
 
 

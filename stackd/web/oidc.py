@@ -41,19 +41,7 @@ if TYPE_CHECKING:
 
 LOGIN, CALLBACK, LOGOUT = "/auth/login", "/auth/callback", "/auth/logout"
 DISCOVERY: Final = ".well-known/openid-configuration"
-SIGNATURES: Final = [
-    "RS256",
-    "RS384",
-    "RS512",
-    "PS256",
-    "PS384",
-    "PS512",
-    "ES256",
-    "ES384",
-    "ES512",
-    "EdDSA",
-    "Ed25519",
-]
+SIGNATURES: Final = [*(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)), "EdDSA", "Ed25519"]
 """What an issuer may sign with: all that proves who has signed, so no shared secret, and never "none"."""
 
 SESSION_SECONDS: Final = 12 * 3600
@@ -303,9 +291,9 @@ class SignIn:
         """The request's session, if it survives this process: its id, in the form of a link's, when it ends, in nanoseconds, and
         whose it is."""
         key = self.find(request) if self._lasting else None
-        return (
-            None if key is None else (_session_id(key), int(self._sessions[key.sha256][1] * NANOSECONDS), key.principal)
-        )
+        if key is None:
+            return None
+        return _session_id(key), int(self._sessions[key.sha256][1] * NANOSECONDS), key.principal
 
     def leave(self, request: web.BaseRequest) -> web.Response:
         """End the session: its cookie goes, and its token is not accepted any more while this process runs. Raises
@@ -396,9 +384,9 @@ class SignIn:
         if not hmac.compare_digest(signature.encode(errors="replace"), expected.encode()):
             return "", "", "", ""
         state, nonce, verifier, back, until = json.decode(base64.urlsafe_b64decode(kept))
-        return (
-            ("", "", "", "") if int(until) < time.time() else (state, nonce, verifier, _NOT_IN_ADDRESSES.sub("", back))
-        )
+        if int(until) < time.time():
+            return "", "", "", ""
+        return state, nonce, verifier, _NOT_IN_ADDRESSES.sub("", back)
 
     def _scope(self, entries: Sequence[str]) -> Any:
         if not set(entries).isdisjoint(self.section.admins):

@@ -347,10 +347,11 @@ def schemas(config: Config) -> dict[str, Schema]:
 
 
 def _given(name: str) -> Schema:
-    """The condition that a request has the field, and not as null.
-
-    ``properties`` is below ``not``: Redocly takes those of a condition itself for all that there may be."""
-    return {"required": [name], "not": _null(name)}
+    """The condition that a request has the field, and not as null."""
+    return {
+        "required": [name],
+        "not": _null(name),
+    }  # Redocly takes the properties of a condition for all that there are
 
 
 def _null(name: str) -> Schema:
@@ -358,7 +359,6 @@ def _null(name: str) -> Schema:
 
 
 def _chosen(schema: Schema, names: Iterable[str]) -> Schema:
-    """The schema with these of its properties only, in this order."""
     required = [name for name in names if name in schema["required"]]
     return schema | {"required": required, "properties": {name: schema["properties"][name] for name in names}}
 
@@ -383,11 +383,7 @@ def _record(kind: type[Body]) -> Schema:
 def _field(each: Field) -> Schema:
     if each.about in NAMED:
         return _ref(each.about)
-    return _typed(each.kind) | {"description": each.about} | _plain(each.keywords)
-
-
-def _plain(keywords: Mapping[str, Any]) -> Schema:
-    return {word: list(value) if isinstance(value, tuple) else value for word, value in keywords.items()}
+    return _typed(each.kind) | {"description": each.about} | dict(each.keywords)
 
 
 def _typed(kind: Any) -> Schema:
@@ -428,4 +424,4 @@ def _bounds(meta: Meta, kind: str) -> Schema:
     pattern = meta.pattern and re.sub(r"^\\A", "^", re.sub(r"\\Z$", "$", meta.pattern))
     found = {**bounds, "description": meta.description, "pattern": pattern}
     given = {word: value for word, value in found.items() if value is not None}
-    return given | _plain(meta.extra_json_schema or {})
+    return given | (meta.extra_json_schema or {})

@@ -154,12 +154,10 @@ def send(call: ApiCall, file: File) -> web.Response:
 
 @lru_cache(MOST_ZIPPED)
 def zipped(file: File) -> bytes:
-    """The file, compressed."""
     return gzip.compress(file.body, mtime=0)
 
 
 def file_of(body: bytes, media: str) -> File:
-    """A file with these bytes."""
     return File(body=body, media=media, tag=hashlib.sha256(body).hexdigest()[:32])
 
 

@@ -147,15 +147,15 @@ def any_of(name: str, about: str, values: Sequence[str], alone: str = "") -> Par
     return Parameter(name, about, read, {"pattern": f"^(?:{several}|{alone})$" if alone else f"^{several}$"})
 
 
-def named(name: str, about: str, longest: int = LONGEST_NAME) -> Parameter[str]:
+def named(name: str, about: str) -> Parameter[str]:
     """Any name: that of a removed node or template, too, because its stacks may still exist."""
 
     def read(text: str) -> str:
-        if not 0 < len(text) <= longest:
-            raise ValueError(f"the name of a {name}, of 1 to {longest} characters")
+        if not 0 < len(text) <= LONGEST_NAME:
+            raise ValueError(f"the name of a {name}, of 1 to {LONGEST_NAME} characters")
         return text
 
-    return Parameter(name, about, read, {"minLength": 1, "maxLength": longest})
+    return Parameter(name, about, read, {"minLength": 1, "maxLength": LONGEST_NAME})
 
 
 def seconds_of(text: str) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from json import JSONDecoder
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -30,7 +30,7 @@ from stackd.errors import (
     PermissionDenied,
     Reason,
     RequestTooLarge,
-    UnsupportedCoding,
+    StackdError,
 )
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.metrics import INVALID
@@ -58,18 +58,19 @@ PARTS_PER_CREATE: Final = 8
 """A batch job may have so many more of them for each stack."""
 
 B = TypeVar("B", bound=Body)
+P = ParamSpec("P")
+T = TypeVar("T")
 PLAIN: Final = frozenset({"", "identity", "chunked"})
 
 
 def check_coding(request: web.BaseRequest) -> None:
-    """Raise UnsupportedCoding if the body is compressed. Nothing is decompressed: few bytes could become many."""
+    """Raise StackdError if the body is compressed. Nothing is decompressed: few bytes could become many."""
     headers = request.headers
     named = [*headers.getall(hdrs.CONTENT_ENCODING, ()), *headers.getall(hdrs.TRANSFER_ENCODING, ())]
     codings = {each.strip().lower() for text in named for each in text.split(",")}
     if request.body_exists and not codings <= PLAIN:
-        raise UnsupportedCoding(
-            "a compressed body (Content-Encoding, Transfer-Encoding) is not accepted; send it uncompressed"
-        )
+        sentence = "a compressed body (Content-Encoding, Transfer-Encoding) is not accepted; send it uncompressed"
+        raise StackdError(sentence, code=ErrorCode.UNSUPPORTED_CODING)
 
 
 async def read(request: web.Request, max_body: int, timeout: float, count: Callable[[int], None]) -> bytes:
@@ -154,11 +155,7 @@ async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
     """The stacks of a batch job, if the body names them, and what the job is to do. Raises InvalidRequest, PermissionDenied."""
     config, key = view.context.config, view.key
     max_ids = config.batch_delete.max_ids
-    if len(body) <= LONG_SPEC:
-        given = parse_many(body, contract.Batch, max_ids)
-    else:
-        async with view.context.settings.long_specs:
-            given = await asyncio.to_thread(parse_many, body, contract.Batch, max_ids)
+    given = await _by_length(view.context, len(body), parse_many, body, contract.Batch, max_ids)
     action = JobAction(given.action)
     if action is JobAction.CREATE:
         return [], await _creates(view, given)
@@ -188,12 +185,7 @@ async def _creates(view: View, given: contract.Batch) -> JobRequest:
     common = contract.Create(template=given.template, ttl=given.ttl, env=given.env, if_exists=given.if_exists)
     _template_of(common, view)  # else each of the stacks would be wrong
     wanted = [await _wanted(view, common, *item) async for item in in_turns(enumerate(given.each))]
-    return JobRequest(
-        action=JobAction.CREATE,
-        by=view.key.principal,
-        labels=view.key.labels,
-        each=tuple(wanted),
-    )
+    return JobRequest(action=JobAction.CREATE, by=view.key.principal, labels=view.key.labels, each=tuple(wanted))
 
 
 async def _wanted(view: View, common: contract.Create, index: int, item: contract.BatchCreate) -> WantedStack:
@@ -232,7 +224,8 @@ async def create_body(view: View, body: bytes, *, creates: bool = True) -> Creat
     """
     phase_timer = view.context.metrics.phase_timer()
     try:
-        return await _create_body(view, body, creates=creates)
+        most_parts = MOST_PARTS + view.context.config.limits.pod_spec // BYTES_PER_PART
+        return await _create_of(view, parse(body, contract.Create, most_parts), creates=creates)
     except InvalidRequest:
         view.context.metrics.creates[INVALID] += 1
         raise
@@ -240,28 +233,21 @@ async def create_body(view: View, body: bytes, *, creates: bool = True) -> Creat
         phase_timer.end("validate")
 
 
-async def _create_body(view: View, body: bytes, *, creates: bool) -> CreateBody:
-    most_parts = MOST_PARTS + view.context.config.limits.pod_spec // BYTES_PER_PART
-    return await _create_of(view, parse(body, contract.Create, most_parts), creates=creates)
-
-
 async def _create_of(view: View, given: contract.Create, *, creates: bool) -> CreateBody:
     context, key = view.context, view.key
     template = _template_of(given, view)
-    if template is None:
-        if given.pod_spec is None:
-            raise wrong("pod_spec", "is required")
-        if creates and not key.pod_specs:
-            sentence = f"the API key {key.name!r} creates stacks from templates only (pod_specs = false)"
-            raise PermissionDenied(sentence, code=ErrorCode.TEMPLATES_ONLY)
+    if template is None and given.pod_spec is None:
+        raise wrong("pod_spec", "is required")
+    if template is None and creates and not key.pod_specs:
+        sentence = f"the API key {key.name!r} creates stacks from templates only (pod_specs = false)"
+        raise PermissionDenied(sentence, code=ErrorCode.TEMPLATES_ONLY)
     if template is not None and template.shared and key.tenant:
         sentence = f"{template.name} is shared: it has one stack, which stackd keeps, and no others are created from it"
         raise Conflict(sentence, code=ErrorCode.SHARED_TEMPLATE)
-    ttl = None if given.ttl is None else ttl_of(given.ttl, context.config.stacks.max_ttl)
+    ttl, of_template = (None, NO_LABELS) if template is None else (template.ttl, template.labels)
+    if given.ttl is not None:
+        ttl = ttl_of(given.ttl, context.config.stacks.max_ttl)
     labels = unreserved(given.labels or NO_LABELS)
-    if template is not None:
-        ttl = template.ttl if ttl is None else ttl
-    of_template = NO_LABELS if template is None else template.labels
     if of_template or key.labels:
         labels = decode(contract.Labels, view.labels_of_create(labels, of_template), "labels")
     if creates:
@@ -273,7 +259,7 @@ async def _create_of(view: View, given: contract.Create, *, creates: bool) -> Cr
         ports = target_ports(given.target_port or ())
         if refusals := context.config.routes.refusals(ports):
             raise refusal(refusals)
-        spec = await _sanitized(context, text, ports)
+        spec = await _by_length(context, len(text), context.settings.sanitizer.sanitize, text, ports)
         ports = ports or _declared(spec)
         if given.members:
             spec = together(spec, await _members(context, given.members))
@@ -295,12 +281,12 @@ async def _create_of(view: View, given: contract.Create, *, creates: bool) -> Cr
     return CreateBody(create_request=create_request, return_existing=given.if_exists == "return", text=text)
 
 
-async def _sanitized(context: Context, text: str, ports: tuple[TargetPort, ...]) -> SanitizedSpec:
-    """The pod that the text describes. A long one takes up to 50 ms: outside of the loop, one at a time."""
-    if len(text) <= LONG_SPEC:
-        return context.settings.sanitizer.sanitize(text, ports)
+async def _by_length(context: Context, length: int, read: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+    """What ``read`` returns. A long text takes it up to 50 ms: outside of the loop, one at a time."""
+    if length <= LONG_SPEC:
+        return read(*args, **more)
     async with context.settings.long_specs:
-        return await asyncio.to_thread(context.settings.sanitizer.sanitize, text, ports)
+        return await asyncio.to_thread(read, *args, **more)
 
 
 async def _members(context: Context, given: Mapping[str, contract.NewMember]) -> dict[str, SanitizedSpec]:
@@ -308,10 +294,8 @@ async def _members(context: Context, given: Mapping[str, contract.NewMember]) ->
     if mistakes := mistakes_in_names(given):
         raise refusal([Reason(path=below("members", name), text=text) for name, text in mistakes])
     texts = {name: member.pod_spec for name, member in given.items()}
-    if sum(map(len, texts.values())) <= LONG_SPEC:
-        return sanitize_members(texts, context.settings.sanitizer.sanitize)
-    async with context.settings.long_specs:
-        return await asyncio.to_thread(sanitize_members, texts, context.settings.sanitizer.sanitize)
+    length = sum(map(len, texts.values()))
+    return await _by_length(context, length, sanitize_members, texts, context.settings.sanitizer.sanitize)
 
 
 def _declared(spec: SanitizedSpec) -> tuple[TargetPort, ...]:

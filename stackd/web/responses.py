@@ -51,8 +51,10 @@ def json_response(body: bytes | Body, status: int = 200, headers: dict[str, str]
     return web.Response(body=raw, status=status, headers=headers, content_type=JSON)
 
 
-async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes, None]) -> web.StreamResponse:
-    """JSON in pieces that are rendered while they are sent, at the reader's pace; compressed for who takes that."""
+async def streamed_list(
+    request: web.Request, begin: bytes, entries: AsyncGenerator[bytes, None], end: bytes
+) -> web.StreamResponse:
+    """A list as JSON, whose entries are rendered while they are sent, at the reader's pace; compressed for who takes that."""
     response = web.StreamResponse()
     response.content_type = JSON
     if request.method != hdrs.METH_HEAD:  # which would get the end of an empty compressed body
@@ -61,10 +63,11 @@ async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes, None
         await response.prepare(request)
         if request.method == hdrs.METH_HEAD:
             return response
-        async with aclosing(pieces):
-            async for piece in pieces:
+        await response.write(begin)
+        async with aclosing(entries):
+            async for piece in entries:
                 await response.write(piece)
-        await response.write_eof()
+        await response.write_eof(end)
     except ConnectionError:  # the client has left
         return response
     except errors.StackdError as error:
@@ -102,7 +105,7 @@ def problem_of(error: BaseException, *, to_player: bool = False) -> web.Response
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = "ApiKey, Bearer"
-    if isinstance(error, errors.UnsupportedCoding):
+    if error.code is ErrorCode.UNSUPPORTED_CODING:
         headers["Accept-Encoding"] = "identity"
     if error.detail:
         request_log.info("%d: %s", error.code.status, error, extra={"same": (error.code, str(error))})

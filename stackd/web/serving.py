@@ -92,7 +92,6 @@ class HttpListener:
             listening.close()
 
     async def _accept(self, listening: socket.socket) -> None:
-        """Accept clients until this is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -189,8 +188,7 @@ def are_at(sockets: Sequence[socket.socket], config: Config) -> bool:
 
 
 def _addresses(config: Config) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-    """``::`` is all addresses of both families. Each family has a socket of its own, so that a caller's IPv4 address is known
-    as that, and not as one of IPv6."""
+    """``::`` is all addresses of both families, each with a socket of its own: so a caller's IPv4 address stays one."""
     host, port = config.server.host, config.server.port
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]] = [(one[0], one[4]) for one in found]

@@ -29,40 +29,31 @@ REASONS: Final[dict[str, ProblemKey]] = {
 UNUSABLE: Final[dict[str, ProblemKey]] = {NOT_READY: "not_ready", "Terminating": "not_ready", CHECK_FAILED: "unhealthy"}
 """Reasons of a stack that runs."""
 
-SENTENCES: Final[dict[ProblemKey, str]] = {
-    "image": "The image of {} cannot be loaded.",
-    "config": "{} cannot be started as it is set up.",
-    "no_address": "{} has no address.",
-    "pull": "The image of {} could not be loaded. It is tried again.",
-    "crash": "{} has crashed.",
-    "memory": "{} ran out of memory.",
-    "ended": "{} has ended by itself.",
-    "node": "The machine of {} is gone.",
-    "stopped": "{} was stopped.",
-    "failed": "{} has stopped working.",
-    "not_ready": "{} does not answer at the moment.",
-    "unhealthy": "{} does not work as it should.",
-}
-NO_RESTART: Final = {"pull": "", **dict.fromkeys(("image", "config", "no_address"), "Please tell {host}.")}
-"""What no restart ends, and what a player does about it instead."""
-
-
 GUIDE: Final = "troubleshooting#"
-PARTS: Final[dict[ProblemKey, str]] = {
-    **dict.fromkeys(("image", "pull"), "image--cannot-be-pulled"),
-    "config": "container--cannot-be-started",
-    "no_address": "node_public_ip-null",
-    "crash": "container--ended-with-exit-code-",
-    "memory": "container--was-killed-because-it-ran-out-of-memory-exit-code-",
-    "node": "node--has-been-deleted",
-    "not_ready": "it-runs-but-its-address-does-not-answer",
-    "unhealthy": "a-check-fails",
+ANY_PART: Final = "a-stack-does-not-run"
+MEMORY: Final = "container--was-killed-because-it-ran-out-of-memory-exit-code-"
+PROBLEMS: Final[dict[ProblemKey, tuple[str, str]]] = {
+    "image": ("The image of {} cannot be loaded.", "image--cannot-be-pulled"),
+    "config": ("{} cannot be started as it is set up.", "container--cannot-be-started"),
+    "no_address": ("{} has no address.", "node_public_ip-null"),
+    "pull": ("The image of {} could not be loaded. It is tried again.", "image--cannot-be-pulled"),
+    "crash": ("{} has crashed.", "container--ended-with-exit-code-"),
+    "memory": ("{} ran out of memory.", MEMORY),
+    "ended": ("{} has ended by itself.", ANY_PART),
+    "node": ("The machine of {} is gone.", "node--has-been-deleted"),
+    "stopped": ("{} was stopped.", ANY_PART),
+    "failed": ("{} has stopped working.", ANY_PART),
+    "not_ready": ("{} does not answer at the moment.", "it-runs-but-its-address-does-not-answer"),
+    "unhealthy": ("{} does not work as it should.", "a-check-fails"),
 }
+"""The sentence about each, and the part of the guide; some reasons have a part of their own."""
+
 PARTS_OF_REASONS: Final = {
     "CrashLoopBackOff": "container--ends-again-and-again--restarts",
     POD_DELETED: "the-pod-is-gone-from-the-cluster-and-stackd-did-not-delete-it",
 }
-ANY_PART: Final = "a-stack-does-not-run"
+NO_RESTART: Final = {"pull": "", **dict.fromkeys(("image", "config", "no_address"), "Please tell {host}.")}
+"""What no restart ends, and what a player does about it instead."""
 
 
 def addresses_of(stack: Stack) -> tuple[Address, ...]:
@@ -88,13 +79,14 @@ def problem_of(stack: Stack) -> Problem | None:
     key = _problem_key(stack)
     if key is None or stack.deleting_since is not None:
         return None
-    what = SENTENCES[key].format(f"{_part(stack)}{'this' if stack.shared else 'your'} instance")
+    sentence, part = PROBLEMS[key]
+    what = sentence.format(f"{_part(stack)}{'this' if stack.shared else 'your'} instance")
     if key in NO_RESTART:
         remedy = NO_RESTART[key]
     else:
         remedy = "It is being started again." if stack.shared else "Restart it, or stop it and start a new one."
     message = for_players(f"{what[0].upper()}{what[1:]} {remedy}".strip())
-    part = PARTS_OF_REASONS.get(stack.status_reason) or PARTS.get(key, ANY_PART)
+    part = PARTS_OF_REASONS.get(stack.status_reason, part)
     restart = key not in NO_RESTART and not stack.shared
     return Problem(key=key, player_message=message, restart=restart, guide=f"{GUIDE}{part}")
 

@@ -33,7 +33,7 @@ from stackd.units import format_duration
 from stackd.web import bodies, requests
 from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
 from stackd.web.idempotency import Replayable, StoredResponse, check_key
-from stackd.web.parameters import DRY_RUN, FIELDS, Parameter, Parameters, any_of, named, number, one_of, seconds_of
+from stackd.web.parameters import DRY_RUN, FIELDS, Parameter, any_of, named, number, one_of, seconds_of
 from stackd.web.requests import CreateBody
 from stackd.web.responses import json_response
 
@@ -115,13 +115,7 @@ async def _tried(call: ApiCall, body: bytes, _: Claim | None) -> StoredResponse:
         call.api.limits.per_label.check(create_request.labels, call.key.labels)
         with requests.refusals_located(parsed):
             await dry_run(call.api.context, create_request)
-    spec = create_request.spec
-    answer = contract.DryRun(
-        pod_spec=spec.text,
-        requested_cpu_milli=spec.requested_cpu_milli,
-        requested_memory_bytes=spec.requested_memory_bytes,
-    )
-    return StoredResponse(status=200, body=bodies.encode(answer))
+    return StoredResponse(status=200, body=bodies.dry_run_body(create_request.spec))
 
 
 async def _when_created(call: ApiCall, stack: Stack, status: int) -> bytes:
@@ -137,7 +131,7 @@ async def _when_created(call: ApiCall, stack: Stack, status: int) -> bytes:
 
 def _awaits(call: ApiCall) -> tuple[list[StackStatus], float]:
     """For which statuses the create waits, and for how many seconds."""
-    return [*map(StackStatus, call.parameters.get(WAIT_CREATED) or ())], patience(call, call.parameters)
+    return [*map(StackStatus, call.parameters.get(WAIT_CREATED) or ())], patience(call)
 
 
 def _gone(sentence: str) -> Conflict:
@@ -173,6 +167,10 @@ async def _rendered(context: Context, stack: Stack, status: int) -> bytes:
     return bodies.created_body(stack)[:-1] + b',"warnings":%b}' % json.encode([warning])
 
 
+async def _detail(call: ApiCall, stack: Stack) -> web.Response:
+    return json_response(await _rendered(call.api.context, stack, 200))
+
+
 @route("GET", "/stacks/{stack_id}", STACKS, Answer("The stack.", ("StackDetail", "StackEntry")), query=(FIELDS,))
 async def get_stack(call: ApiCall) -> web.StreamResponse:
     """Get a stack.
@@ -200,27 +198,20 @@ async def get_stack_status(call: ApiCall) -> web.StreamResponse:
     With `wait`, answers as soon as the stack has that status or can no longer reach it. `wait=deleted` answers as the
     delete does once the stack is gone.
     """
-    if call.parameters:
-        return await _awaited_status(call, call.parameters)
-    return json_response(call.api.bodies.status(call.stack))
-
-
-async def _awaited_status(call: ApiCall, query: Parameters) -> web.StreamResponse:
     stack: Stack | None = call.stack
-    stack_id = call.stack_id
-    seconds, wait = patience(call, query), query.get(WAIT)
+    seconds, wait = patience(call), call.parameters.get(WAIT)
     if wait == frozenset({DELETED}):
-        stack = await until_gone(call.api.context, stack_id, seconds)
+        stack = await until_gone(call.api.context, call.stack_id, seconds)
     elif wait is not None:
-        stack = await until_status(call.api.context, stack_id, [*map(StackStatus, wait)], seconds)
+        stack = await until_status(call.api.context, call.stack_id, [*map(StackStatus, wait)], seconds)
     if stack is None:
-        return json_response(contract.Deleted(stack_id=stack_id))
+        return json_response(contract.Deleted(stack_id=call.stack_id))
     return json_response(call.api.bodies.status(stack))
 
 
-def patience(call: ApiCall, query: Parameters) -> float:
+def patience(call: ApiCall) -> float:
     """How many seconds this request may wait; 0 while stackd stops."""
-    seconds = min(query.get(TIMEOUT, DEFAULT_WAIT), LONGEST_WAIT)
+    seconds = min(call.parameters.get(TIMEOUT, DEFAULT_WAIT), LONGEST_WAIT)
     return 0.0 if call.api.draining else seconds
 
 
@@ -236,15 +227,14 @@ async def delete_stack(call: ApiCall) -> web.Response:
 
     Answers when the cluster has confirmed that pod and service are gone.
     """
-    context, query = call.api.context, call.parameters
-    waits = query.get(WAIT_DELETED) is not None
-    end = context.clock.monotonic() + patience(call, query)
+    context, waits = call.api.context, call.parameters.get(WAIT_DELETED) is not None
+    end = context.clock.monotonic() + patience(call)
     stack_id = call.changeable.stack_id
     try:
         await delete(context, stack_id, by=call.key.principal)
     except ClusterUnavailable:
-        remaining = end - context.clock.monotonic() if waits else 0.0
-        if remaining <= 0 or await until_gone(context, stack_id, remaining) is not None:
+        remaining = end - context.clock.monotonic()
+        if not waits or remaining <= 0 or await until_gone(context, stack_id, remaining) is not None:
             raise
     return json_response(contract.Deleted(stack_id=stack_id))
 
@@ -371,7 +361,7 @@ async def change_stack(call: ApiCall) -> web.Response:
     new = dict(labels(stack.labels).items() - stack.labels.items())
     with call.api.limits.per_label.create(new, call.key.among):
         stack = await relabel(call.api.context, stack.stack_id, change)
-    return json_response(await _rendered(call.api.context, stack, 200))
+    return await _detail(call, stack)
 
 
 @route("POST", "/stacks/{stack_id}/stop", STACKS, DETAIL, errors=(409,))
@@ -380,8 +370,7 @@ async def stop_stack(call: ApiCall) -> web.Response:
 
     Answers when the pod is gone. The stack keeps its node ports until it starts again or ends.
     """
-    stack = await stop(call.api.context, call.changeable.stack_id, by=call.key.principal)
-    return json_response(await _rendered(call.api.context, stack, 200))
+    return await _detail(call, await stop(call.api.context, call.changeable.stack_id, by=call.key.principal))
 
 
 @route("POST", "/stacks/{stack_id}/start", STACKS, DETAIL, errors=(409,))
@@ -390,7 +379,7 @@ async def start_stack(call: ApiCall) -> web.Response:
 
     Node ports and time to live stay the same.
     """
-    return json_response(await _rendered(call.api.context, await fresh(call, start), 200))
+    return await _detail(call, await fresh(call, start))
 
 
 @route(
@@ -414,8 +403,7 @@ async def restart_stack(call: ApiCall) -> web.Response:
     if renew and member:
         require_member(call.changeable, member)
         raise requests.wrong("template", "the pods of a stack are renewed together; leave member out")
-    stack = await fresh(call, partial(restart, renew=renew, member=member))
-    return json_response(await _rendered(call.api.context, stack, 200))
+    return await _detail(call, await fresh(call, partial(restart, renew=renew, member=member)))
 
 
 @route(

@@ -199,7 +199,6 @@ async def reconcile_plan(call: ApiCall) -> web.Response:
 
 
 def plan_body(plan: ReconcilePlan, reasons: Sequence[str]) -> contract.Plan:
-    """A plan as the API shows it."""
     return contract.Plan(
         blocked=plan.blocked,
         held=tuple(sorted(plan.held)),

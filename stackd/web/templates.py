@@ -35,6 +35,24 @@ LISTED: Final = re.compile(r'(?:W/)?"[^"]*"(?:\s*,\s*(?:W/)?"[^"]*")*')
 ONE_LISTED: Final = re.compile(r'(W/)?"([^"]*)"')
 
 ONE: Final = Answer("The template.", contract.Template)
+SAME: Final = (
+    *(
+        "name",
+        "labels",
+        "pool",
+        "shared",
+        "title",
+        "category",
+        "description",
+        "show",
+        "cost",
+        "names",
+        "source",
+        "version",
+    ),
+)
+"""The fields of an answer that the template has under the same name."""
+
 Counts = Counter[tuple[str | None, StackStatus]]
 
 
@@ -173,21 +191,18 @@ def _counted(call: ApiCall, template: Template) -> contract.Template:
 
 def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
     pulls, allowed = api.prepulls.of(template), template.extend
-    stored = template.stored
+    stored, hours = template.stored, template.hours
     return contract.Template(
-        name=template.name,
+        **{name: getattr(template, name) for name in SAME},
         target_port=template.target_ports,  # type: ignore[arg-type]  # they have the same fields
         ttl=format_duration(api.context.config.stacks.ttl if template.ttl is None else template.ttl),
-        labels=template.labels,
         images=tuple(template.images),
         generates=tuple(template.values),
         requested_cpu_milli=template.spec.requested_cpu_milli,
         requested_memory_bytes=template.spec.requested_memory_bytes,
         stacks={str(status): stacks[template.name, status] for status in StackStatus},
         median_seconds_to_running=api.context.metrics.median_seconds_to_running(template.name),
-        pool=template.pool,
         held=0,
-        shared=template.shared,
         shared_stack=api.context.pools.shared_stack(template.name),
         check=_check(template.check) if template.check is not None else None,
         checked=_checked(api.context.checks.of_template.get(template.name)),
@@ -195,19 +210,11 @@ def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
         if template.prepull
         else None,
         **asdict(api.context.pools.figures(template)),
-        title=template.title,
-        category=template.category,
-        description=template.description,
-        show=template.show,
         extend=None if allowed is None else contract.Extensions(by=format_duration(allowed.by), times=allowed.times),
-        cost=template.cost,
-        opens=time_of(template.hours.opens) if template.hours.opens else None,
-        closes=time_of(template.hours.closes) if template.hours.closes else None,
-        notice=format_duration(template.hours.notice) if template.hours.closes else None,
-        names=template.names,
+        opens=time_of(hours.opens) if hours.opens else None,
+        closes=time_of(hours.closes) if hours.closes else None,
+        notice=format_duration(hours.notice) if hours.closes else None,
         env={name: contract.Variable(pattern=pattern) for name, pattern in template.env.items()},
-        source=template.source,
-        version=template.version,
         **({} if stored is None else {"written_by": stored.by.name, "written_at": time_of(stored.at)}),
     )
 

@@ -84,7 +84,6 @@ def _own(call: ApiCall) -> Iterator[Stack]:
 
 
 def _having(stack: Stack, value: str) -> Iterator[str]:
-    """The names of the stack's variables that have this value."""
     for name, own in stack.values.items():
         if compare_digest(own.encode(), value.encode()):
             yield name

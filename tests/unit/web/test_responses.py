@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from stackd.web.responses import streamed_json
+from stackd.web.responses import streamed_list
 
 
 async def test_a_client_that_leaves_before_the_end_of_a_list_is_no_defect() -> None:
@@ -18,12 +18,12 @@ async def test_a_client_that_leaves_before_the_end_of_a_list_is_no_defect() -> N
 
     async def handler(request: web.Request) -> web.StreamResponse:
         async def pieces() -> AsyncGenerator[bytes, None]:
-            yield b"[]"
+            yield b"{}"
             assert request.transport is not None
             request.transport.abort()
 
         try:
-            response = await streamed_json(request, pieces())
+            response = await streamed_list(request, b"[", pieces(), b"]")
         except BaseException as error:
             ended.append(error)
             raise

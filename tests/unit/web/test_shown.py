@@ -11,7 +11,8 @@ import pytest
 from stackd.contract import ProblemKey
 from stackd.model import Offer, PortMapping, Route, RoutedPort, StackStatus
 from stackd.web.pages import anchor, files
-from stackd.web.shown import ANY_PART, PARTS, PARTS_OF_REASONS, SENTENCES, addresses_of, problem_of, title_of
+from stackd.web.shown import PARTS_OF_REASONS, addresses_of, problem_of, title_of
+from stackd.web.shown import PROBLEMS as SENTENCES_AND_PARTS
 from tests.store.building import new_stack
 
 V6 = "2001:db8::7"
@@ -71,7 +72,7 @@ def test_what_is_wrong_has_a_key_and_a_sentence_that_says_what_a_player_can_do(
 
 
 def test_each_problem_has_a_sentence() -> None:
-    assert set(SENTENCES) == set(get_args(ProblemKey))
+    assert set(SENTENCES_AND_PARTS) == set(get_args(ProblemKey))
     nowhere = problem_of(stack(node_public_ip=None))
     assert nowhere is not None
     assert (nowhere.key, nowhere.restart) == ("no_address", False)
@@ -81,7 +82,8 @@ def test_each_problem_has_a_sentence() -> None:
 def test_each_problem_leads_to_its_part_of_the_guide() -> None:
     lines = files()["guide/troubleshooting.md"].body.decode().splitlines()
     headings = {anchor(line.lstrip("# ")) for line in lines if line.startswith("#")}
-    assert {*PARTS.values(), *PARTS_OF_REASONS.values(), ANY_PART} <= headings
+    parts = {part for _, part in SENTENCES_AND_PARTS.values()}
+    assert {*parts, *PARTS_OF_REASONS.values()} <= headings
     page = files()["dashboard/trouble.js"].body.decode()
     assert {*re.findall(r'"troubleshooting#([^"]+)"', page)} <= headings
     problem = problem_of(stack(status=StackStatus.FAILED, status_reason="ErrImagePull"))
