@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
@@ -25,7 +25,6 @@ DAY_SECONDS: Final = 86400.0
 _FRACTION_DIGITS: Final = 9
 
 BOOT_VARIABLE = "STACKD_BOOT_ID"
-_BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
 def has_passed(now: int, since: int, nanoseconds: int) -> bool:
@@ -56,15 +55,15 @@ class SystemClock:
     monotonic = staticmethod(boottime)
 
 
-def boot_id(environ: Mapping[str, str] = os.environ, file: Path = _BOOT_FILE) -> str:
+def boot_id() -> str:
     """The id of this boot, unique among all boots of all machines; empty if it is unknown.
 
     The service's sandbox hides the file, so the unit passes the id in the environment (``%b``).
     """
-    text = environ.get(BOOT_VARIABLE, "")
+    text = os.environ.get(BOOT_VARIABLE, "")
     if not text:
         try:
-            text = file.read_text(encoding="ascii")
+            text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError):
             return ""
     return text.strip().replace("-", "").lower()
@@ -86,14 +85,14 @@ def to_nanoseconds(text: str) -> int:
 def from_nanoseconds(nanoseconds: int) -> str:
     """Nanoseconds → RFC 3339 in UTC with up to nine fraction digits, trailing zeros removed."""
     seconds, fraction = divmod(nanoseconds, NANOSECONDS)
-    text = _second(seconds)
+    text = to_the_second(seconds)
     digits = f"{fraction:09d}".rstrip("0")
     return f"{text}.{digits}Z" if digits else f"{text}Z"
 
 
 @lru_cache(maxsize=4096)
-def _second(seconds: int) -> str:
-    """Cached, because many stacks are created, and expire, in the same second."""
+def to_the_second(seconds: int) -> str:
+    """``2026-02-10T02:02:26``, in UTC; cached, because much is created, logged and expires in the same second."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
@@ -146,7 +145,6 @@ class WallClock:
         return round((self._right + self.clock.monotonic()) * NANOSECONDS)
 
     def monotonic(self) -> float:
-        """Seconds on a clock that never goes back."""
         return self.clock.monotonic()
 
     @property
@@ -221,8 +219,7 @@ def _seconds(date: str) -> float | None:
 
 
 def _skew(now: float, seconds: float, date: str) -> float | None:
-    """By how many seconds the clock is at least ahead of ``date`` (negative: behind), which has whole seconds and was
-    written at some moment of the request; None if it is no date."""
+    """By how many seconds the clock is at least ahead of ``date``, which was written during the request; None for no date."""
     if (sent := _seconds(date)) is None:
         return None
     return now - seconds - sent - 1 if now - seconds > sent + 1 else min(0.0, now - sent)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from stackd import crashpoints
+from stackd import crashpoints, timing
 from stackd.clock import NANOSECONDS, Clock, SystemClock, WallClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, StoreError, StoreUnavailable
@@ -55,24 +55,6 @@ from stackd.play import Players
 from stackd.store import Store
 from stackd.tasks import ServiceEnded, Tasks, first_of
 from stackd.templates import Reader, TemplateSet, in_force, read_templates
-from stackd.timing import (
-    COMPLETE_SECONDS,
-    DIAGNOSTICS_RETRIES,
-    EXPIRE_SECONDS,
-    OUTCOMES_SECONDS,
-    POLICIES_SECONDS,
-    PURGE_SECONDS,
-    QUOTAS_SECONDS,
-    RECORDS_SECONDS,
-    RIGHTS_SECONDS,
-    SHORTEN_SECONDS,
-    SPARES_SECONDS,
-    START_SECONDS,
-    STOP_EXTRA_SECONDS,
-    TEMPLATE_RETRIES,
-    TEMPLATES_LISTED_SECONDS,
-    VISITS_SECONDS,
-)
 from stackd.upkeep import health
 from stackd.upkeep.backup import left_at
 from stackd.upkeep.reload import HandOver, Reloader
@@ -193,9 +175,9 @@ async def _build(stack: AsyncExitStack, config: Config, templates: TemplateSet, 
         gate=gate,
         audit=Audit(store, gate.ownership, clock, lambda: settings.current.log.audit),
         loop=loop,
-        diagnostics=Diagnostics(queue=WorkQueue("diagnostics", tasks, DIAGNOSTICS_RETRIES)),
+        diagnostics=Diagnostics(queue=WorkQueue("diagnostics", tasks, timing.DIAGNOSTICS_RETRIES)),
         template_pods=TemplatePods(cluster, mirror, loop),
-        template_loop=WorkQueue("template", tasks, TEMPLATE_RETRIES),
+        template_loop=WorkQueue("template", tasks, timing.TEMPLATE_RETRIES),
     )
     now = clock.now()
     metrics.add_starts(await store.timeline.starts(now - round(HOUR * NANOSECONDS)), now)
@@ -265,15 +247,15 @@ def _wire(stack: AsyncExitStack, context: Context, certificate: Certificate | No
     context.mirror.follow((CONFIG_MAPS, *kinds_of(context.config.routes)))
     context.cluster.connection.contact.subscribe(events.contact_changed)
     table: Table = {
-        "expire": (EXPIRE_SECONDS, Expiry(context).check),
+        "expire": (timing.EXPIRE_SECONDS, Expiry(context).check),
         "reconcile": (context.config.reconcile.interval, reconciler.reconcile),
-        "purge": (PURGE_SECONDS, lambda: purge(context)),
-        "visits": (VISITS_SECONDS, players.keep_visits),
-        "spares": (SPARES_SECONDS, lambda: keep_spares(context)),
-        "outcomes": (OUTCOMES_SECONDS, api.batch.outcomes.write_final),
-        "quotas": (QUOTAS_SECONDS, lambda: refresh_quotas(context)),
-        "policies": (POLICIES_SECONDS, lambda: refresh_policies(context)),
-        "rights": (RIGHTS_SECONDS, lambda: refresh_rights(context)),
+        "purge": (timing.PURGE_SECONDS, lambda: purge(context)),
+        "visits": (timing.VISITS_SECONDS, players.keep_visits),
+        "spares": (timing.SPARES_SECONDS, lambda: keep_spares(context)),
+        "outcomes": (timing.OUTCOMES_SECONDS, api.batch.outcomes.write_final),
+        "quotas": (timing.QUOTAS_SECONDS, lambda: refresh_quotas(context)),
+        "policies": (timing.POLICIES_SECONDS, lambda: refresh_policies(context)),
+        "rights": (timing.RIGHTS_SECONDS, lambda: refresh_rights(context)),
     }
     schedule = Schedule(table, context.tasks)
     return Daemon(
@@ -292,11 +274,11 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     context.tasks.supervise("cluster", _follow_cluster(daemon))
     if process.inherited:  # meanwhile connections queue at the handed-over socket
         events = (daemon.ready, context.gate.ownership.stands_by)
-        await first_of(*events, failure=context.tasks.failure, timeout=START_SECONDS)
+        await first_of(*events, failure=context.tasks.failure, timeout=timing.START_SECONDS)
     listener.open((lambda: certificate.context) if certificate else None)
     log.info("stackd %s: listening on %s, %d stacks", VERSION, listener.address, len(context.store.assigned))
     stack.callback(daemon.schedule.stop)
-    patience = max(0.0, START_SECONDS - (context.clock.monotonic() - began))
+    patience = max(0.0, timing.START_SECONDS - (context.clock.monotonic() - began))
     context.tasks.supervise("report", health.report(context, daemon.ready, process.notifier, patience, process.build))
     _look_after(daemon, process)
 
@@ -308,9 +290,8 @@ def _look_after(daemon: Daemon, process: ProcessContext) -> None:
         context.tasks.supervise("watchdog", health.feed(context, notifier))
     context.tasks.supervise("audit", _audit(context))
     context.tasks.supervise("lag", health.sample_lag(context.metrics.loop_lag))
-    context.tasks.supervise(
-        "credentials", Renewal(context.cluster.connection.access, context.cluster.answer, context.clock).run()
-    )
+    renewal = Renewal(context.cluster.connection.access, context.cluster.answer, context.clock)
+    context.tasks.supervise("credentials", renewal.run())
     if certificate is not None:
         context.tasks.supervise("certificate", certificate.follow())
     if process.again is not None:
@@ -342,7 +323,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
     context, gate, ownership = daemon.context, daemon.context.gate, daemon.context.gate.ownership
     await bring_up(context)
     async with asyncio.TaskGroup() as group:
-        identity = follow_identity(context, confirmed=partial(_confirmed, context))
+        identity = follow_identity(context, confirmed=partial(_look_at_all, context))
         group.create_task(identity, name="identity")
         group.create_task(_follow_contact(context.cluster), name="contact")
         context.tasks.supervise("ownership", _own(context))
@@ -371,7 +352,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
         await daemon.schedule.now("reconcile")
         while context.store.incomplete and not gate.wrong_cluster:
             gate.contact_tried.set()  # waiting requests get the reason
-            await asyncio.sleep(COMPLETE_SECONDS)
+            await asyncio.sleep(timing.COMPLETE_SECONDS)
             await daemon.schedule.now("reconcile")
         gate.contact_tried.set()
         daemon.ready.set()
@@ -380,8 +361,12 @@ async def _follow_cluster(daemon: Daemon) -> None:
         log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
 
 
-def _confirmed(context: Context) -> None:
-    """The cluster is the file's own: look at all that it shows, and try again what has failed."""
+async def _follow_contact(cluster: Cluster) -> None:
+    await watch_over(cluster.connection.contact, cluster.probe, lambda: cluster.target.attempt_timeout)
+
+
+def _look_at_all(context: Context) -> None:
+    """The cluster is the file's own: what has failed is tried again, too."""
     context.loop.wake_all()
     context.loop.queue.retry_all()
     context.settings.template_news.set()
@@ -390,30 +375,24 @@ def _confirmed(context: Context) -> None:
 async def _learn(context: Context) -> None:
     """Put the templates of the cluster in force before anything is made from an older text, and ask for the rest that an owner
     has to know. Without a right to read the templates, those in the file stay."""
-    if not await context.mirror.until_known(CONFIG_MAPS, TEMPLATES_LISTED_SECONDS):
-        log.error(
-            "the templates in the cluster cannot be read: %s", context.mirror.extra_health[CONFIG_MAPS].last_error
-        )
+    if not await context.mirror.until_known(CONFIG_MAPS, timing.TEMPLATES_LISTED_SECONDS):
+        why = context.mirror.extra_health[CONFIG_MAPS].last_error
+        log.error("the templates in the cluster cannot be read: %s", why)
     async with context.settings.changing:
         await templating.refresh(context)
     await ask_node_ports(context)
     await refresh_rights(context)
 
 
-async def _follow_contact(cluster: Cluster) -> None:
-    await watch_over(cluster.connection.contact, cluster.probe, lambda: cluster.target.attempt_timeout)
-
-
 async def _own(context: Context) -> None:
     """Stand by, own the stacks, and end the process when the ownership ends. On the wrong cluster, only wait."""
     while context.gate.wrong_cluster:  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(COMPLETE_SECONDS)
+        await asyncio.sleep(timing.COMPLETE_SECONDS)
     try:
         await context.gate.ownership.serve()
     except NotOwner as error:
-        if not (
-            context.gate.ownership.asked_for.is_set() or context.gate.closing
-        ):  # else it is noted already, or a stop
+        noted = context.gate.ownership.asked_for.is_set() or context.gate.closing  # or it is a stop
+        if not noted:
             context.audit.note(AuditKind.TAKEOVER, str(error))
         raise
 
@@ -431,8 +410,7 @@ async def _audit(context: Context) -> None:
 
 
 async def _step_back(context: Context) -> None:
-    """End the daemon when another stackd asks for the stacks. The stop hands them over after running operations. The
-    next daemon stands by."""
+    """End the daemon when another stackd asks for the stacks: the stop hands them over, and the next daemon stands by."""
     ownership = context.gate.ownership
     await ownership.asked_for.wait()
     why = f"{ownership.asker} takes over; this stackd will stand by"
@@ -449,7 +427,7 @@ async def _compare_rows(context: Context) -> None:
         except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
             log.warning("rows cannot be compared with the cluster now: %s", error)
             context.gate.contact_tried.set()
-            await asyncio.sleep(COMPLETE_SECONDS)
+            await asyncio.sleep(timing.COMPLETE_SECONDS)
 
 
 async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext) -> None:
@@ -463,15 +441,14 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
         notifier.status("finishing what is under way, to stand by")
     else:
         notifier.stopping("finishing what is under way")
-        notifier.extend(timeout + STOP_EXTRA_SECONDS)
+        notifier.extend(timeout + timing.STOP_EXTRA_SECONDS)
         process.close()
     daemon.api.draining = True
     daemon.api.feed.close()
     context.loop.rows.give_up()
     daemon.api.batch.waiters.give_up()
-    if context.gate.ownership.role is Role.OWNER and (
-        context.gate.ownership.asked_for.is_set() or not process.restarts
-    ):
+    ownership = context.gate.ownership
+    if ownership.role is Role.OWNER and (ownership.asked_for.is_set() or not process.restarts):
         await _hand_over(daemon, deadline)
     await listener.stop_accepting()
     if listener.lasting or stands_by:
@@ -484,8 +461,7 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
 
 
 async def _hand_over(daemon: Daemon, deadline: Deadline) -> None:
-    """Finish the changes under way, and give the Lease back, so that a standby takes over at once. Reads are answered
-    until then, and new changes are refused."""
+    """Finish the changes under way, and give the Lease back: a standby takes over at once. Until then, reads are answered."""
     context = daemon.context
     context.gate.closing = True
     context.gate.contact_tried.set()
@@ -507,9 +483,9 @@ async def _release(context: Context, *, keep: bool) -> None:
     """Write what the cluster's records lack, and give the Lease back, or shorten it to the time that a restart takes."""
     ownership = context.gate.ownership
     if ownership.role is Role.OWNER:
-        await write_records(context, RECORDS_SECONDS)
+        await write_records(context, timing.RECORDS_SECONDS)
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if ownership.asked_for.is_set() else SHORTEN_SECONDS):
+            async with asyncio.timeout(None if ownership.asked_for.is_set() else timing.SHORTEN_SECONDS):
                 await ownership.release(keep=keep)
 
 

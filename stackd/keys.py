@@ -29,12 +29,9 @@ SHORTEST: Final = 16
 OWN_NAMES: Final = ("anonymous", "stackd", "cluster")
 """Who has asked for what no key has asked for."""
 
-"""``read`` reads everything; ``metrics`` reads ``/metrics`` and ``/healthz``, and so no tenant's pod spec.
-
-``tenant`` does with the stacks that have its labels what ``admin`` does with all, and knows of no others.
-"""
-TENANT: Final = "tenant"
-READ: Final = "read"
+# ``read`` reads everything; ``tenant`` does with the stacks that have its labels what ``admin`` does with all, and knows of
+# no others.
+TENANT, READ = "tenant", "read"
 
 
 def digest(plaintext: str) -> bytes:

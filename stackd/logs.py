@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable, Hashable, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
+from stackd.clock import to_the_second
 from stackd.config import LogSection
 from stackd.printable import is_journal, printable, printable_json
 
@@ -120,7 +120,6 @@ class Repeats(logging.Filter):
         self._logged: dict[Hashable, _Logged] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is logged now."""
         same = getattr(record, "same", None)
         if same is None and record.levelno < logging.WARNING:
             return True
@@ -171,7 +170,6 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
         fields: dict[str, object] = {
             "time": utc(record.created),
             "level": record.levelname.lower(),
@@ -198,13 +196,7 @@ def lines_of(record: logging.LogRecord) -> list[str]:
 
 def utc(seconds: float) -> str:
     """``2026-02-10T02:02:26.535Z``."""
-    return f"{_second(int(seconds))}.{int(seconds * 1000) % 1000:03d}Z"
-
-
-@lru_cache(maxsize=16)
-def _second(seconds: int) -> str:
-    """Cached, because many records are of the same second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{to_the_second(int(seconds))}.{int(seconds * 1000) % 1000:03d}Z"
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
@@ -222,7 +214,6 @@ SEND_BUFFER: Final = 8 << 20
 
 
 def priority(level: int) -> int:
-    """The syslog priority of a level."""
     if level >= logging.CRITICAL:
         return 2
     if level >= logging.ERROR:
@@ -259,7 +250,6 @@ class JournalHandler(logging.Handler):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one record."""
         try:
             fields = self._fields(record)
             self._socket.sendto(b"".join(_encoded(*field) for field in fields.items()), self._address)
@@ -269,7 +259,6 @@ class JournalHandler(logging.Handler):
             _to_standard_error(record)
 
     def close(self) -> None:
-        """Close the socket."""
         self._socket.close()
         super().close()
 

@@ -43,7 +43,6 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one observation."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
@@ -56,29 +55,24 @@ class Histogram:
         return cumulative
 
 
+@dataclass(slots=True)
 class RouteMeter:
     """The requests of one route."""
 
-    __slots__ = ("codes", "durations")
-
-    def __init__(self) -> None:
-        self.codes: Counter[int] = Counter()
-        self.durations = Histogram()
+    codes: Counter[int] = field(default_factory=Counter)
+    durations: Histogram = field(default_factory=Histogram)
 
     def record(self, code: int, seconds: float) -> None:
-        """Count one answered request."""
         self.codes[code] += 1
         self.durations.observe(seconds)
 
 
+@dataclass(slots=True)
 class PhaseTimer:
     """A stopwatch for the phases of one create."""
 
-    __slots__ = ("_phases", "_since")
-
-    def __init__(self, phases: dict[str, Histogram]) -> None:
-        self._phases = phases
-        self._since = perf_counter()
+    _phases: dict[str, Histogram]
+    _since: float = field(default_factory=perf_counter)
 
     def lap(self, phase: str) -> None:
         """Observe ``phase``, which began with the present one and runs beside others."""
@@ -132,11 +126,9 @@ class Metrics:
     _adopted: set[str] = field(default_factory=set)
 
     def route(self, method: str, path: str) -> RouteMeter:
-        """The meter of a route."""
         return self.routes.setdefault((method, path), RouteMeter())
 
     def phase_timer(self) -> PhaseTimer:
-        """A stopwatch that starts now."""
         return PhaseTimer(self.phases)
 
     def create_ended(self, error: BaseException | None) -> None:
@@ -150,19 +142,14 @@ class Metrics:
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Observe the time to running when a row changes; a subscriber of the store."""
-        if (
-            before is None
-            and after is not None
-            and after.accepted
-            and time_ns() - after.created_at > ADOPTED_NANOSECONDS
-        ):
-            self._adopted.add(after.stack_id)  # nobody has seen when it came to run
-        if after is None and before is not None:
-            self._adopted.discard(before.stack_id)
-        if before is None or after is None or before.status is after.status or after.generation:
-            return  # a restarted stack was created long before
-        if after.stack_id in self._adopted:
+        if before is None or after is None:
+            if before is not None:
+                self._adopted.discard(before.stack_id)
+            elif after is not None and after.accepted and time_ns() - after.created_at > ADOPTED_NANOSECONDS:
+                self._adopted.add(after.stack_id)  # nobody has seen when it came to run
             return
+        if after.generation or after.stack_id in self._adopted:
+            return  # a restarted stack was created long before
         if before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING:
             self._runs((time_ns() - after.created_at) / 1e9, after.template)
 

@@ -195,7 +195,6 @@ class RoutedPort(PortMapping):
 
     @property
     def hostname(self) -> str:
-        """The name alone."""
         return self.host.partition(":")[0]
 
     @property
@@ -383,7 +382,6 @@ class Stack:
 
     @property
     def held_ports(self) -> tuple[int, ...]:
-        """The node ports that it holds now."""
         return self.node_ports if self.ports_held else ()
 
     @property
@@ -402,7 +400,6 @@ class Stack:
         return f"{self.stack_id}-{name}"
 
     def member(self, name: str) -> Member | None:
-        """The member of this name."""
         return next((member for member in self.members if member.name == name), None)
 
     @property
@@ -657,7 +654,6 @@ def list_key(stack: Stack) -> tuple[int, str]:
 
 
 def service_name(stack_id: str) -> str:
-    """The name of a stack's Service."""
     return SERVICE_PREFIX + stack_id
 
 

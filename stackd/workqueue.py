@@ -73,11 +73,9 @@ class WorkQueue(Generic[K]):
         return key in self._working or key in self._tries or at <= self._loop.time() + AGAIN_SECONDS
 
     def at_work(self, key: K) -> bool:
-        """Whether the key is being worked on."""
         return key in self._working
 
     def has_failed(self, key: K) -> bool:
-        """Whether the last work on the key has failed."""
         return key in self._tries
 
     def start(self, work: Work[K], failed: Failed[K]) -> None:
@@ -135,15 +133,14 @@ class WorkQueue(Generic[K]):
             timer.cancel()
         self._working.add(key)
 
-    async def _run(self, key: K) -> StackdError | None:
-        """Work on the key, which is marked as being worked on; returns the error."""
+    async def _run(self, key: K) -> None:
         assert self._work is not None, "it was started"
         try:
             await self._work(key)
         except StackdError as error:
             self._working.discard(key)
             self._retry(key, error)
-            return error
+            return
         except BaseException:
             self._working.discard(key)
             self._again.pop(key, None)
@@ -152,7 +149,6 @@ class WorkQueue(Generic[K]):
         self._tries.pop(key, None)
         if key in self._again:
             self._wait(key, self._again.pop(key)[0])
-        return None
 
     def _retry(self, key: K, error: StackdError) -> None:
         at, reset = self._again.pop(key, (None, False))
@@ -204,7 +200,6 @@ class Slots:
 
     @property
     def is_full(self) -> bool:
-        """Whether all slots are held."""
         return self._held.total() >= self._most
 
     @asynccontextmanager
@@ -265,8 +260,7 @@ class Slots:
         return [self._waiting[rank][0] for rank in sorted(self._waiting) if self._waiting[rank]]
 
 
-A_SECOND = 1.0
-A_MINUTE = 60.0
+A_SECOND, A_MINUTE = 1.0, 60.0
 
 
 class TokenBucket:

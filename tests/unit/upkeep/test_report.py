@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from stackd import daemon as daemons
 from stackd.embedded import EmbeddedCluster, User, everything
 from stackd.kube import guards
 from stackd.lifecycle import bring_up
@@ -49,7 +48,7 @@ class Manager:
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
-    monkeypatch.setattr(daemons, "START_SECONDS", 0.3)
+    monkeypatch.setattr("stackd.timing.START_SECONDS", 0.3)
     monkeypatch.setattr(guards, "FAILING_SECONDS", 0.3)
     monkeypatch.setattr(bring_up, "CONTACT_RETRIES", RetryPolicy(first=0.2, longest=0.2))
     monkeypatch.setattr(health, "EVERY_SECONDS", 0.05)
