@@ -66,7 +66,6 @@ def is_key(text: str) -> bool:
 
 
 def is_label_value(text: str) -> bool:
-    """A label's value."""
     return not text or is_bare_key(text)
 
 
@@ -76,12 +75,10 @@ def is_port_name(text: str) -> bool:
 
 
 def is_env_name(text: str) -> bool:
-    """An environment variable's name."""
     return _ENV_NAME.match(text) is not None and not (text == "." or text.startswith(".."))
 
 
 def is_header_name(text: str) -> bool:
-    """An HTTP header's name."""
     return _HEADER_NAME.match(text) is not None
 
 
