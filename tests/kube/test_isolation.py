@@ -30,24 +30,17 @@ OTHERS = policy({"matchLabels": {"app": "other"}}, ingress=[{}])
     ("one", "good"),
     [
         (policy(), True),
-        (policy(types=["Ingress"]), True),
         (policy(types=["Ingress", "Egress"]), True),
         (policy({"matchLabels": MANAGED}, ingress=[WORLD]), True),
         (policy({"matchLabels": MANAGED | {"stackd.io/instance": "default"}}), True),
-        (policy(expression("stackd.io/stack", "Exists")), True),
         (policy(expression("stackd.io/instance", "In", "other", "default")), True),
-        (policy(expression("stackd.io/instance", "NotIn", "other")), True),
         (policy(ingress=[{"ports": [{"port": 80}]}]), True),
         (policy(types=["Egress"]), False),
-        (OTHERS, False),
         (policy({"matchLabels": {"stackd.io/instance": "other"}}), False),
-        (policy({"matchLabels": {"stackd.io/stack": "stack-0123456789abcdef"}}), False),
         (policy(expression("stackd.io/stack", "DoesNotExist")), False),
-        (policy(expression("stackd.io/pool", "DoesNotExist")), False),
         (policy(expression("stackd.io/instance", "NotIn", "default")), False),
         (policy(expression("stackd.io/stack", "In", "stack-1")), False),
         (policy(expression("stackd.io/stack", "NotIn", "stack-1")), False),
-        (policy(expression("team", "NotIn", "red")), False),
         (policy(expression("stackd.io/stack", "Near")), False),
         (policy(ingress=[WORLD, {}]), False),
     ],
@@ -61,7 +54,6 @@ def test_a_policy_protects_that_selects_every_stack_and_restricts_ingress(one: d
 def test_egress_is_restricted_only_by_a_policy_that_says_so() -> None:
     assert not protects([policy()], "default", EGRESS)
     assert protects([policy(types=["Ingress", "Egress"])], "default", EGRESS)
-    assert protects([policy(egress=[{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}])], "default", EGRESS)
     assert not protects([policy(types=["Egress"], egress=[{}])], "default", EGRESS)
 
 
@@ -77,7 +69,6 @@ def block(cidr: str, *but: str) -> dict[str, Any]:
         ([block("0.0.0.0/0", "10.244.0.0/25")], PODS, PODS),
         ([block("0.0.0.0/0", "10.244.0.0/25", "10.244.0.128/25")], PODS, []),
         ([block("0.0.0.0/0", "10.244.0.0/24"), block("10.244.0.7/32")], PODS, PODS),
-        ([block("203.0.113.0/24")], PODS, []),
         ([block("0.0.0.0/0")], ["fd00::/64"], []),
         ([block("::/0", "fd00::/48")], ["fd00::/64", "fd00:0:1::/64"], ["fd00:0:1::/64"]),
         ([{"podSelector": {}}], PODS, []),

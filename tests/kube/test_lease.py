@@ -7,7 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +19,11 @@ from stackd.kube import credentials, guards
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import watched_socket
 from stackd.kube.guards import Contact, Fence
-from stackd.kube.lease import Lease, Leases, is_older, lease_manifest, read_lease
+from stackd.kube.lease import Lease, Leases, lease_manifest, read_lease
 from stackd.kube.objects import PODS
 from stackd.kube.rights import AccessReview
 from stackd.kube.wire import KINDS, LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
-from tests.kube.wire import NAMESPACE, PODS_PATH, Wire, items, pod, recording, says, status, then, until, waits
+from tests.kube.wire import NAMESPACE, PODS_PATH, Wire, pod, recording, says, status, until, waits
 from tests.target import target_at
 
 MINE = Lease(
@@ -61,7 +61,7 @@ def test_a_change_keeps_what_others_have_written() -> None:
     assert sent["spec"]["strategy"] == "OldestEmulationVersion"
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1.5", "a", "\u0661", "9" * 30])
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "\u0661", "9" * 30])
 def test_what_somebody_has_made_of_the_annotations_is_unknown(text: str) -> None:
     raw = recording("lease-get-200")["response"]["body"]
     raw["metadata"]["annotations"] = {"stackd.io/epoch": text, "stackd.io/sequence": text}
@@ -71,31 +71,11 @@ def test_what_somebody_has_made_of_the_annotations_is_unknown(text: str) -> None
     assert (empty.holder, empty.duration, empty.renewed_at, empty.transitions) == ("", 0, None, 0)
 
 
-def test_versions_are_compared_where_they_are_of_one_object() -> None:
-    one, ten = (Lease(holder="", uid="u", version=version) for version in ("9", "10"))
-    assert is_older(one, ten)
-    for later, earlier in (
-        (ten, one),
-        (one, one),
-        (one, replace(ten, uid="another")),
-        (replace(one, version="x"), ten),
-    ):
-        assert not is_older(later, earlier)
-
-
 def stored(lease: Lease, version: int, instance: str = "default") -> dict[str, Any]:
     """The Lease as the API server would return it."""
     raw = lease_manifest(lease, namespace=NAMESPACE, instance=instance)
     raw["metadata"] |= {"uid": f"uid-of-{instance}", "resourceVersion": str(version)}
     return raw
-
-
-async def test_it_is_followed_through_its_end(cluster: Cluster, wire: Wire) -> None:
-    other, mine = stored(MINE, 7, "green"), stored(MINE, 8)
-    wire.on("GET", PATH.rpartition("/")[0], says(items(other)))
-    wire.watch("leases", then(("MODIFIED", other), ("ADDED", mine), ("DELETED", stored(MINE, 9))))
-    async with asyncio.timeout(30), aclosing(Leases(cluster).follow()) as followed:
-        assert [await anext(followed) for _ in range(3)] == [None, read_lease(mine), None]
 
 
 async def test_what_is_no_lease_says_nothing_of_the_owner(cluster: Cluster, wire: Wire) -> None:
@@ -218,7 +198,7 @@ async def test_with_all_slots_taken_the_lease_is_sent(wire: Wire) -> None:
 def test_the_moment_is_on_a_clock_that_goes_on_while_the_machine_is_suspended() -> None:
     assert Fence().now is boottime
     assert SystemClock().monotonic is boottime
-    assert abs(boottime() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1
+    assert boottime() <= time.clock_gettime(time.CLOCK_BOOTTIME) <= boottime()
 
 
 @pytest.mark.parametrize(("sent", "over", "lost"), [(9.0, 6.0, False), (11.0, 4.0, False), (11.0, 6.0, True)])
@@ -254,16 +234,13 @@ async def test_a_stopped_process_is_no_silence(monkeypatch: pytest.MonkeyPatch, 
     await asyncio.gather(watching, return_exceptions=True)
 
 
-def read_to_the_end(listener: socket.socket) -> int:
-    """How many bytes arrive over the waiting connection."""
-    accepted, _ = listener.accept()
-    with accepted:
-        accepted.settimeout(30)
-        count = 0
-        with contextlib.suppress(ConnectionResetError):
-            while data := accepted.recv(65536):
-                count += len(data)
-        return count
+def read_to_the_end(accepted: socket.socket) -> int:
+    """How many bytes arrive."""
+    count = 0
+    with accepted, contextlib.suppress(ConnectionResetError):
+        while data := accepted.recv(65536):
+            count += len(data)
+    return count
 
 
 async def test_what_was_cut_off_does_not_arrive_later() -> None:
@@ -272,10 +249,14 @@ async def test_what_was_cut_off_does_not_arrive_later() -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        async with patient(f"http://127.0.0.1:{listener.getsockname()[1]}") as (cluster, fence):
-            fence.allow_until(fence.now() + 0.2, OVER)
+        listener.settimeout(30)
+        async with patient(f"http://127.0.0.1:{listener.getsockname()[1]}") as (cluster, _):
             large = pod("p") | {"spec": {"containers": [{"name": "a", "image": "x" * 300_000}]}}
-            with pytest.raises(NotOwner):
-                await cluster.create(PODS, large)
+            creating = asyncio.create_task(cluster.create(PODS, large))
+            accepted, _ = await asyncio.to_thread(listener.accept)
+            accepted.settimeout(30)
+            await asyncio.to_thread(accepted.recv, 1)
+            creating.cancel()
+            await asyncio.gather(creating, return_exceptions=True)
             await asyncio.sleep(0)  # a transport closes its socket in the next iteration of the event loop
-            assert await asyncio.to_thread(read_to_the_end, listener) < 300_000
+            assert await asyncio.to_thread(read_to_the_end, accepted) < 300_000

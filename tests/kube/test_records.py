@@ -11,11 +11,7 @@ from typing import Any
 import pytest
 
 from stackd.kube.manifests import pod_manifest, service_manifest
-from stackd.kube.records import (
-    POD_DELETED,
-    Unrecoverable,
-    parse_record,
-)
+from stackd.kube.records import POD_DELETED, Unrecoverable, parse_record
 from stackd.model import Desired, Route, RoutedPort, Stack, StackStatus
 from stackd.podspec.additions import with_values
 from tests.kube.samples import STACK
@@ -56,10 +52,11 @@ def pod_of(stack: Stack) -> dict[str, Any]:
         replace(FROM_TEMPLATE, unassigned=True),
         STOPPED,
         replace(STOPPED, template="web-1", values=VALUES),
+        replace(RUNS, ended=True, pod_uid=None, ports_held=False, status=StackStatus.FAILED, status_reason="Error"),
     ],
 )
 def test_a_stack_comes_back_from_the_cluster_as_it_was(stack: Stack) -> None:
-    pod = None if stack.desired is Desired.STOPPED else pod_of(stack)
+    pod = None if stack.pod_uid is None else pod_of(stack)
     assert parse_record(service_of(stack), pod) == replace(stack, updated_at=stack.created_at)
 
 
@@ -92,11 +89,6 @@ def test_a_stack_whose_pod_is_gone_has_ended(held: bool) -> None:
     assert (stack.ports_held, stack.ports) == (held, RUNS.ports)
 
 
-def test_how_a_stack_has_ended_is_in_its_record() -> None:
-    ended = replace(RUNS, ended=True, ports_held=False, status=StackStatus.FAILED, status_reason="Error")
-    assert parse_record(service_of(ended), None) == replace(ended, updated_at=ended.created_at, pod_uid=None)
-
-
 def test_the_values_of_a_running_stack_are_with_its_pod_only() -> None:
     assert "s3cret" not in json.dumps(service_of(FROM_TEMPLATE))
     assert "s3cret" in json.dumps(service_of(replace(FROM_TEMPLATE, desired=Desired.STOPPED, pod_uid=None)))
@@ -110,29 +102,24 @@ def test_a_long_text_takes_little_room_and_comes_back() -> None:
     record = json.loads(service["metadata"]["annotations"]["stackd.io/record"])
     record["pod_spec_deflated"] = base64.b64encode(zlib.compress(b"#" * (17 * 1024 * 1024))).decode()
     service["metadata"]["annotations"]["stackd.io/record"] = json.dumps(record)
-    bomb = parse_record(service, pod_of(RUNS))
-    assert isinstance(bomb, Unrecoverable)
-    assert "longer than" in bomb.reason
+    assert isinstance(parse_record(service, pod_of(RUNS)), Unrecoverable)
 
 
 @pytest.mark.parametrize(
     ("annotation", "reason"),
     [
         (None, "it carries no stackd.io/record annotation"),
-        ("", "it carries no stackd.io/record annotation"),
-        ("{", "cannot be read"),
         ("[]", "cannot be read"),
-        ("{}", "cannot be read: KeyError"),
         ('{"version": 7}', "its record has version 7, not 2"),
         ('{"version": 2, "created_at": "yesterday"}', "cannot be read"),
+        ("[" * 5000 + "]" * 5000, "cannot be read"),
     ],
 )
 def test_a_missing_or_broken_record_never_raises(annotation: str | None, reason: str) -> None:
     notes = {} if annotation is None else {"stackd.io/record": annotation}
     answer = parse_record(service_of(RUNS, annotations=notes), pod_of(RUNS))
     assert isinstance(answer, Unrecoverable)
-    assert answer.name == STACK.service_name
-    assert reason in answer.reason
+    assert (answer.name, reason in answer.reason) == (STACK.service_name, True)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +133,6 @@ def test_no_edit_of_the_annotation_can_make_the_rebuild_fall_over(key: str) -> N
         notes = service["metadata"]["annotations"]
         notes["stackd.io/record"] = json.dumps(json.loads(notes["stackd.io/record"]) | {key: value})
         assert isinstance(parse_record(service, pod_of(RUNS)), Stack | Unrecoverable)
-    service = service_of(RUNS)
-    service["metadata"]["annotations"]["stackd.io/record"] = "[" * 5000 + "]" * 5000
-    assert isinstance(parse_record(service, pod_of(RUNS)), Unrecoverable)
 
 
 def test_a_service_that_is_being_deleted_is_not_brought_back() -> None:

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientResponse, web
+from aiohttp import web
 from aiohttp.test_utils import TestServer
-from aioresponses import aioresponses
 from msgspec import json
-from yarl import URL
 
 from stackd.kube.client import Cluster
 from stackd.kube.mirror import Changed, Mirror, Relisted
@@ -235,7 +233,6 @@ def going(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
 
 
 FOLDER = Path(__file__).parent.parent / "recordings"
-SERVER = "http://kubernetes.test"
 
 
 def recording(name: str) -> dict[str, Any]:
@@ -245,28 +242,6 @@ def recording(name: str) -> dict[str, Any]:
 
 def all_recordings() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
-
-
-class PlayedResponse(ClientResponse):
-    """With a writer that has the attribute that aiohttp reads; aioresponses makes none."""
-
-    def __init__(self, method: str, url: URL, **kwargs: Any) -> None:
-        super().__init__(method, url, stream_writer=type("Writer", (), {"output_size": 0})(), **kwargs)
-
-
-def play(player: aioresponses, name: str, *, path: str = "") -> None:
-    """Answer the next request that matches the recording with its response."""
-    document = recording(name)
-    body = document["response"]["body"]
-    log = isinstance(body, str)
-    player.add(
-        SERVER + (path or document["request"]["path"]),
-        method=document["request"]["method"],
-        status=document["response"]["status"],
-        body=body if log else json.encode(body).decode(),
-        content_type="text/plain" if log else "application/json",
-        response_class=PlayedResponse,
-    )
 
 
 def asked(document: dict[str, Any]) -> KubeRequest:
@@ -308,7 +283,7 @@ async def mirroring(cluster: Cluster) -> AsyncIterator[tuple[Mirror, list[Change
     mirror.subscribe(changes.append)
     task = asyncio.create_task(mirror.run())
     try:
-        await asyncio.wait_for(mirror.wait_synced(), 10)
+        await asyncio.wait_for(mirror.wait_synced(), 30)
         yield mirror, changes
     finally:
         task.cancel()
