@@ -173,9 +173,8 @@ async def test_a_file_or_log_that_was_taken_away_ends_the_store(
 
 async def test_a_file_that_is_damaged_while_it_runs_ends_the_store(path: Path) -> None:
     store = await open_store(path, ports=WIDE)
-    await asyncio.gather(
-        *(store.stacks.reserve(new_stack(number, pod_spec=BIG)) for number in range(1000))
-    )  # more than SQLite's cache holds
+    # more than SQLite's cache holds
+    await asyncio.gather(*(store.stacks.reserve(new_stack(number, pod_spec=BIG)) for number in range(1000)))
     store = await reopened(store, ports=WIDE)
     with path.open("r+b") as file:
         file.seek(4096)

@@ -227,5 +227,5 @@ def held(stacks: Sequence[Stack]) -> list[tuple[str, int]]:
 
 TestMachine = StoreMachine.TestCase
 TestMachine.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stackd.errors import Conflict, MaxStacksReached, StackNotFound
-from stackd.model import DeleteReason, Stack, StackStatus
-from stackd.store import CreateLimits, Extension, Store
+from stackd.errors import Conflict, MaxStacksReached, NoNodePort, StackNotFound
+from stackd.model import DeleteReason, EventKind, PortRange, Route, RoutedPort, Stack, StackStatus
+from stackd.store import CreateLimits, Extension, Start, Store
 from tests.store.building import (
     ALICE,
     HOUR,
@@ -21,7 +22,6 @@ from tests.store.building import (
     claim,
     new_stack,
     open_store,
-    reopened,
     seen,
     stack_id,
 )
@@ -108,17 +108,6 @@ async def test_an_observation_behind_another_one_is_compared_with_it_not_with_th
     assert last.status is StackStatus.CREATING
 
 
-async def test_only_an_ended_stack_gives_its_ports_back(store: Store) -> None:
-    await accepted(store, 1)
-    assert await store.ports.release([ONE]) == []
-    assert store.ports.used == 1
-    (ended,) = await store.stacks.observe([seen(1, StackStatus.STOPPED, ended=True)])
-    (released,) = await store.ports.release([ONE])
-    assert (released.ports_held, released.ports) == (False, ended.ports)
-    assert (store.ports.used, store.ports.free) == (0, 100)
-    assert await store.ports.release([ONE]) == []
-
-
 async def test_adopted_records_come_back_as_they_were_or_are_skipped_with_the_reason(
     store: Store, tmp_path: Path
 ) -> None:
@@ -168,27 +157,7 @@ async def test_stacks_that_were_made_in_the_future_end_as_if_they_were_made_now(
     assert store.stacks.get(ONE) == kept
 
 
-# ---- the view
-
-
-async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:
-    for number, created_at in ((3, START), (1, START + 5), (2, START), (4, START - 1)):
-        await store.stacks.reserve(new_stack(number, created_at=created_at))
-    assert [stack.stack_id for stack in store.stacks] == [stack_id(number) for number in (4, 2, 3, 1)]
-    assert store.stacks.ordered() is store.stacks.ordered(), "sorted once for each change"
-
-
 # ---- claims
-
-
-async def test_a_claim_is_answered_with_the_acceptance(store: Store) -> None:
-    await store.stacks.reserve(new_stack(1), claim=claim())
-    waiting = replace(claim(), stack_id=ONE)
-    assert await store.claims.find("web", "key-1") == waiting
-    await store.stacks.accept(seen(1), pod_uid="p", service_uid="s", claim=claim())
-    again = await reopened(store)
-    assert await again.claims.find("web", "key-1") == replace(waiting, status=201)
-    await again.close()
 
 
 async def test_the_key_of_a_create_that_is_being_undone_may_be_used_again(store: Store) -> None:
@@ -208,3 +177,60 @@ async def test_claims_go_after_a_day(store: Store) -> None:
     assert (await store.purge(START + 25 * HOUR, keep_jobs_ns=HOUR))["claims"] == 1
     assert await store.claims.find("web", "old") is None
     assert await store.claims.find("web", "young") is not None
+
+
+# ---- node ports and names: one holder each
+
+
+async def test_a_port_that_somebody_else_has_comes_back_after_its_quarantine(path: Path, clock: TestClock) -> None:
+    store = await open_store(path, clock, ports=(31001, 31002))
+    stack = await accepted(store, 1)
+    taken = stack.ports[0].node_port
+    moved = await store.ports.replace(stack_id(1), taken)
+    other = moved.ports[0].node_port
+    assert {taken, other} == {31001, 31002}
+    assert await store.ports.replace(stack_id(1), taken) == moved, "the second time, nothing changes"
+    await store.ports.limit(PortRange(31001, 31003))
+    assert (store.ports.used, store.ports.free, store.ports.quarantined) == (1, 0, 1)
+    with pytest.raises(NoNodePort):
+        await store.stacks.reserve(new_stack(2))
+    with pytest.raises(NoNodePort):
+        await store.ports.replace(stack_id(1), other)
+    assert [port.node_port for stack in store.stacks for port in stack.ports] == [other], (
+        "it keeps its port where there is no other"
+    )
+    clock.advance(601)
+    assert (store.ports.free, store.ports.quarantined) == (1, 0)
+    assert (await store.stacks.reserve(new_stack(2))).ports[0].node_port == taken
+    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
+    with pytest.raises(StackNotFound):
+        await store.ports.replace(stack_id(1), other)
+    await store.close()
+
+
+def named(number: int, host: str) -> Stack:
+    routed = RoutedPort(container_port=80, protocol="TCP", route=Route.HTTPS, host=host)
+    return replace(new_stack(number), ports=(routed, *new_stack().ports))
+
+
+async def test_a_name_is_free_again_once_its_stack_is_gone(store: Store) -> None:
+    first = await store.stacks.reserve(named(1, "a.example.org:8443"))
+    assert (len(first.routed), len(first.node_ports), store.ports.used) == (1, 1, 1)
+    with pytest.raises(Conflict, match="the name is another stack's"):
+        await store.stacks.reserve(named(2, "a.example.org"))
+    assert store.ports.used == 1
+    await store.stacks.remove([stack_id(1)])
+    assert (await store.stacks.reserve(named(2, "a.example.org"))).routed[0].hostname == "a.example.org"
+
+
+async def test_an_ended_stack_gives_its_names_back(store: Store) -> None:
+    await store.stacks.reserve(named(1, "web-1-abc.example.org:8443"))
+    before = await store.stacks.accept(seen(1), pod_uid="pod-1", service_uid="service-1")
+    await store.stacks.observe([seen(1, ended=True)])
+    (released,) = await store.ports.release([stack_id(1)])
+    assert released.ports == before.ports
+    await store.stacks.reserve(named(2, "web-1-abc.example.org"))
+    wanted = Start(pod_spec="kind: Pod\n", kind=EventKind.START_REQUESTED, by=ALICE)
+    started = await store.stacks.start(stack_id(1), wanted)
+    assert started.node_ports == before.node_ports
+    assert re.fullmatch(r"web-1-[a-z2-7]{16}\.example\.org:8443", started.routed[0].host)

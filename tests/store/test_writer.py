@@ -15,17 +15,7 @@ from stackd.model import Stack
 from stackd.store import Store, changes
 from stackd.store.transaction import Transaction
 from stackd.store.writer import company_seconds
-from tests.store.building import (
-    ROOT,
-    busy,
-    claim,
-    new_stack,
-    open_store,
-    query,
-    reopened,
-    seen,
-    stack_id,
-)
+from tests.store.building import ROOT, busy, claim, new_stack, open_store, query, reopened, seen, stack_id
 
 
 async def test_what_fails_after_it_has_written_leaves_nothing_in_the_commit_that_it_shares(store: Store) -> None:
@@ -169,10 +159,8 @@ def run_and_kill(path: Path, lines: int) -> list[str]:
     return [line for line in answers if line.endswith("\n")]
 
 
-@pytest.mark.parametrize("lines", [1, 400])
-async def test_what_was_acknowledged_before_a_kill_is_there_after_it(path: Path, lines: int) -> None:
-    answers = await asyncio.to_thread(run_and_kill, path, lines)
-    assert len(answers) >= lines
+async def test_what_was_acknowledged_before_a_kill_is_there_after_it(path: Path) -> None:
+    answers = await asyncio.to_thread(run_and_kill, path, 200)
     reserved, begun, removed = ({int(line[2:]) for line in answers if line.startswith(sign)} for sign in "+?-")
     store = await open_store(path, ports=(20000, 32767))
     there = {int(stack.stack_id.removeprefix("stack-"), 16): stack for stack in store.stacks}
