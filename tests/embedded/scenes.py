@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stackd.embedded import EmbeddedOptions, NodeSpec, Rule, User, everything
 from tests.embedded.wire import Json, Wire, fast, until
+from tests.kube.wire import recording
 
-FOLDER = Path(__file__).parent.parent / "recordings"
 ADMIN, WEAK, BAD, ASKS = "admin-token", "weak-token", "bad-token", "asks-token"
 RULES = (
     Rule(verbs=frozenset({"create", "delete"}), resources=frozenset({"pods", "services"}), namespace="rec"),
@@ -35,11 +34,6 @@ _NODES = (
     NodeSpec(name="dev-worker2", labels=_FAKE, external_ip="203.0.113.2", unschedulable=True, **_BIG),
     NodeSpec(name="real-worker", cpu="2", memory="24581684Ki", ephemeral_storage="", pods="110", external_ip=None),
 )
-
-
-def recording(name: str) -> Json:
-    document: Json = json.loads((FOLDER / f"{name}.json").read_text())
-    return document
 
 
 def options(**more: Any) -> EmbeddedOptions:
@@ -150,11 +144,6 @@ async def waiting(wire: Wire) -> None:
     await wire.make_pod("p", nodeSelector={"no": "where"})
 
 
-async def owner(wire: Wire) -> None:
-    """The pod that owns a Service."""
-    await wire.make_pod("owner")
-
-
 async def quota_measured(wire: Wire) -> None:
     """Pods that request 64.2 CPUs, and then a quota of one CPU."""
     await settled(wire, "ok", "toobig", "badimage")
@@ -199,7 +188,6 @@ def _scenes() -> Iterator[tuple[Scene, str]]:
     yield Scene((services,)), "service-create-409 service-create-422-port-allocated service-create-udp-same-port"
     yield Scene((services,)), "service-delete-200 service-dryrun-422-port-allocated"
     yield Scene(token=ASKS), "rules-review"
-    yield Scene((owner,)), "service-create-owned"
     yield Scene((played("httproute-create-201"),)), "httproute-create-409 httproute-delete-200"
     for name in SETTLED:
         yield Scene((pods(name),)), f"pod-get-{name}"
@@ -257,12 +245,3 @@ def _text(value: str) -> str:
         .replace("default-scheduler-node", "<scheduler>")
         .replace("default-scheduler-embedded", "<scheduler>")
     )
-
-
-def shape(value: Any) -> Any:
-    """The value with only its keys and types."""
-    if isinstance(value, dict):
-        return {key: shape(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [shape(part) for part in value]
-    return type(value).__name__

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.embedded.scenes import options, recording
+from tests.embedded.scenes import options
 from tests.embedded.wire import Wire, running
+from tests.kube.wire import recording
 
 _LEASES = (
     "lease-get-404 leases-list-empty lease-create-201 lease-create-409 lease-get-200 lease-update-200 "

@@ -1,14 +1,17 @@
-"""The faults without which the tests that use them would pass: each does what it says."""
+"""The faults and rights without which the tests that use them would pass: each does what it says."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import aiohttp
 import pytest
 
+from stackd.embedded import Rule, User, everything
 from tests.embedded.wire import Wire, fast, pod, running
 
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/rec/leases"
 PODS = "/api/v1/namespaces/rec/pods"
 MAPS = "/api/v1/namespaces/rec/configmaps"
 
@@ -62,3 +65,25 @@ async def test_it_refuses_whoever_connects_also_if_it_had_just_begun_to_listen_a
         await wire.get(MAPS)
     await faults.listen()
     assert (await wire.get(MAPS)).status == 200
+
+
+async def test_a_rule_for_a_named_object_covers_only_that_name() -> None:
+    """Kubernetes does so: it takes the name from ``fieldSelector=metadata.name=…``."""
+    verbs, group, ours = frozenset({"get", "list", "watch"}), frozenset({"coordination.k8s.io"}), frozenset({"ours"})
+    named = Rule(verbs=verbs, resources=frozenset({"leases"}), groups=group, names=ours)
+    users = (User(token="admin", name="admin", rules=(everything(),)), User(token="t", name="reader", rules=(named,)))
+    async with running(fast(users=users)) as admin:
+        wire = admin.as_user("t")
+        assert (await wire.get(f"{LEASES}?fieldSelector=metadata.name%3Dours")).status == 200
+        async with wire.watching(f"{LEASES}?watch=1&fieldSelector=metadata.name%3Dours") as watched:
+            assert watched.answer.status == 200
+        theirs, not_ours = "?fieldSelector=metadata.name%3Dtheirs", "?fieldSelector=metadata.name%21%3Dours"
+        for query in ("", "/theirs", theirs, not_ours, "?watch=1"):
+            assert (await wire.get(LEASES + query)).status == 403
+        assert (await admin.as_user("other").post("/__faults__", {"do": "clear"})).status == 401
+
+
+async def test_only_its_owner_reads_a_kubeconfig(wire: Wire, tmp_path: Path) -> None:
+    """It has a token, and any local user reaches the port."""
+    wire.cluster.write_kubeconfig(tmp_path / "kubeconfig", token="secret")
+    assert (tmp_path / "kubeconfig").stat().st_mode & 0o077 == 0

@@ -7,28 +7,15 @@ from typing import Any
 
 import pytest
 
-from stackd.embedded import EmbeddedOptions
 from tests.embedded import test_conversations as conversations
-from tests.embedded.scenes import (
-    FOLDER,
-    SCENES,
-    SETTLED,
-    Scene,
-    doomed_node,
-    normal,
-    options,
-    recording,
-    replay,
-    settled,
-    shape,
-)
-from tests.embedded.wire import Json, ManualClock, Wire, fast, running
+from tests.embedded.scenes import SCENES, SETTLED, Scene, doomed_node, normal, options, replay, settled
+from tests.embedded.wire import Json, running
+from tests.kube.wire import all_recordings, recording
 
 COMPARED_BELOW = {
     "events-list-badimage",
     "events-list-toobig",
     "nodes-list",
-    "service-owned-gc",
     "version",
     "watch-410",
     "watch-node-deleted",
@@ -38,15 +25,16 @@ COMPARED_BELOW = {
 }
 NOT_COVERED = {
     "pod-log-404-kubelet": "the embedded kubelet knows each pod of its node",
+    "service-create-owned": "stackd's Services belong to no pod",
+    "service-owned-gc": "stackd's Services belong to no pod",
 }
 """Recording → the reason why it is not replayed."""
 
 GIVEN_PORT = {"service-create-201", "service-delete-200", "service-create-409"}
-RECORDED = {path.stem for path in FOLDER.glob("*.json")}
 ELSEWHERE = COMPARED_BELOW | set(conversations.REPLAYED) | NOT_COVERED.keys()
 
 
-@pytest.mark.parametrize("name", sorted(RECORDED - ELSEWHERE))
+@pytest.mark.parametrize("name", sorted({*all_recordings()} - ELSEWHERE))
 async def test_the_embedded_cluster_answers_as_recorded(name: str) -> None:
     scene, recorded = SCENES.get(name, Scene()), recording(name)
     async with running(options()) as wire:
@@ -56,20 +44,13 @@ async def test_the_embedded_cluster_answers_as_recorded(name: str) -> None:
         for prepare in scene.prepare:
             await prepare(wire)
         request = recorded["request"]
-        body = await _with_real_owner(wire, request["body"])
         kind = request.get("content_type", "application/json")
-        answer = await wire.as_user(scene.token).call(request["method"], request["path"], body, kind=kind)
+        answer = await wire.as_user(scene.token).call(request["method"], request["path"], request["body"], kind=kind)
     expected = recorded["response"]
     assert answer.status == expected["status"]
     keep = name in GIVEN_PORT
     found, wanted = (_sorted_lists(normal(body, keep_ports=keep)) for body in (answer.body, expected["body"]))
     assert found == wanted
-
-
-async def _with_real_owner(wire: Wire, body: Any) -> Any:
-    if body is not None and (owners := body.get("metadata", {}).get("ownerReferences")):
-        owners[0]["uid"] = (await wire.pod("owner"))["metadata"]["uid"]
-    return body
 
 
 def _sorted_lists(body: Any) -> Any:
@@ -91,14 +72,14 @@ async def test_nodes_look_as_recorded_where_stackd_looks() -> None:
             assert node["status"]["allocatable"].get(name) == other["status"]["allocatable"].get(name)
         assert node["metadata"]["labels"].items() <= other["metadata"]["labels"].items()
         for key in ("unschedulable", "taints"):
-            assert shape(node["spec"].get(key)) == shape(other["spec"].get(key))
+            assert normal(node["spec"].get(key)) == normal(other["spec"].get(key))
 
 
 async def test_the_version_has_the_recorded_fields() -> None:
     async with running(options()) as wire:
         answer = await wire.get("/version")
     recorded = recording("version")["response"]["body"]
-    assert (shape(answer.body)) == (shape(recorded))
+    assert answer.body.keys() == recorded.keys()
     assert (answer.body["major"], answer.body["minor"]) == (recorded["major"], recorded["minor"])
 
 
@@ -120,19 +101,6 @@ async def test_a_watch_from_a_forgotten_version_ends_as_recorded() -> None:
         wire.cluster.faults.compact()
         events = await wire.watch_all(recorded["request"]["path"])
     assert normal(events) == normal(recorded["events"])
-
-
-async def test_a_service_is_collected_as_long_after_its_pod_as_recorded() -> None:
-    clock = ManualClock()
-    async with running(fast(clock=clock, gc_delay=EmbeddedOptions().gc_delay)) as wire:
-        owner = await wire.make_pod("owner")
-        await wire.make_service("svc-owned", owner=owner)
-        await wire.delete("/api/v1/namespaces/rec/pods/owner?gracePeriodSeconds=0")
-        seconds = recording("service-owned-gc")["seconds"]
-        clock.advance(seconds * 0.9)
-        assert (await wire.get("/api/v1/namespaces/rec/services/svc-owned")).status == 200
-        clock.advance(seconds * 0.2)
-        assert (await wire.get("/api/v1/namespaces/rec/services/svc-owned")).status == 404
 
 
 def _steps(events: list[Json], *names: str) -> dict[str, list[Any]]:
@@ -179,7 +147,6 @@ async def test_pods_are_deleted_in_the_recorded_steps() -> None:
         await replay(wire, "pod-delete-200-grace")
         await wire.until_gone("/api/v1/namespaces/rec/pods/badimage")
         events = await wire.watch_all(f"/api/v1/namespaces/rec/pods?watch=1&resourceVersion={version}&timeoutSeconds=1")
-    assert _steps(events, "ok", "badimage") == _steps(recorded["events"], "ok", "badimage")
     assert normal(events) == normal(recorded["events"])
 
 

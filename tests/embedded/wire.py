@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import io
-import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,47 +13,15 @@ from typing import Any
 import aiohttp
 
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
-from stackd.embedded.store import LoopClock
 
 DEADLINE = 30.0
 Json = dict[str, Any]
-
-
-class ManualClock(LoopClock):
-    """A clock that moves only by `advance`. Zero delays still go to the event loop, so that responses come first."""
-
-    def __init__(self, start: float = 1_800_000_000.0) -> None:
-        self._now = start
-        self._order = itertools.count()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-
-    def now(self) -> float:
-        return self._now
-
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        if seconds > 0:
-            heapq.heappush(self._due, (self._now + seconds, next(self._order), action))
-        else:
-            asyncio.get_running_loop().call_soon(action)
-
-    def advance(self, seconds: float) -> None:
-        end = self._now + seconds
-        while self._due and self._due[0][0] <= end:
-            self._now, _, action = heapq.heappop(self._due)
-            action()
-        self._now = end
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     status: int
     body: Any
-    headers: dict[str, str]
-
-    @property
-    def message(self) -> str:
-        message: str = self.body["message"]
-        return message
 
 
 class Wire:
@@ -78,7 +44,7 @@ class Wire:
         async with self.session.request(method, self.cluster.url + path, data=data, headers=headers) as answer:
             raw = await answer.read()
             is_json = answer.content_type == "application/json"
-            return Answer(answer.status, json.loads(raw) if is_json else raw.decode(), dict(answer.headers))
+            return Answer(answer.status, json.loads(raw) if is_json else raw.decode())
 
     async def get(self, path: str) -> Answer:
         return await self.call("GET", path)
@@ -105,12 +71,6 @@ class Wire:
 
     async def make_pod(self, name: str = "one", image: str = "nginx:stable", **more: Any) -> Json:
         answer = await self.post("/api/v1/namespaces/rec/pods", pod(name, image, **more))
-        assert answer.status == 201, answer.body
-        body: Json = answer.body
-        return body
-
-    async def make_service(self, name: str = "svc-one", **more: Any) -> Json:
-        answer = await self.post("/api/v1/namespaces/rec/services", service(name, **more))
         assert answer.status == 201, answer.body
         body: Json = answer.body
         return body
@@ -187,22 +147,3 @@ def pod(name: str, image: str = "nginx:stable", *, labels: Json | None = None, *
     container |= spec.pop("container", {})
     whole = {"restartPolicy": "Never", "containers": [container]} | spec
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}}, "spec": whole}
-
-
-def service(name: str, *, node_port: int = 0, owner: Json | None = None, **spec: Any) -> Json:
-    port: Json = {"name": "p", "port": 80, "protocol": spec.pop("protocol", "TCP")}
-    if node_port:
-        port["nodePort"] = node_port
-    metadata: Json = {"name": name}
-    if owner is not None:
-        reference = {"apiVersion": "v1", "kind": "Pod", "name": owner["metadata"]["name"]}
-        metadata["ownerReferences"] = [reference | {"uid": owner["metadata"]["uid"]}]
-    whole = {"type": "NodePort", "selector": {"stack": name}, "ports": [port]} | spec
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": whole}
-
-
-def condition(body: Json, kind: str) -> Json:
-    """The condition of that type, or an empty dict."""
-    conditions = body["status"].get("conditions", ())
-    found: Json = next((one for one in conditions if one["type"] == kind), {})
-    return found
