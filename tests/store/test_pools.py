@@ -68,7 +68,7 @@ async def test_it_is_in_no_list_until_it_is_assigned_with_labels_and_times_of_no
     store.assigned.subscribe(lambda was, now: changes.append((was, now)))
     assigned = await store.stacks.assign(wanted(labels={"team": "7"}))
     assert assigned is not None
-    times = {"created_at": LATER, "updated_at": LATER, "ttl_expires_at": LATER + 5}
+    times: dict[str, Any] = {"created_at": LATER, "updated_at": LATER, "ttl_expires_at": LATER + 5}
     assert replace(assigned, updated_at=LATER) == replace(before, unassigned=False, labels={"team": "7"}, **times)
     assert changes == [(None, assigned)]
     lines = [line for line in await store.timeline.read(ZERO) if line.kind is EventKind.ACCEPTED]
