@@ -9,7 +9,6 @@ import pytest
 from stackd.clock import NANOSECONDS
 from stackd.model import CLUSTER, DeleteReason, EventKind, KeptLog, TimelineEvent
 from stackd.store import Store, history
-from stackd.store.history import LINES_PER_STACK
 from tests.store.building import (
     ALICE,
     BOB,
@@ -58,12 +57,14 @@ async def test_the_latest_logs_of_all_are_kept(store: Store, monkeypatch: pytest
     assert [log.container for log in await store.timeline.kept_logs(stack_id(2))] == ["a", "b"]
 
 
-async def test_a_stack_that_flaps_keeps_a_bounded_number_of_lines(store: Store) -> None:
+async def test_a_stack_that_flaps_keeps_a_bounded_number_of_lines(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "LINES_PER_STACK", 10)
     await accepted(store, 1)
-    for number in range(LINES_PER_STACK):
-        reason = "NotReady" if number % 2 else ""
-        await store.stacks.observe([replace(seen(1), status_reason=reason)])
-    assert len(await store.timeline.read(ONE)) <= LINES_PER_STACK
+    for number in range(20):
+        await store.stacks.observe([replace(seen(1), status_reason="NotReady" if number % 2 else "")])
+    assert len(await store.timeline.read(ONE)) <= 10
     assert (await kinds(store))[-1] == "not_ready"
 
 
