@@ -5,31 +5,34 @@ Only their options and what is short; the work is loaded when a command runs.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from pydantic import ValidationError
 
+from stackd import logs
 from stackd.cli import FAILED, USAGE
 from stackd.cli import installed as common
 from stackd.cli.installed import INSTALLED
 from stackd.cli.manifests import server_address, site_options
-from stackd.cli.options import Length, config_option, loaded, quantity_option
+from stackd.cli.options import Length, config_option, labels_of, loaded, quantity_option
+from stackd.config import Config, LogSection, load
+from stackd.config.credentials import API_KEY, HOW_TO_SET_ONE, KUBECONFIG, NO_CLUSTER, credential, handed_over
+from stackd.config.settings import settings, toml
 from stackd.contract import SCOPES
+from stackd.doctor import service
+from stackd.errors import ConfigError, StackdError
+from stackd.keys import ApiKey, new_key
+from stackd.printable import printable
 
-if TYPE_CHECKING:
-    from stackd.config import Config
-
-RELOADS = "stackd.upkeep.reload"
-"""The logger of a reload's result."""
-
+# The size of the demo's cluster; a test compares it with ``EmbeddedOptions``.
 NODES, START_DELAY, PULL = 2, "150ms", "0s"
-"""The size of the demo's cluster; a test compares it with ``EmbeddedOptions``."""
-
 MOST_NODES = 1000
 
 
@@ -37,7 +40,6 @@ MOST_NODES = 1000
 @config_option
 def serve(config_path: Path | None) -> None:
     """Run the daemon until SIGTERM."""
-    from stackd import logs
     from stackd.cli import process
 
     configuration = loaded(config_path, beside=False)
@@ -66,9 +68,7 @@ def demo(port: int | None, level: str, **size: Any) -> None:
 
     Every key but those of [cluster] can be set from the environment, as for serve: STACKD_STACKS__TTL=5m. SIGHUP reloads.
     """
-    from stackd import logs
     from stackd.cli import process
-    from stackd.config import LogSection
 
     with tempfile.TemporaryDirectory(prefix="stackd-demo-") as folder:
         logs.setup(LogSection.model_validate({"level": level, "format": "text"}))
@@ -82,12 +82,7 @@ def demo(port: int | None, level: str, **size: Any) -> None:
 @config_option
 def rebuild(config_path: Path | None) -> None:
     """Recover every live stack from the cluster into an empty file, and report what could not be recovered."""
-    import asyncio
-
-    from stackd import logs
     from stackd.cli import process
-    from stackd.errors import StackdError
-    from stackd.printable import printable
 
     configuration = loaded(config_path, serving=False)
     logs.setup(configuration.config.log)
@@ -124,8 +119,6 @@ def setup(config_path: Path | None, yes: bool, only_plan: bool, **options: Any) 
 
     Finished steps are skipped, so that the command can be run again at any time.
     """
-    import asyncio
-
     from stackd.cli.setup import set_up
 
     if config_path is None and not common.hidden():
@@ -140,7 +133,6 @@ def setup(config_path: Path | None, yes: bool, only_plan: bool, **options: Any) 
 @click.option("--for-reload", is_flag=True, hidden=True)
 def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     """Check the configuration without starting anything; report all mistakes at once, with exit code 2."""
-    from stackd.config.settings import settings
     from stackd.store.templates import stored_in
     from stackd.templates import Reader, in_force, read_templates
 
@@ -176,9 +168,6 @@ def _require_own_file(config: Config) -> None:
 
 def _readable_for_the_service(config_path: Path | None, config: Config) -> None:
     """Raise ConfigError for files that the service's user cannot read, even if this user can."""
-    from stackd.doctor import service
-    from stackd.errors import ConfigError
-
     unit = service.find_unit() if common.is_installed(config_path) else None
     if unit is not None and (mistakes := [one.what for one in service.unreadable(config, config_path, unit)]):
         raise ConfigError(mistakes)
@@ -189,11 +178,6 @@ def _check_for_reload(config_path: Path | None) -> None:
 
     systemd gives an ExecReload= no credentials, so this checks those that were handed over just before.
     """
-    import asyncio
-
-    from stackd.config import load
-    from stackd.config.credentials import API_KEY, HOW_TO_SET_ONE, KUBECONFIG, NO_CLUSTER, credential, handed_over
-    from stackd.errors import ConfigError
     from stackd.templates import read_templates
 
     folder = handed_over(os.environ)
@@ -232,8 +216,6 @@ async def _can_be_used(kubeconfig: Path) -> None:
               help="One JSON object a line: level, about, what, advice.")  # fmt: skip
 def doctor(config_path: Path | None, with_probe: bool, output: str | None, **options: Any) -> None:
     """Examine this machine, the cluster and the daemon; print what is wrong, and what to do about it."""
-    import asyncio
-
     from stackd.cli.doctor import diagnose
     from stackd.doctor.cluster import Size
     from stackd.doctor.probe import IMAGE, ProbeOptions
@@ -245,7 +227,7 @@ def doctor(config_path: Path | None, with_probe: bool, output: str | None, **opt
         ephemeral_bytes=None if storage is None else storage.value,
     )
     probe = ProbeOptions(image=options["probe_image"] or IMAGE, seconds=options["probe_seconds"])
-    if asyncio.run(diagnose(config_path, size, probe if with_probe else None, output or "")):
+    if asyncio.run(diagnose(config_path, size, probe if with_probe else None, as_json=output is not None)):
         sys.exit(FAILED)
 
 
@@ -277,15 +259,11 @@ def reload() -> None:
 
     systemctl reload prints none of that; the daemon logs it in the journal.
     """
-    from stackd.doctor import service
-
     if not service.runs_here():
-        raise click.ClickException(
-            "systemd does not run here: send the daemon a SIGHUP, and read the result in its log"
-        )
+        raise click.ClickException("systemd does not run here: send the daemon a SIGHUP; its log has the result")
     began = time.time()
     taken = service.reload()
-    logged, unit = service.logged_since(began, RELOADS), service.find_unit()
+    logged, unit = service.reloads_since(began), service.find_unit()
     click.echo(logged or f"{unit.status if unit else ''}\n", nl=False)  # only log.format = "journal" names the logger
     if not taken:
         sys.exit(FAILED)
@@ -300,25 +278,17 @@ def key() -> None:
 @click.option("--name", default="platform", show_default=True, help="What the key is called in the log.")
 @click.option("--scope", type=click.Choice(SCOPES), default="admin", show_default=True)
 @click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="Of a tenant: a label of its stacks.")
-@click.option(
-    "--template", "templates", multiple=True, metavar="NAME", help='Of a tenant: it may use it, or all "web-*".'
-)
+@click.option("--template", "templates", multiple=True, metavar="NAME", help='Of a tenant: what it may use: "web-*".')
 @click.option("--no-pod-specs", is_flag=True, help="It creates stacks from templates only.")
 @click.option("--templates-write", is_flag=True, help="Of a tenant: it may write these templates over the API.")
 @click.option("--plain", is_flag=True, help="Print the key alone: stackd key new --plain > /etc/stackd/api-key")
 def new(name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ...], plain: bool, **flags: bool) -> None:
     """Print a new key, once; on standard error, what to put into the configuration."""
-    from pydantic import ValidationError
-
-    from stackd.config.settings import toml
-    from stackd.keys import ApiKey, new_key
-
     if scope == "tenant" and not labels:
         raise click.UsageError("a tenant needs a label that all its stacks get: --label event=a")
     plaintext, sha256 = new_key()
-    pairs = {key: value for key, _, value in (label.partition("=") for label in labels)}
     entry: dict[str, Any] = {"name": name, "sha256": sha256, "scope": scope}
-    entry |= {field: value for field, value in (("labels", pairs), ("templates", templates)) if value}
+    entry |= {field: value for field, value in (("labels", labels_of(labels)), ("templates", templates)) if value}
     if flags["no_pod_specs"]:
         entry["pod_specs"] = False
     if flags["templates_write"]:

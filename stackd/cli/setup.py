@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import click
 
-from stackd.cli.doctor import examine, print_advised, say
+from stackd.cli.doctor import diagnose, print_advised
 from stackd.cli.installed import INSTALLED, is_installed
 from stackd.cli.links import new_secret
 from stackd.cli.manifests import DETECTED, LASTING, OPTIONS, kubeconfig_text, remembered, site_of, stated
@@ -49,16 +49,14 @@ T = TypeVar("T")
 COLOURS = {"done": GOOD, "ok": GOOD, "to do": BUSY, "by hand": WARNING, "failed": BAD}
 NAME_WIDTH = 11
 ADMISSION_POLICIES_SINCE = (1, 30)
+# The file beside the configuration with the commands that delete what ``setup`` has created in the cluster.
 CREATED = "setup-created"
-"""The file beside the configuration with the commands that delete what ``setup`` has created in the cluster."""
-
+# Where kubeadm and k3s put the administrator's kubeconfig.
 USUAL = ("/etc/kubernetes/admin.conf", "/etc/rancher/k3s/k3s.yaml")
-"""Where kubeadm and k3s put the administrator's kubeconfig."""
-
 CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 READY_SECONDS, READY_PAUSE = 30.0, 0.2
 STACK_SECONDS, STACK_TTL = 120.0, "30m"
-FIRST_STACK = Size(cpu_milli=100, memory_bytes=128 << 20, ephemeral_bytes=None)
+FIRST_STACK = Size()
 FIRST = (
     "{{apiVersion: v1, kind: Pod, metadata: {{name: first}}, spec: {{containers: [{{name: app, image: {image}, "
     "ports: [{{containerPort: {port}}}], resources: {{limits: {{cpu: 100m, memory: 128Mi}}}}}}]}}}}"
@@ -111,14 +109,6 @@ class _Setup:
     written: list[Path] = field(default_factory=list)
 
     @property
-    def key_file(self) -> Path:
-        return self.path.with_name(API_KEY)
-
-    @property
-    def play_secret(self) -> Path:
-        return self.path.with_name(PLAY_SECRET)
-
-    @property
     def kubeconfig(self) -> Path:
         return self.path.with_name(KUBECONFIG)
 
@@ -161,7 +151,7 @@ class _Setup:
 
     async def key(self) -> _State:
         """Callers have an API key."""
-        auth, file = self.config.auth, self.key_file
+        auth, file = self.config.auth, self.path.with_name(API_KEY)
         if not auth.enabled:
             return _done(what="auth.enabled is false: nobody needs a key")
         if auth.keys or auth.key_file:
@@ -185,7 +175,7 @@ class _Setup:
 
     async def links(self) -> _State:
         """There is a secret that signs players' links."""
-        file = self.play_secret
+        file = self.path.with_name(PLAY_SECRET)
         if self.config.play.secret.get_secret_value():
             return _done(what="the configuration has a secret for players' links")
         if _has_text(file):
@@ -335,7 +325,7 @@ class _Setup:
             command = f"systemctl enable --now {service.SERVICE}"
             return _State(what=command, do=self._start, commands=[command])
         loaded_at = (await running.examine(self.daemon)).loaded_at
-        files = [self.path, self.key_file, self.play_secret, self.kubeconfig]
+        files = [self.path, *map(self.path.with_name, (API_KEY, PLAY_SECRET, KUBECONFIG))]
         if self.written or any(service.not_in_force(unit, loaded_at, files)):
             return _State(what="reload it", do=self._start, commands=["stackd reload"])
         if await self._not_ready():
@@ -552,15 +542,13 @@ async def _run(setup: _Setup, *, yes: bool, only_plan: bool) -> bool:
         stopped = await _do(setup, unfinished)
         if stopped and stopped != [*STEPS][-1]:
             return True
-        if stopped:  # only the first stack is missing; the doctor says why
-            await _doctor(setup)
-            return True
+        return await _doctor(setup) or bool(stopped)  # it says why the first stack is missing
     return await _doctor(setup)
 
 
 async def _doctor(setup: _Setup) -> bool:
     click.echo("\nstackd doctor:")
-    return bool(await say(examine(loaded(setup.path), setup.path, FIRST_STACK, None)))
+    return bool(await diagnose(setup.path, FIRST_STACK, None))
 
 
 async def _do(setup: _Setup, planned: Collection[str]) -> str:
@@ -620,7 +608,6 @@ def _line(state: str, name: str, what: str, advice: str = "") -> None:
 
 
 def _kubeconfig_of(environ: Mapping[str, str]) -> Path | None:
-    """The first readable kubeconfig: $KUBECONFIG, ~/.kube/config, then those in ``USUAL``."""
     named = [part for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part][:1]
     places = [*named, str(Path(environ.get("HOME") or "/") / ".kube/config"), *USUAL]
     return next((Path(place) for place in places if os.access(place, os.R_OK)), None)
@@ -649,7 +636,6 @@ def _candidates(nodes: list[NodeState]) -> list[str]:
 
 
 def _has_text(file: Path) -> bool:
-    """Whether the file exists and is not empty; False if this user may not see it."""
     try:
         return file.stat().st_size > 0
     except OSError:

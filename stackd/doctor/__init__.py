@@ -7,12 +7,13 @@
     routes     the Gateway, its listeners, DNS and certificate, if ports have names
     probe      two stacks that try to reach each other and other addresses that they must not reach
 
-Each yields findings, which are defined here. Only the probe and the port check may make objects, and delete them.
+Each yields or reports findings, which are defined here. Only the probe and the port check may make objects, and delete them.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,8 +36,9 @@ class Finding:
     advice: str = ""
 
 
+# What prints findings, as soon as there are some.
+Found = Callable[[Iterable[Finding]], object]
+# A finding names this many of what it is about.
 SHOWN = 3
-"""A finding names this many of what it is about."""
-
+# Nothing to do; it works, and could be better; it does not work, or is not safe.
 ok, warn, fail = (partial(Finding, level) for level in Level)
-"""Nothing to do; it works, and could be better; it does not work, or is not safe."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
@@ -12,7 +12,7 @@ from typing import Any
 
 from stackd.clock import SKEW_SECONDS, utc_minute
 from stackd.config import Config
-from stackd.doctor import SHOWN, Finding, fail, ok, warn
+from stackd.doctor import SHOWN, Finding, Found, fail, ok, warn
 from stackd.doctor.routes import routes
 from stackd.errors import ClusterRefused, ConfigError, QuotaExceeded, StackdError, UnexpectedAnswer
 from stackd.kube import labels
@@ -81,26 +81,26 @@ class _NothingThere(StackdError):
     """The namespace is missing, or is not the one that stackd may use."""
 
 
-async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncGenerator[Finding, None]:
-    """Run all checks, in an order in which the first failure explains the others."""
+async def examine(cluster: Cluster, config: Config, size: Size, found: Found) -> bool:
+    """Run all checks, in an order in which the first failure explains the others. Returns whether the cluster answers."""
     try:
-        yield ok("cluster", f"Kubernetes {await cluster.version()} answers")
+        found([ok("cluster", f"Kubernetes {await cluster.version()} answers")])
     except StackdError as error:
         refused = f"{REMEDY}; {NEW_KUBECONFIG}"
         away = "check that cluster.kubeconfig names it, and that this machine can reach it"
         why = expiry_remark(cluster.connection.access, time.time())
-        yield fail("cluster", str(error), why or (refused if isinstance(error, ClusterRefused) else away))
-        return
+        found([fail("cluster", str(error), why or (refused if isinstance(error, ClusterRefused) else away))])
+        return False
     for check in (_clock, _credentials, _namespace, _rights, _policies, _admission, _nodes, _ports, _room, routes):
         about = check.__name__.strip("_")
         try:
-            for finding in await check(cluster, config, size):
-                yield finding
+            found(await check(cluster, config, size))
         except _NothingThere as error:  # the other checks would only repeat it
-            yield fail(about, str(error), f"is stacks.namespace right? If so, {APPLY}")
-            return
+            found([fail(about, str(error), f"is stacks.namespace right? If so, {APPLY}")])
+            break
         except StackdError as error:
-            yield fail(about, str(error), f"{APPLY}, if it is about a right")
+            found([fail(about, str(error), f"{APPLY}, if it is about a right")])
+    return True
 
 
 async def foreign_pods(cluster: Cluster, config: Config, stack_ids: set[str]) -> Finding | None:
@@ -185,9 +185,7 @@ async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]
         raise _NothingThere(f"stackd has none of its {len(own)} rights in the namespace {config.stacks.namespace}")
     missing = [ask for ask, may in zip(wanted, allowed, strict=True) if not may]
     findings = [fail("rights", f"stackd may not {_words(ask)}: {ask.why}", APPLY) for ask in missing]
-    special = [
-        AccessReview(verb=verb, resource=resource, namespace=config.stacks.namespace) for resource, verb in SPECIAL
-    ]
+    special = [AccessReview(verb=verb, resource=what, namespace=config.stacks.namespace) for what, verb in SPECIAL]
     if more := [ask for ask in special if await cluster.may(ask)]:
         text = f"stackd may also {' and '.join(map(_words, more))}, which it never does"
         advice = "give it an account of its own, with the rights that `stackd manifests` prints"
@@ -237,7 +235,6 @@ async def _admission(cluster: Cluster, config: Config, size: Size) -> list[Findi
 
 
 def _members(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:
-    """Whether nobody but its own stack reaches a member."""
     if most := _most_members(config):
         for name in reach_members(policies, config.cluster.instance):
             text = f"NetworkPolicy {name} lets others reach the members of stacks"
@@ -342,8 +339,9 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     least = min(bounds, key=itemgetter(0))
     others = "; ".join(f"{why}: {count}" for count, why in bounds if why != least[1])
     text = f"for {least[0]} stacks of {size} ({least[1]}); {others}"
+    spares = sum(labels.SPARE in labels.labels_of(raw) for raw in await cluster.list_raw("services"))
     findings = [
-        *_used_up(quotas, need, size, await _spares(cluster)),
+        *_used_up(quotas, need, size, spares),
         *_without_disk(usable, need, storage),
         *_refused_disk(config, limit_ranges),
     ]
@@ -355,13 +353,8 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     return [ok("room", text), *findings, *([] if limit_ranges else [warn("room", limits, APPLY)])]
 
 
-async def _spares(cluster: Cluster) -> int:
-    """How many spare Services there are, which give way to creates."""
-    return sum(labels.SPARE in labels.labels_of(raw) for raw in await cluster.list_raw("services"))
-
-
 def _used_up(quotas: Sequence[JsonObject], need: nodes.StackResources, size: Size, spares: int) -> Iterator[Finding]:
-    """What ``_room`` does not show, which counts what fits into an empty cluster."""
+    """What ``_room`` does not show, which counts what fits into an empty cluster. Spare Services give way to creates."""
     released = dict.fromkeys(nodes.SERVICE_QUOTAS, spares * NANO)
     bounds = nodes.by_quotas(quotas, need, unused=True, released=released)
     used_up = [one.why.replace(": ", ", ") for one in bounds if not one.stacks]
@@ -371,7 +364,6 @@ def _used_up(quotas: Sequence[JsonObject], need: nodes.StackResources, size: Siz
 
 
 def _without_disk(usable: list[NodeState], need: nodes.StackResources, storage: nodes.Storage) -> list[Finding]:
-    """The nodes that no stack can use because they report no disk, or less than one stack takes."""
     short = [node for node in usable if node.ephemeral_bytes < need.ephemeral_bytes]
     if not short:
         return []

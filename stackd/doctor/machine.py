@@ -19,9 +19,8 @@ from stackd.templates import read_templates
 from stackd.upkeep.backup import left_at
 from stackd.upkeep.tls import Certificate, timeliness
 
+# Bytes. A state of 2,000 stacks and its log take less than 100 MiB.
 DISK_WARN, DISK_FAIL = 512 << 20, 32 << 20
-"""Bytes. A state of 2,000 stacks and its log take less than 100 MiB."""
-
 OTHERS_READ = 0o004
 OTHERS_WRITE = 0o002
 AS_USER = "run the doctor as the daemon's user"

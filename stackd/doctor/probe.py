@@ -12,13 +12,13 @@ import asyncio
 import dataclasses
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from stackd.config import Config, policy_of
-from stackd.doctor import Finding, fail, ok
+from stackd.doctor import Finding, Found, fail, ok
 from stackd.errors import NodePortTaken, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.manifests import pod_manifest, service_manifest
@@ -39,8 +39,8 @@ CONNECT_SECONDS = 3.0
 TRIES_FOR_A_PORT = 5
 NOBODY: Final = 65534
 LISTEN: Final = ("httpd", "-f", "-p", str(PORT), "-h", "/tmp")  # noqa: S108 - the pod's own, and empty
+# Some networks need a moment until their policies apply to a new pod.
 SETTLE: Final = "sleep 3"
-"""Some networks need a moment until their policies apply to a new pod."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,6 @@ class ProbeOptions:
     image: str = IMAGE
     seconds: float = 90.0
     questions: tuple[Question, ...] = QUESTIONS
-    egress_questions: tuple[Question, ...] = tuple(one for one in QUESTIONS if one.remedy == EGRESS)
 
 
 def instance_for(config: Config) -> str:
@@ -116,14 +115,13 @@ def instance_for(config: Config) -> str:
     return f"{config.cluster.instance[:40].rstrip('-_.')}-probe-{secrets.token_hex(3)}"
 
 
-async def probe(cluster: Cluster, config: Config, options: ProbeOptions) -> AsyncGenerator[Finding, None]:
+async def probe(cluster: Cluster, config: Config, options: ProbeOptions, found: Found) -> None:
     """Run the probe, and remove what it created; ``cluster`` works under ``instance_for``."""
     async with AsyncExitStack() as cleanup:
         try:
-            async for finding in _Probe(cluster, config, options, cleanup).run():
-                yield finding
+            await _Probe(cluster, config, options, cleanup, found).run()
         except StackdError as error:
-            yield fail(ABOUT, str(error))
+            found([fail(ABOUT, str(error))])
 
 
 class _NotRunning(StackdError):
@@ -131,28 +129,35 @@ class _NotRunning(StackdError):
 
 
 class _Probe:
-    def __init__(self, cluster: Cluster, config: Config, options: ProbeOptions, cleanup: AsyncExitStack) -> None:
-        self._cluster, self._config, self._options, self._cleanup = cluster, config, options, cleanup
+    def __init__(
+        self, cluster: Cluster, config: Config, options: ProbeOptions, cleanup: AsyncExitStack, found: Found
+    ) -> None:
+        self._cluster, self._config, self._options = cluster, config, options
+        self._cleanup, self._found = cleanup, found
 
-    async def run(self) -> AsyncIterator[Finding]:
-        """The findings."""
+    async def run(self) -> None:
+        """Report the findings."""
         stack = await self._listener()
         pod = await self._until(stack.pod_name, _is_ready)
-        async for finding in self._node_port(stack, pod):
-            yield finding
+        await self._node_port(stack, pod)
         peer = pod["status"].get("podIP") or "127.0.0.1"
-        async for finding in self._asked(peer, self._options.questions):
-            yield finding
+        self._found(await self._asked(peer, self._options.questions))
         for kind in sorted({one.policy.egress for one in all_templates(self._config).values()} - {""}):
             dns = dataclasses.replace(LOOKUP, wanted=kind in (DNS, INTERNET))
-            async for finding in self._asked(peer, [*self._options.egress_questions, dns], kind):
-                yield dataclasses.replace(finding, what=f"network.egress {kind}: {finding.what}")
+            asked = [one for one in self._options.questions if one.remedy == EGRESS]
+            findings = await self._asked(peer, [*asked, dns], kind)
+            self._found(dataclasses.replace(one, what=f"network.egress {kind}: {one.what}") for one in findings)
 
-    async def _asked(self, peer: str, questions: Sequence[Question], egress: str = "") -> AsyncIterator[Finding]:
+    async def _asked(self, peer: str, questions: Sequence[Question], egress: str = "") -> list[Finding]:
         """What a stack reaches, to which the NetworkPolicy for ``egress`` applies; empty: those for all stacks."""
         asking = self._stack()
         names = ("control", *(question.name for question in questions))
-        await self._pod(asking, self._askers(peer, questions), egress)
+        askers = [
+            self._container(one.name, ["sh", "-c", one.script.replace("{peer}", peer)], as_stack=one.as_stack)
+            for one in questions
+        ]
+        listener, control = self._container("listen", [*LISTEN]), self._container("control", ["sh", "-c", CONTROL])
+        await self._pod(asking, [listener, control, *askers], egress)
         answered = await self._until(asking.pod_name, lambda raw: _have_ended(raw, names))
         ends = {one.name: one for one in pod_state(answered).containers}
         if ends["control"].exit_code != REACHED:
@@ -160,11 +165,9 @@ class _Probe:
             raise _NotRunning(
                 f"the image {self._options.image} cannot be used for the probe: its self-test exited with {code}; {_NEEDS}"
             )
-        for question in questions:
-            yield _judged(question, ends[question.name])
+        return [_judged(question, ends[question.name]) for question in questions]
 
     def _stack(self) -> Stack:
-        """A stack without a row."""
         return bare_stack(f"stack-{secrets.token_hex(8)}", self._config.stacks.namespace, PORT, time.time_ns())
 
     async def _listener(self) -> Stack:
@@ -185,18 +188,20 @@ class _Probe:
                 return stack
         raise _NotRunning(f"{TRIES_FOR_A_PORT} node ports in a row were taken; try again")
 
-    async def _node_port(self, stack: Stack, pod: JsonObject) -> AsyncIterator[Finding]:
+    async def _node_port(self, stack: Stack, pod: JsonObject) -> None:
         node_name, port = pod["spec"]["nodeName"], stack.ports[0].node_port
         nodes = await self._cluster.list_nodes()
         named = [dataclasses.replace(node, name=node_name) for node in nodes if node.name in (node_name, ANY)]
         host = next((address(self._config, node) for node in named), None)
         if host is None:
-            yield fail(ABOUT, f"the node {node_name} has no public address", "see stacks.public_ips and address_types")
+            self._found(
+                [fail(ABOUT, f"the node {node_name} has no public address", "see stacks.public_ips and address_types")]
+            )
             return
         if await _answers(host, port):
-            yield fail(ABOUT, f"a pooled stack answers at {host}:{port} before anybody has it", _NETWORK)
+            self._found([fail(ABOUT, f"a pooled stack answers at {host}:{port} before anybody has it", _NETWORK)])
         else:
-            yield ok(ABOUT, "a pooled stack answers nobody before it is assigned")
+            self._found([ok(ABOUT, "a pooled stack answers nobody before it is assigned")])
         assigned = dataclasses.replace(stack, unassigned=False)
         await self._cluster.create_or_update(SERVICES, service_manifest(assigned, self._cluster.instance))
         try:
@@ -205,16 +210,9 @@ class _Probe:
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             advice = "check the firewall, stacks.public_ips, and that the policies let clients in"
-            yield fail(ABOUT, f"a stack's node port does not answer at {host}:{port}", advice)
+            self._found([fail(ABOUT, f"a stack's node port does not answer at {host}:{port}", advice)])
         else:
-            yield ok(ABOUT, f"a stack's node port answers at {host}:{port} once it is assigned")
-
-    def _askers(self, peer: str, questions: Sequence[Question]) -> list[dict[str, Any]]:
-        asked = [
-            self._container(one.name, ["sh", "-c", one.script.replace("{peer}", peer)], as_stack=one.as_stack)
-            for one in questions
-        ]
-        return [self._container("listen", list(LISTEN)), self._container("control", ["sh", "-c", CONTROL]), *asked]
+            self._found([ok(ABOUT, f"a stack's node port answers at {host}:{port} once it is assigned")])
 
     def _container(self, name: str, command: list[str], *, as_stack: bool = False) -> dict[str, Any]:
         policy = policy_of(self._config)
@@ -235,8 +233,7 @@ class _Probe:
             },
         }
 
-    async def _pod(self, stack: Stack, containers: list[dict[str, Any]], egress: str = "") -> str:
-        """Create a pod that is removed at the end; returns its uid."""
+    async def _pod(self, stack: Stack, containers: list[dict[str, Any]], egress: str = "") -> None:
         spec = {
             "containers": containers,
             "restartPolicy": "Never",
@@ -251,7 +248,7 @@ class _Probe:
             node_selector=self._config.stacks.node_selector,
         )
         self._cleanup.push_async_callback(self._remove, "pods", stack.pod_name)
-        return (await self._cluster.create(PODS, pod)).uid
+        await self._cluster.create(PODS, pod)
 
     async def _remove(self, resource: str, name: str) -> None:
         """Remove what was created, also when the probe is interrupted."""
@@ -309,7 +306,6 @@ def _why(raw: JsonObject) -> str:
 
 
 async def _answers(host: str, port: int) -> bool:
-    """Whether the address answers with a byte."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)

@@ -42,7 +42,12 @@ async def routes(cluster: Cluster, config: Config, size: object) -> list[Finding
     except ObjectNotFound:
         return [fail(ABOUT, f"there is no Gateway {wanted.gateway}", "create it, or correct routes.gateway")]
     own = await cluster.namespace() or {}
-    findings = [*_programmed(gateway, wanted.gateway)]
+    findings = []
+    programmed = _conditions(gateway.get("status") or {}).get("Programmed", {})
+    if programmed.get("status") != "True":
+        why = programmed.get("message") or programmed.get("reason") or "no controller has answered for it"
+        what = f"the Gateway {wanted.gateway} is not programmed: {why}"
+        findings.append(fail(ABOUT, what, "see its controller's log"))
     for route in offered:
         findings += _listener(gateway, route, config, (own.get("metadata") or {}).get("labels") or {})
     addresses = [one["value"] for one in (gateway.get("status") or {}).get("addresses") or ()]
@@ -51,14 +56,6 @@ async def routes(cluster: Cluster, config: Config, size: object) -> list[Finding
     if Route.HTTPS in offered:
         findings.append(await _certified(probe, wanted.port, wanted.domain))
     return findings
-
-
-def _programmed(gateway: Mapping[str, Any], name: str) -> Iterator[Finding]:
-    conditions = _conditions(gateway.get("status") or {})
-    programmed = conditions.get("Programmed", {})
-    if programmed.get("status") != "True":
-        why = programmed.get("message") or programmed.get("reason") or "no controller has answered for it"
-        yield fail(ABOUT, f"the Gateway {name} is not programmed: {why}", "see its controller's log")
 
 
 def _listener(
@@ -123,7 +120,6 @@ def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 async def _resolved(name: str, addresses: list[str], domain: str) -> Finding:
-    """Whether names below the domain lead to the Gateway."""
     record = f"*.{domain}"
     expected = {address for one in addresses for address in await _addresses(one)}
     resolved = set(await _addresses(name))
@@ -144,7 +140,6 @@ async def _addresses(name: str) -> list[str]:
 
 
 async def _certified(name: str, port: int, domain: str) -> Finding:
-    """Whether players' browsers accept the certificate, and for how long."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(name, port, ssl=ssl.create_default_context())
@@ -153,9 +148,7 @@ async def _certified(name: str, port: int, domain: str) -> Finding:
         return fail(ABOUT, text, f"put one for *.{domain} into the Gateway's Secret ({GUIDE})")
     except (OSError, TimeoutError) as error:
         why = str(error) or "no answer in time"
-        return fail(
-            ABOUT, f"no TLS at {name}:{port}: {why}", "check the Gateway's address, routes.port and the firewall"
-        )
+        return fail(ABOUT, f"no TLS at {name}:{port}: {why}", "see the Gateway's address, routes.port and the firewall")
     certificate = writer.get_extra_info("peercert")
     writer.close()
     ends = ssl.cert_time_to_seconds(certificate["notAfter"])

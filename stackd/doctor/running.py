@@ -14,17 +14,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
-from stackd.client import ApiError, BadAnswer, ClientError, Plan, Template, Unreachable
+from stackd.client import ApiError, AsyncClient, BadAnswer, ClientError, Plan, Template, Unreachable
+from stackd.client.attempts import NO_RETRIES
 from stackd.contract import Ready, TemplateProblem, host_and_port
 from stackd.doctor import SHOWN, Finding, Level, fail, ok, warn
 from stackd.files import user_name
 from stackd.printable import some_of
 from stackd.upkeep import RESTART
-
-if TYPE_CHECKING:
-    from stackd.client import AsyncClient
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -79,9 +77,6 @@ class LocalDaemon:
 
     def client(self, timeout: float | None = SECONDS) -> AsyncClient:
         """A client that sends the key to nobody else, and each request once; the caller closes it."""
-        from stackd.client import AsyncClient
-        from stackd.client.attempts import NO_RETRIES
-
         return AsyncClient(
             self.url, self.key, retries=NO_RETRIES, ssl_context=self.tls, check_peer=self.require_own, timeout=timeout
         )
@@ -130,9 +125,7 @@ async def examine(at: LocalDaemon, *, expected: bool = False, moved: bool = Fals
         templates = await _answer(client.templates(), _templates, list[Finding]())
         templates += await _answer(client.template_problems(), _not_in_force, list[Finding]())
         templates += await _answer(client.ready(), _missing, list[Finding]())
-        stacks = await _answer(
-            client.stacks(fields=["stack_id"]), lambda stacks: {one.stack_id for one in stacks}, None
-        )
+        stacks = await _answer(client.stacks(fields=["stack_id"]), lambda found: {one.stack_id for one in found}, None)
         values = await _answer(client.metrics(), _values, dict[str, float]())
     older = values.get("stackd_older_build") and not expected  # the service's status says so, too
     findings = [fail(ABOUT, "it runs an older build than the one that is installed", "restart it")] if older else []
@@ -185,13 +178,11 @@ async def _state(at: LocalDaemon, *, expected: bool) -> Finding:
 
 
 def _values(metrics: str) -> dict[str, float]:
-    """The values of the metrics by their names with their labels."""
     lines = (line.rpartition(" ") for line in metrics.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in lines}
 
 
 def _unknown_objects(plan: Plan) -> list[Finding]:
-    """Objects with stackd's labels that belong to no stack of the daemon."""
     objects = [f"{one.kind} {one.name}" for one in plan.unknown]
     text = f"{len(objects)} objects belong to no known stack and are left alone: {some_of(objects, SHOWN)}"
     advice = "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them"
@@ -199,22 +190,17 @@ def _unknown_objects(plan: Plan) -> list[Finding]:
 
 
 def _not_in_force(problems: list[TemplateProblem]) -> list[Finding]:
-    """Texts that are shadowed, stale, faulty or missing."""
     return [warn("templates", f"{one.problem}: {one.message}") for one in problems]
 
 
 def _missing(ready: Ready) -> list[Finding]:
-    """Templates that are gone, although stackd keeps stacks of them."""
     names = ready.missing_templates
-    text = (
-        f"not in force, although nobody has removed them: {some_of(names, SHOWN)}; their pools and shared stacks stay"
-    )
+    text = f"not in force, though nobody has removed them: {some_of(names, SHOWN)}; their pools and shared stacks stay"
     advice = "write them again (`stackd push`), or delete them over the API; the log says which are not allowed"
     return [warn("templates", text, advice)] if names else []
 
 
 def _templates(templates: list[Template]) -> list[Finding]:
-    """Templates with images missing on a node, or with an unfilled pool."""
     failing = [
         f"{one.name}: {node}: {pull['reason']}"
         for one in templates

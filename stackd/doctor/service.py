@@ -34,11 +34,10 @@ _PROPERTIES: Final = (
 )  # fmt: skip
 ABOUT: Final = "service"
 FILES: Final = "files"
+# A process that ends says why at most this long before the next one starts.
 ENDING_SECONDS: Final = 60.0
-"""A process that ends says why at most this long before the next one starts."""
-
+# File times are coarse, and systemd's times are too.
 SETTLED_SECONDS: Final = 1.0
-"""File times are coarse, and systemd's times are too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +96,10 @@ def last_error(unit: Unit) -> str:
     return _journal("--lines=1", "--priority=err", f"--since=@{since:.0f}", *until).strip()
 
 
-def logged_since(moment: float, logger: str) -> str:
-    """What one logger of the daemon has logged since then, one line each."""
+def reloads_since(moment: float) -> str:
+    """What the daemon has logged of its reloads since then, one line each."""
     _run("journalctl", "--sync")
-    return _journal(f"--since=@{moment:.6f}", f"LOGGER={logger}")
+    return _journal(f"--since=@{moment:.6f}", "LOGGER=stackd.upkeep.reload")
 
 
 def reload() -> bool:
@@ -228,9 +227,7 @@ def unreadable(config: Config, config_path: Path | None, unit: Unit) -> Iterator
     """The configuration and the files that it names, without the credentials that systemd hands over, which the
     service's user cannot read. Only root can find out.
     """
-    credentials = (
-        {config_path.with_name(name) for name in ("api-key", "play-secret", "kubeconfig")} if config_path else set()
-    )
+    credentials = {*map(config_path.with_name, ("api-key", "play-secret", "kubeconfig"))} if config_path else set()
     server, folder = config.server, Path(config.templates.directory)
     named = [config.auth.key_file, server.tls_cert, server.tls_key, *config.cluster.kubeconfig.split(os.pathsep)]
     paths = [*([config_path] if config_path else []), *(Path(name) for name in named if name)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stackd.cli.doctor import examine
-from stackd.config import load
+from stackd.config import LoadedConfig, load
 from stackd.doctor import Finding
 from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions
@@ -31,7 +31,7 @@ class Prepared:
 
     async def look(self, options: ProbeOptions | None = None, size: Size = USUAL, /, **settings: str) -> list[Finding]:
         loaded = load(None, self.environment | settings)
-        return [finding async for finding in examine(loaded, None, size, options)]
+        return await found_in(loaded, None, size, options)
 
     async def probe(self, options: ProbeOptions = QUICK, /, **settings: str) -> list[Finding]:
         """The findings of the probe, which removes itself."""
@@ -43,6 +43,14 @@ class Prepared:
     async def names(self, resource: str) -> list[str]:
         document = await ask(self.cluster, "GET", f"/api/v1/namespaces/stacks/{resource}")
         return [item["metadata"]["name"] for item in document["items"]]
+
+
+async def found_in(
+    loaded: LoadedConfig, path: Path | None = None, size: Size = USUAL, options: ProbeOptions | None = None
+) -> list[Finding]:
+    findings: list[Finding] = []
+    await examine(loaded, path, size, options, findings.extend)
+    return findings
 
 
 @asynccontextmanager

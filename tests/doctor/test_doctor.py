@@ -17,17 +17,15 @@ from click.testing import CliRunner
 from msgspec import json
 
 from stackd.cli import stackd
-from stackd.cli.doctor import examine
 from stackd.config import load
 from stackd.doctor import Finding, Level, machine
 from stackd.doctor import cluster as doctors
-from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, Question
 from stackd.embedded import NodeSpec
 from stackd.embedded.resources import PODS
 from stackd.embedded.store import ObjectChange
 from tests.brakes import leave_behind
-from tests.doctor.prepared import QUICK, Documents, prepared
+from tests.doctor.prepared import QUICK, Documents, found_in, prepared
 from tests.harness import KEY, READ_KEY, eventually, harness
 from tests.provisioning import ADMIN, OURS, of_namespace_admin, printed
 from tests.templates import PLAIN, folder_with
@@ -247,7 +245,7 @@ async def test_files_that_everybody_may_read_are_found(tmp_path: Path) -> None:
             (tmp_path / name).write_text(READ_KEY)
             (tmp_path / name).chmod(0o644)
         loaded = load(None, at.environment | {"STACKD_AUTH__KEY_FILE": str(tmp_path / "keys")})
-        found = [one async for one in examine(loaded, tmp_path / "config.toml", Size(), None) if one.about == "files"]
+        found = [one for one in await found_in(loaded, tmp_path / "config.toml") if one.about == "files"]
         assert {one.level for one in found} == {FAIL}
         assert {one.advice for one in found} == {f"chmod o-rwx {tmp_path}/{name}" for name in (*names, "kubeconfig")}
         (tmp_path / "config.toml").chmod(0o646)
@@ -287,8 +285,7 @@ async def test_a_daemon_is_asked_for_its_state_and_templates(tmp_path: Path, mon
         environment = {"STACKD_AUTH__KEY": KEY, "STACKD_CLUSTER__MODE": "embedded", "STACKD_SERVER__PORT": str(at.port)}
 
         async def look(about: str) -> list[Finding]:
-            loaded = load(None, environment | templates)
-            return [one async for one in examine(loaded, None, Size(), None) if one.about == about]
+            return [one for one in await found_in(load(None, environment | templates)) if one.about == about]
 
         monkeypatch.setenv("STACKD_API_KEY", "sk-wrong")
         assert "asks for a key" in (await look("daemon"))[0].what
