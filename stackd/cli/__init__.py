@@ -8,9 +8,10 @@ process, setup, doctor    what these load when they run
 manifests  manifests; provision, admission: the objects that a cluster needs before stackd runs, and how setup applies them
 stacks     stacks …: the group, and what reads and creates; change, watch: the others
 jobs       jobs …: batch jobs
-links      links …: for players; players: the files of players that they and stacks create read; message
+links      links …: for players; link_files: their files; players: the files of players that they and stacks create read
+roster     players, message
 system     templates, stats, capacity, events, activity, reconcile, owner, takeover, rehearse: the daemon, over its API
-push       a folder of templates, over the API; override: values of an environment in their texts
+push       a folder of templates, over the API, with the values of an environment
 rehearsal  what rehearse loads when it runs
 testing    test, over the API
 ctfd       the plugin for CTFd, which is beside it as ctfd.plugin
@@ -22,8 +23,9 @@ output     tables, lines and JSON
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -56,7 +58,7 @@ COMMANDS = {
     "jobs": ("stackd.cli.jobs:jobs", "Show batch jobs, or wait for them."),
     "links": ("stackd.cli.links:links", "Make and revoke links for players."),
     "players": ("stackd.cli.roster:players", "Show who has a link, and what has become of it."),
-    "message": ("stackd.cli.message:message", "Say something to players."),
+    "message": ("stackd.cli.roster:message", "Say something to players."),
     "ctfd": ("stackd.cli.ctfd:ctfd", "Put the plugin into a CTFd."),
     "flags": ("stackd.cli.flags:flags", "Find whose a generated value is, or print them all."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
@@ -70,91 +72,84 @@ COMMANDS = {
 }
 
 
-def load(place: str) -> Any:
-    """Load the object at ``module:attribute``."""
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+class _Group(click.Group):
+    """A group that names the nearest command for a wrong name.
 
-
-class _LazyGroup(click.Group):
-    """A group whose commands are loaded when they run: ``--version``, ``--help`` and completion load none.
-
-    ``table``: name → (``module:attribute``, one line of help). ``aliases``: another name → name. ``default``: the command that
-    runs if none is named.
+    ``table``: name → (``module:attribute``, one line of help) of commands that are loaded when they run: ``--version``,
+    ``--help`` and completion load none. ``aliases``: another name → name. ``default``: the command that runs if none is named.
     """
 
-    table: Mapping[str, tuple[str, str]] = {}
-    aliases: Mapping[str, str] = {}
-    default = ""
+    def __init__(
+        self,
+        *args: Any,
+        table: Mapping[str, tuple[str, str]] = {},
+        aliases: Mapping[str, str] = {},
+        default: str = "",
+        **attributes: Any,
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self._table, self._aliases, self._default = table, aliases, default
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if self.default and args[:1] not in (["-h"], ["--help"]) and (not args or args[0].startswith("-")):
-            args = [self.default, *args]
+        if self._default and args[:1] not in (["-h"], ["--help"]) and (not args or args[0].startswith("-")):
+            args = [self._default, *args]
         return super().parse_args(ctx, args)
 
     def names(self, command: str) -> list[str]:
         """The command's name, and its other names."""
-        return [command, *(alias for alias, name in self.aliases.items() if name == command)]
+        return [command, *(alias for alias, name in self._aliases.items() if name == command)]
+
+    def lines(self) -> dict[str, str]:
+        """One line of help for each command."""
+        own = {name: command.get_short_help_str(100) for name, command in self.commands.items()}
+        return own | {name: line for name, (_, line) in self._table.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.table]
+        return [*self.lines()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        cmd_name = self.aliases.get(cmd_name, cmd_name)
-        if cmd_name not in self.table:
-            return None
-        command: click.Command = load(self.table[cmd_name][0])
+        name = self._aliases.get(cmd_name, cmd_name)
+        if name not in self._table:
+            return self.commands.get(name)
+        module, _, attribute = self._table[name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is named. Raises UsageError with the nearest one."""
-        name = args[0]
-        if (
-            name not in self.table
-            and name not in self.aliases
-            and not name.startswith("-")
-            and not ctx.resilient_parsing
-        ):
-            ctx.fail(f'no such command "{printable(name)}"{_suggestion(name, self.table, ctx.command_path)}')
+        name, lines = args[0], self.lines()
+        if not (name in lines or name in self._aliases or name.startswith("-") or ctx.resilient_parsing):
+            ctx.fail(f'no such command "{printable(name)}"{_suggestion(name, lines, ctx.command_path)}')
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(", ".join(self.names(name)), line) for name, (_, line) in self.table.items()])
+            formatter.write_dl([(", ".join(self.names(name)), line) for name, line in self.lines().items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        names = [
-            CompletionItem(name, help=line) for name, (_, line) in self.table.items() if name.startswith(incomplete)
-        ]
+        names = [CompletionItem(name, help=line) for name, line in self.lines().items() if name.startswith(incomplete)]
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
-def _suggestion(name: str, table: Mapping[str, tuple[str, str]], path: str) -> str:
+def _suggestion(name: str, names: Iterable[str], path: str) -> str:
     """The nearest command of this group; else the same one of another group."""
     from stackd.cli.stacks import VERBS
     from stackd.names import nearest, suggest
 
-    if close := nearest(name, table):
+    if close := nearest(name, names):
         return suggest(f"{path} {close}")
-    return next(
-        (
-            suggest(f"{group} {name}")
-            for group, names in (("stackd", COMMANDS), ("stackd stacks", VERBS))
-            if name in names
-        ),
-        "",
-    )
+    groups = (("stackd", COMMANDS), ("stackd stacks", VERBS))
+    return next((suggest(f"{other} {name}") for other, there in groups if name in there), "")
 
 
-def lazy(table: Mapping[str, tuple[str, str]], default: str = "", /, **aliases: str) -> Any:
-    """The class of a group with this table, for ``click.group(cls=…)``; ``aliases`` have _ for -."""
-    others = {alias.replace("_", "-"): name for alias, name in aliases.items()}
-    return type("Group", (_LazyGroup,), {"table": dict(table), "aliases": others, "default": default})
+def group(**attributes: Any) -> Callable[[Callable[..., Any]], click.Group]:
+    """Make a function a group of commands, with what ``_Group`` takes."""
+    return click.group(cls=_Group, **attributes)
 
 
-@click.group(cls=lazy(COMMANDS), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@group(table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="stackd")
 def stackd() -> None:
     """Hand out stacks: a hardened Pod and a NodePort Service each, with a time to live, over a REST API."""
@@ -190,8 +185,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _complain(sentence: str) -> None:
     """Write an error to standard error; ``<3>`` tells the journal that it is an error."""
-    import os
-
-    in_journal = is_journal(os.environ, sys.stderr)
-    sentence = printable(sentence)
-    click.echo(f"<3>{sentence}" if in_journal else f"stackd: {sentence}", err=True)
+    prefix = "<3>" if is_journal(os.environ, sys.stderr) else "stackd: "
+    click.echo(f"{prefix}{printable(sentence)}", err=True)

@@ -19,14 +19,14 @@ KINDS_OF_STACKS: Final = (
     ("discovery.k8s.io", "v1", (SLICES,)),
 )
 ROUTES: Final = (GATEWAY_API, "v1", (HTTP_ROUTES, TLS_ROUTES, "grpcroutes"))
+# How the names of a stack's pods, routes and NetworkPolicies, of its Service, and of the one behind its routes begin.
 NAMES: Final = ("stack-", "svc-stack-", "rt-stack-")
-"""How the names of a stack's pods, routes and NetworkPolicies, of its Service, and of the one behind its routes begin."""
+# They collect garbage, drain lost nodes, make room for pods of a higher priority, and make the EndpointSlices of Services.
+# They neither create nor adopt another object of a stack, unless somebody's ReplicaSet has its labels: it would get the
+# stack's connections, or end the stack.
 CONTROLLERS: Final = ("system:kube-controller-manager", "system:kube-scheduler")
-"""They collect garbage, drain lost nodes, make room for pods of a higher priority, and make the EndpointSlices of Services.
-They neither create nor adopt another object of a stack, unless somebody's ReplicaSet has its labels: it would get the
-stack's connections, or end the stack."""
+# Kubelets delete the pods that have ended; the controllers may have an account each.
 CONTROLLER_GROUPS: Final = ("system:nodes", "system:serviceaccounts:kube-system")
-"""Kubelets delete the pods that have ended; the controllers may have an account each."""
 _OWNERS: Final = "(has({0}.metadata.ownerReferences) ? size({0}.metadata.ownerReferences) : 0)"
 _ADOPTED: Final = f"{_OWNERS.format('object')} > {_OWNERS.format('oldObject')}"
 _KEPT: Final = (
@@ -86,20 +86,20 @@ def binding_spec(policy: str, namespace: str) -> dict[str, Any]:
     return {"policyName": policy, "validationActions": ["Deny"], "matchResources": {"namespaceSelector": selector}}
 
 
+# CEL: whether a Service selects pods by labels of stackd: it would get the connections to them, or expose them.
 _SELECTS: Final = (
     "has(one.spec) && has(one.spec.selector) && one.spec.selector.exists(key,"
     f" key.contains('stackd.io/') || (key == '{labels.MANAGED_BY}' && one.spec.selector[key] == '{labels.MANAGER}'))"
 )
-"""CEL: whether a Service selects pods by labels of stackd: it would get the connections to them, or expose them."""
+# CEL: whether the labelled object is a template, which anybody may write who may write ConfigMaps, unless stackd has written
+# it: then it has our annotations. Without them it has the rights of a tenant.
 _TEMPLATE: Final = f"(request.resource.resource == 'configmaps' && '{labels.TEMPLATE}' in one.metadata.labels)"
-"""CEL: whether the labelled object is a template, which anybody may write who may write ConfigMaps, unless stackd has written
-it: then it has our annotations. Without them it has the rights of a tenant."""
 _SERVICE: Final = "kubernetes.io/service-name"
+# CEL: whether an EndpointSlice says where the connections of a stack's Service go.
 _OF_SERVICE: Final = (
     f"has(one.metadata.labels) && '{_SERVICE}' in one.metadata.labels"
     f" && {list(NAMES)}.exists(prefix, one.metadata.labels['{_SERVICE}'].startsWith(prefix))"
 )
-"""CEL: whether an EndpointSlice says where the connections of a stack's Service go."""
 
 
 def _is_ours(instance: str, domain: str) -> str:
@@ -124,14 +124,10 @@ def _is_ours(instance: str, domain: str) -> str:
 
 def _serves(domain: str) -> str:
     """CEL: whether a route takes names below ``domain``. Without hostnames, it takes all of its listener."""
-    above = [f"*.{rest}" for rest in _parents(domain)]
+    labels_of_domain = domain.split(".")
+    above = [f"*.{'.'.join(labels_of_domain[count:])}" for count in range(1, len(labels_of_domain))]
     below = f"name == '{domain}' || name.endsWith('.{domain}') || name in {above}"
     return f"(!has(one.spec.hostnames) || size(one.spec.hostnames) == 0 || one.spec.hostnames.exists(name, {below}))"
-
-
-def _parents(domain: str) -> list[str]:
-    parts = domain.split(".")
-    return [".".join(parts[count:]) for count in range(1, len(parts))]
 
 
 def _unchanged() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
@@ -17,48 +17,38 @@ from stackd.cli.options import (
     FILTERS,
     Length,
     checked,
+    confirm,
     filter_options,
     labels_of,
     output_option,
     stack_id_argument,
     stack_ids_argument,
+    stacked,
 )
 from stackd.cli.output import addresses, counted, duration, is_terminal, label_text, local, printed, since
 from stackd.cli.target import client_options, interruptible
+from stackd.client import ApiError, Client, ClientError, Job
 from stackd.printable import printable, some_of
 
-if TYPE_CHECKING:
-    from stackd.client import Client, Job
-
-F = TypeVar("F", bound=Callable[..., Any])
 POLL_SECONDS = 0.25
 TOO_LARGE = 413
+# How many stacks stand before a reason that they share.
 NAMED = 3
-"""How many stacks stand before a reason that they share."""
-
 CHOICE = "name stacks, choose them with --label, --status, --node or --template, or use --all"
 DONE = {
     "delete": "deleted", "extend": "extended", "restart": "restarted", "renew": "renewed", "stop": "stopped",
     "start": "started", "create": "created",
 }  # fmt: skip
 WORDS = {"creating": "are starting", "node_deleted": "lost their node", "deleted": "are gone"}
+# What is done to many stacks without asking.
 HARMLESS = ("extend", "start")
-"""What is done to many stacks without asking."""
-
 CONTINUES = {"delete": "{0} is still being deleted", "extend": "{0} may have been extended"}
 
 
-WAIT = click.option(
-    "--wait", is_flag=True, help="Of a job: follow its stacks until none starts any more, for 2 minutes."
-)
+WAIT = click.option("--wait", is_flag=True, help="Of a job: follow its stacks until none starts, for 2 minutes.")
+# For so long no stack of a job starts or fails before ``--wait`` ends.
 SETTLED_SECONDS = 10.0
-"""For so long no stack of a job starts or fails before ``--wait`` ends."""
-
 MANY = "Several are one job. A single - reads the ids from standard input: the first field of each line."
-
-
-def _as_it_is(command: F) -> F:
-    return command
 
 
 def _command(action: Any, text: str, example: str = "", *, starts: bool = False) -> click.Command:
@@ -69,7 +59,7 @@ def _command(action: Any, text: str, example: str = "", *, starts: bool = False)
     @click.option("--all", "everything", is_flag=True, help="All stacks.")
     @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
     @click.option("--no-wait", is_flag=True, help="Of a job: print its id and return at once.")
-    @(WAIT if starts else _as_it_is)
+    @stacked(*([WAIT] if starts else []))
     @output_option("json", "jsonl", "name")
     def command(client: Client, stack_ids: tuple[str, ...], output: str | None, ttl: str = "", **options: Any) -> None:
         chosen = {name: options[name] for name in FILTERS}
@@ -186,7 +176,6 @@ class _Bulk:
         self.read = client.job if self._deletes else client.batch_job
 
     def _begin(self, ids: list[str]) -> Job:
-        """Start a job for these ids."""
         if self._deletes:
             return self.client.batch_delete(ids)
         return self.client.batch(self.action, stack_ids=ids, ttl=self._ttl)
@@ -201,11 +190,8 @@ class _Bulk:
             ids = [*map(checked, stack_ids)] or [
                 stack.stack_id for stack in self.client.stacks(**chosen, fields=["stack_id"])
             ]
-        if ids and not sure and not stack_ids:
-            stacks = counted(len(ids), "stack")
-            if not sys.stdin.isatty():
-                raise click.UsageError(f"this would {self.action} {stacks}; confirm with --yes")
-            click.confirm(f"{self.action.capitalize()} {stacks}?", abort=True, err=True)
+        if ids and not stack_ids:
+            confirm(self.action, counted(len(ids), "stack"), yes=sure)
         return self._begin_parts(ids), len(ids)
 
     def _begin_matching(self, chosen: dict[str, Any]) -> Job | None:
@@ -220,8 +206,6 @@ class _Bulk:
 
     def _begin_parts(self, ids: list[str]) -> list[Job]:
         """Start a job for these ids, or several where stackd takes fewer at once (413)."""
-        from stackd.client import ApiError, ClientError
-
         jobs: list[Job] = []
         parts = [ids] if ids else []
         while parts:
@@ -238,9 +222,7 @@ class _Bulk:
         return jobs
 
 
-def _follow(
-    bulk: _Bulk, jobs: list[Job], total: int, output: str | None, *, named: bool, settles: bool = False
-) -> None:
+def _follow(bulk: _Bulk, jobs: list[Job], total: int, output: str | None, *, named: bool, settles: bool) -> None:
     """Wait for the jobs, and print what came of them; exit code 1 if something could not be done, or, if the stacks are
     followed until that ``settles``, if one does not run.
 
@@ -267,8 +249,6 @@ def _continuing(jobs: list[Job]) -> str:
 
 def finished(action: str, read: Callable[[str], Job], jobs: list[Job], total: int) -> list[Job]:
     """Wait until the jobs have finished, and return them; a terminal shows a progress bar."""
-    from stackd.client import ClientError
-
     with click.progressbar(length=total, label=action, show_pos=True, hidden=not is_terminal()) as bar:
         while True:
             try:

@@ -35,10 +35,10 @@ REASONS: Final[Mapping[str, str]] = {
 CARRIED: Final = frozenset(
     ["image", "command", "entrypoint", "environment", "ports", "expose", "working_dir", "deploy", "mem_limit", "cpus"]
 )
+# What a stack does anyway, or has no use for.
 NEEDLESS: Final = frozenset(
     ["restart", "container_name", "networks", "hostname", "labels", "logging", "pull_policy", "init", "links"]
 )
-"""What a stack does anyway, or has no use for."""
 CPU, MEMORY = "200m", "256Mi"
 
 
@@ -50,9 +50,7 @@ def template_of(compose: Mapping[str, Any], published: str = "") -> tuple[dict[s
     services = {name: service or {} for name, service in services.items()}
     first = published or next((name for name, service in services.items() if service.get("ports")), "")
     if first not in services:
-        raise ValueError(
-            f"there is no service {first}" if first else "no service publishes a port; name one with --first"
-        )
+        raise ValueError(f"there is no service {first}" if first else "no service has ports; name one with --first")
     if len(services) > MOST_MEMBERS + 1:
         raise ValueError(f"it has {len(services)} services; a stack has {MOST_MEMBERS + 1} pods at most")
     notes = [note for name, service in services.items() for note in _notes(name, service, name == first)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from stackd.cli import DRIFT, lazy
+from stackd.cli import DRIFT, group
 from stackd.version import VERSION
 
 # In a checkout it is a link to integrations/ctfd; the dot keeps it from being a package of stackd.
@@ -19,12 +19,12 @@ NAME = "stackd_instances"
 WORKS_WITH = ("3.7", "3.8")
 
 
-@click.group(cls=lazy({"install": ("stackd.cli.ctfd:install", "Put the plugin into a CTFd, or replace an older one.")}))
+@group()
 def ctfd() -> None:
     """The plugin for CTFd."""
 
 
-@click.command()
+@ctfd.command(short_help="Put the plugin into a CTFd, or replace an older one.")
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--check", is_flag=True, help="Change nothing; exit with 3 if the plugin is missing, or another one.")
 def install(folder: Path, check: bool) -> None:
@@ -59,9 +59,7 @@ def _version(folder: Path) -> str:
     except (OSError, ValueError):
         found = None
     if found is None or not (folder / "CTFd" / "plugins").is_dir():
-        raise click.ClickException(
-            f"{folder} is no CTFd: it has no CTFd/__init__.py with a version and CTFd/plugins beside it"
-        )
+        raise click.ClickException(f"{folder} is no CTFd: it has no CTFd/__init__.py with a version, and CTFd/plugins")
     version = found[1]
     if ".".join(version.split(".")[:2]) not in WORKS_WITH:
         raise click.ClickException(
@@ -72,7 +70,6 @@ def _version(folder: Path) -> str:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """The content of each file of a plugin, by its path; empty if there is none."""
     paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -83,13 +80,9 @@ def _replace(target: Path) -> None:
     for left in (new, old):  # by one that was interrupted
         with suppress(FileNotFoundError):
             shutil.rmtree(left)
-    for name, content in _files(PLUGIN).items():
-        path = new / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        path.chmod(0o644)
-    for path in (new, *new.rglob("*/")):
-        path.chmod(0o755)  # CTFd may run as another user
+    shutil.copytree(PLUGIN, new, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (new, *new.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # CTFd may run as another user
     with suppress(FileNotFoundError):
         target.rename(old)
     new.rename(target)

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
 
 import click
 
-from stackd.cli import lazy
+from stackd.cli import group
 from stackd.cli import output as render
-from stackd.cli.options import label_complete, labels_of, output_option, template_complete
-from stackd.cli.players import rows_of
+from stackd.cli.options import labels_of, labels_option, output_option, template_option
+from stackd.cli.players import table_of
 from stackd.cli.target import client_options
-from stackd.printable import inert, printable
+from stackd.client import Client
+from stackd.contract import ValueHolder
+from stackd.printable import inert
 
-if TYPE_CHECKING:
-    from stackd.client import Client
-    from stackd.contract import ValueHolder
-
-VERBS = {
-    "find": ("stackd.cli.flags:find", "Say whose a value is."),
-    "check": ("stackd.cli.flags:check", "Say whose each value of a file is."),
-    "export": ("stackd.cli.flags:export", "Print the values of all stacks, for a grader."),
-}
-FLAG = "flag"
 ADDED = ("stack_id", "labels", "is_there")
 NOBODY = 1
 
 
-@click.group(cls=lazy(VERBS))
+@group()
 def flags() -> None:
     """Find out for whom a value such as a flag was generated."""
 
 
-@click.command()
+@flags.command(short_help="Say whose a value is.")
 @client_options
 @click.argument("value")
 @output_option("json", "jsonl", "name")
@@ -46,15 +37,14 @@ def find(context: click.Context, client: Client, value: str, output: str | None)
     Finds stacks that are gone, too, for as long as their history is kept.
     """
     found = [one.raw for one in client.find_value(value)]
-    if not render.printed({"found": found}, output, found, "stack_id"):
-        render.print_table(COLUMNS, found)
+    render.print_list("found", found, COLUMNS, output, "stack_id")
     context.exit(0 if found else NOBODY)
 
 
-@click.command()
+@flags.command(short_help="Say whose each value of a file is.")
 @client_options
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE")
-@click.option("--column", default=FLAG, show_default=True, metavar="NAME", help="The column with the values.")
+@click.option("--column", default="flag", show_default=True, metavar="NAME", help="The column with the values.")
 def check(client: Client, file: str, column: str) -> None:
     """Say whose each value of a CSV file is: prints its lines again, with the stack and its labels.
 
@@ -63,13 +53,7 @@ def check(client: Client, file: str, column: str) -> None:
     \b
     stackd flags check answers.csv --column answer > checked.csv
     """
-    _, rows = rows_of(file, column)
-    line, head = next(rows, (1, []))
-    names = [name.lower() for name in head]
-    if names.count(column.lower()) != 1:
-        seen = printable(", ".join(head)) or "nothing"
-        raise click.UsageError(f'{file}:{line}: one column "{column}" is expected, not {seen}; see --column')
-    place = names.index(column.lower())
+    _, head, place, rows = table_of(file, column, "see --column")
     _write([*head, *ADDED], _checked(client, rows, place, len(head)))
 
 
@@ -90,30 +74,25 @@ def _checked(client: Client, rows: Iterable[tuple[int, list[str]]], place: int, 
         ]
 
 
-@click.command()
+@flags.command(short_help="Print the values of all stacks, for a grader.")
 @client_options
-@click.option("--template", "-t", metavar="NAME", shell_complete=template_complete, help="Of this template only.")
-@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", shell_complete=label_complete,
-              help="Of stacks with this label only; may be repeated.")  # fmt: skip
+@template_option(default="", help="Of this template only.")
+@labels_option(help="Of stacks with this label only; may be repeated.")
 @output_option("json", "jsonl")
-def export(client: Client, template: str | None, labels: tuple[str, ...], output: str | None) -> None:
+def export(client: Client, template: str, labels: tuple[str, ...], output: str | None) -> None:
     """Print the values of all stacks as CSV, a line for each value. The activity says who has done so.
 
     \b
     stackd flags export --template lab-1 > flags.csv
     """
-    chosen: dict[str, Any] = {"template": template} if template else {}
-    stacks = [one.raw for one in client.values(labels=labels_of(labels), **chosen)]
-    if render.printed({"stacks": stacks}, output, stacks):
-        return
-    lines = (
-        [one["stack_id"], one["template"], render.label_text(one), *pair] for one in stacks for pair in _pairs(one)
-    )
-    _write(["stack_id", "template", "labels", "name", "value"], lines)
-
-
-def _pairs(stack: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    return stack["values"].items()  # type: ignore[no-any-return]
+    stacks = client.values(labels=labels_of(labels), template=template)
+    if not render.printed({"stacks": [one.raw for one in stacks]}, output, [one.raw for one in stacks]):
+        lines = (
+            [one.stack_id, one.template, render.label_text(one.raw), *pair]
+            for one in stacks
+            for pair in one.values.items()
+        )
+        _write(["stack_id", "template", "labels", "name", "value"], lines)
 
 
 def _write(head: list[str], lines: Iterable[list[str]]) -> None:

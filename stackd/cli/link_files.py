@@ -14,23 +14,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from stackd.cli import output as render
 from stackd.cli.players import PLAYER, Form, Player, rows_of
+from stackd.client import Busy, Client
+from stackd.client.attempts import TOO_MANY
+from stackd.contract import NewLink
 from stackd.printable import inert, printable, some_of
-
-if TYPE_CHECKING:
-    from stackd.client import Client
-    from stackd.contract import NewLink
 
 MADE = ("link_id", "url", "expires_at", "code")
 LONGEST_NAME = 40
 SHOWN = 4
+# A file has one byte order mark, at its beginning.
+FOLLOWING = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,26 +136,30 @@ class Group:
 
     @contextmanager
     def _lines(self, *, print_lines: bool) -> Iterator[Callable[[Made], None]]:
-        """What writes a link as a line of the file, or prints it, at once."""
+        """What writes a link that was made as a line of the file, or prints it, at once; before the first one the head."""
         if self.into is None:
-            form, to = Form(), _say if print_lines else _nowhere
-            yield partial(_write, form, to, [True])
+
+            def say(made: Made) -> None:
+                if print_lines:  # else they are printed together at the end
+                    click.echo(_text([made], Form(), head=self.new_ones == 1), nl=False)
+                    sys.stdout.flush()
+
+            yield say
             return
         begins = not _rows(self.into)
         with open(self.into, "ab", opener=_for_owner) as file:
 
-            def to_file(text: str, encoding: str) -> None:
-                file.write(text.encode(encoding, "replace"))
+            def write(made: Made) -> None:
+                head = begins and self.new_ones == 1
+                encoding = self.form.encoding if head else FOLLOWING.get(self.form.encoding, self.form.encoding)
+                file.write(_text([made], self.form, head=head).encode(encoding, "replace"))
                 file.flush()
 
-            yield partial(_write, self.form, to_file, [True] if begins else [])
+            yield write
 
 
 def patiently(client: Client, request: Mapping[str, Any]) -> NewLink:
     """The link, once the limits of the key allow it."""
-    from stackd.client import Busy
-    from stackd.client.attempts import TOO_MANY
-
     while True:
         try:
             return client.create_link(request)
@@ -188,22 +192,6 @@ def _rows(into: Path) -> list[dict[str, str]]:
     _, rows = rows_of(str(into), "url")
     _, head = next(rows, (1, []))
     return [dict(zip(head, row, strict=False)) for _, row in rows]
-
-
-def _write(form: Form, to: Callable[[str, str], None], begins: list[bool], made: Made) -> None:
-    """Write one link, and before the first one the head; a file has one byte order mark."""
-    first = bool(begins) and begins.pop()
-    following = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le"}.get(form.encoding, form.encoding)
-    to(_text([made], form, head=first), form.encoding if first else following)
-
-
-def _say(text: str, _: str) -> None:
-    click.echo(text, nl=False)
-    sys.stdout.flush()
-
-
-def _nowhere(_: str, __: str) -> None:
-    """The links are printed together at the end."""
 
 
 def _text(made: list[Made], form: Form, *, head: bool) -> str:

@@ -8,38 +8,30 @@ from __future__ import annotations
 
 import html
 import secrets
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from stackd.cli import lazy
+from stackd.cli import group
 from stackd.cli import output as render
 from stackd.cli.link_files import Group, Made, patiently, replace_file
 from stackd.cli.options import (
     Length,
     column_option,
     config_option,
-    label_complete,
+    confirm,
     labels_of,
+    labels_option,
     output_option,
-    template_complete,
+    template_option,
 )
 from stackd.cli.players import players_option, read_players
+from stackd.cli.stacks import for_each
 from stackd.cli.target import client_options, interruptible
+from stackd.client import Client
 from stackd.printable import printable
 
-if TYPE_CHECKING:
-    from stackd.client import Client
-
-VERBS = {
-    "create": ("stackd.cli.links:create", "Make links for players."),
-    "list": ("stackd.cli.links:list_links", "List the links that have not expired."),
-    "revoke": ("stackd.cli.links:revoke", "Revoke links; their stacks stay."),
-    "rotate": ("stackd.cli.links:rotate", "Replace the secret that signs links."),
-}
-SECRET_BYTES = 32
 SHEET = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -61,21 +53,18 @@ CARD = """<section><h2>{name}</h2>
 """
 
 
-@click.group(cls=lazy(VERBS))
+@group()
 def links() -> None:
     """Make and revoke links with which players start stacks in a browser, without an account."""
 
 
-@click.command()
+@links.command(short_help="Make links for players.")
 @client_options
 @players_option
-@click.option("--template", "-t", "templates", multiple=True, metavar="NAME", shell_complete=template_complete,
-              help='What the player may start, such as "lab-*"; may be repeated.  [all that the key may use]')  # fmt: skip
-@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", shell_complete=label_complete,
-              help="A label of the player's stacks; may be repeated.")  # fmt: skip
-@click.option(
-    "--name", metavar="NAME", help='What the page and the log call it.  [of a class: the column "name", or the player]'
-)
+@template_option("templates", multiple=True,
+                 help='What the player may start, such as "lab-*"; may be repeated.  [all that the key may use]')  # fmt: skip
+@labels_option(help="A label of the player's stacks; may be repeated.")
+@click.option("--name", metavar="NAME", help='What page and log call it.  [of a class: column "name", or the player]')
 @click.option("--expires", type=Length(), help="For how long it works, such as 7d.  [7d]")
 @click.option("--stacks", type=click.IntRange(1, 100), help="How many stacks a player may have at a time.  [1]")
 @click.option("--visitors", type=click.IntRange(1, 10_000), metavar="TOTAL",
@@ -120,10 +109,10 @@ def create(client: Client, players: str | None, output: str | None, as_html: boo
             click.echo(f"or, at {link.url.partition('#')[0]}, the code {link.code}", err=True)
         return
     people, form = read_players(players, options["player_column"])
-    group = Group(client=client, people=people, form=form, body=body, labels=labels, into=into, new=options["new"])
-    _of_all(group, output, as_html=as_html)
+    made = Group(client=client, people=people, form=form, body=body, labels=labels, into=into, new=options["new"])
+    _of_all(made, output, as_html=as_html)
     if sheet:
-        replace_file(sheet, sheet_of(group.links).encode())
+        replace_file(sheet, sheet_of(made.links).encode())
 
 
 def _of_all(group: Group, output: str | None, *, as_html: bool) -> None:
@@ -171,14 +160,12 @@ def sheet_of(made: list[Made]) -> str:
     return SHEET.format(title=f"{render.counted(len(cards), 'link')}", cards="".join(cards))
 
 
-@click.command("list")
+@links.command("list", short_help="List the links that have not expired.")
 @client_options
 @output_option("json", "jsonl", "name")
 def list_links(client: Client, output: str | None) -> None:
     """List the links that have not expired, without the links themselves, which nobody is shown again."""
-    found = [one.raw for one in client.links()]
-    if not render.printed({"links": found}, output, found, "link_id"):
-        render.print_table(COLUMNS, found)
+    render.print_list("links", [one.raw for one in client.links()], COLUMNS, output, "link_id")
 
 
 COLUMNS = (
@@ -192,14 +179,11 @@ COLUMNS = (
 )
 
 
-@click.command()
+@links.command(short_help="Revoke links; their stacks stay.")
 @client_options
 @click.argument("link_ids", nargs=-1, metavar="LINK…")
-@click.option(
-    "--template", "-t", metavar="NAME", shell_complete=template_complete, help="Those of this template alone."
-)
-@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", shell_complete=label_complete,
-              help="Those with this label; may be repeated.")  # fmt: skip
+@template_option(help="Those of this template alone.")
+@labels_option(help="Those with this label; may be repeated.")
 @click.option("--all", "every", is_flag=True, help="All links that the key may see.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 def revoke(
@@ -211,8 +195,6 @@ def revoke(
     stackd links revoke link-6804aa27d53fbbaf
     stackd links revoke --template lab-1 --label room=b12 --yes
     """
-    from stackd.cli.stacks import for_each
-
     chosen = bool(template or labels or every)
     if chosen == bool(link_ids):
         raise click.UsageError("name links, or choose them with --template, --label or --all")
@@ -225,11 +207,7 @@ def revoke(
         )
         if not link_ids:
             raise click.ClickException("there are no such links")
-        count = render.counted(len(link_ids), "link")
-        if not yes and not sys.stdin.isatty():
-            raise click.UsageError(f"this would revoke {count}; confirm with --yes")
-        if not yes:
-            click.confirm(f"Revoke {count}?", abort=True)
+        confirm("revoke", render.counted(len(link_ids), "link"), yes=yes)
 
     def each(link_id: str) -> None:
         client.revoke_link(link_id)
@@ -238,7 +216,7 @@ def revoke(
     for_each(link_ids, each)
 
 
-@click.command()
+@links.command(short_help="Replace the secret that signs links.")
 @config_option
 @click.option("--keep", is_flag=True, help="Links that were made so far go on, until the next rotation.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
@@ -254,9 +232,7 @@ def rotate(config_path: Path | None, keep: bool, yes: bool) -> None:
 
     file = (config_path or INSTALLED).with_name(PLAY_SECRET)
     if not file.parent.is_dir():
-        raise click.UsageError(
-            f"there is no {file.parent}: run this on stackd's machine, or name the file with --config"
-        )
+        raise click.UsageError(f"there is no {file.parent}: run this on stackd's machine, or name it with --config")
     try:
         before = [text for _, text in read_keys(file)]
     except (OSError, ValueError):
@@ -272,4 +248,4 @@ def rotate(config_path: Path | None, keep: bool, yes: bool) -> None:
 
 def new_secret() -> str:
     """A secret to sign links with."""
-    return secrets.token_hex(SECRET_BYTES)
+    return secrets.token_hex(32)

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from stackd.cli.provision import ManifestOptions
     from stackd.config import Config
 
+# The default networks of kubeadm, kind and k3s for pods and services.
 NETWORKS = ("10.244.0.0/16", "10.96.0.0/12", "10.42.0.0/16", "10.43.0.0/16")
-"""The default networks of kubeadm, kind and k3s for pods and services."""
-
 WHY = {
     "Namespace": "one for the stacks, and one for stackd's account, out of the stacks' reach",
     "Secret": "a token that does not expire (--token lasting)",
@@ -59,19 +58,16 @@ WHY = {
 }
 
 
+# The file beside the configuration with the options for the cluster.
 OPTIONS = "setup-options"
-"""The file beside the configuration with the options for the cluster."""
-
+# The line before the flags that ``setup`` has chosen by itself.
 DETECTED = "# what this cluster cannot serve; looked up at each run of stackd setup"
-"""The line before the flags that ``setup`` has chosen by itself."""
-
 LASTING = "lasting"
 OF_RUN = ("image", "replicas", "volume")
 AMOUNTS = ("cpu", "memory", "ephemeral_storage")
 
 
 def _networks(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """The networks in canonical form."""
     try:
         return tuple(str(ipaddress.ip_network(value)) for value in values)
     except ValueError as error:
@@ -79,7 +75,6 @@ def _networks(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 
 
 def _ranges(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Ports and ranges of ports, each as its first and last port."""
     ranges = []
     for value in values:
         match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value)
@@ -97,6 +92,7 @@ def server_address(ctx: click.Context, param: click.Parameter, value: str | None
     return value
 
 
+# The options that describe this site's manifests.
 site_options = stacked(
     click.option("--cluster-cidr", "cluster_cidrs", callback=_networks, metavar="CIDR", multiple=True,
                  help=f"Networks of pods and services.  [{', '.join(NETWORKS)}]"),
@@ -124,7 +120,6 @@ site_options = stacked(
     click.option("--account-namespace", default="stackd", show_default=True,
                  help="Its namespace; not that of the stacks."),
 )  # fmt: skip
-"""The options that describe this site's manifests."""
 
 
 @click.command()
@@ -134,15 +129,11 @@ site_options = stacked(
     "--kubeconfig-for", "server", metavar="URL", callback=server_address,
     help="Print a script instead that creates a kubeconfig for that server.",
 )  # fmt: skip
-@click.option(
-    "--run", "image", metavar="IMAGE", help="Print also what runs stackd itself in the cluster, from that image."
-)
+@click.option("--run", "image", metavar="IMAGE", help="Print also what runs stackd in the cluster, from that image.")
 @click.option(
     "--replicas", type=click.IntRange(1, 2), default=1, show_default=True, help="With --run: pods; one owns the stacks."
 )
-@click.option(
-    "--volume/--no-volume", default=True, help="With --run and one replica: keep the state in a volume.  [yes]"
-)
+@click.option("--volume/--no-volume", default=True, help="With --run, one replica: keep the state in a volume.  [yes]")
 def manifests(
     config_path: Path | None, server: str | None, image: str | None, replicas: int, volume: bool, **options: Any
 ) -> None:
@@ -203,9 +194,7 @@ def _kept(context: click.Context, config_path: Path | None) -> dict[str, tuple[A
         kept = remembered(config_path, detected=True)
     except PermissionError:
         file = config_path.with_name(OPTIONS)
-        click.echo(
-            f"warning: {file} cannot be read, so the options of `stackd setup` are missing; run this as root", err=True
-        )
+        click.echo(f"warning: {file} cannot be read, so the options of setup are missing; run this as root", err=True)
         return {}
     return {name: one for name, one in kept.items() if name not in stated(context)}
 

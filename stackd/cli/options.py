@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,22 @@ import click
 from click.shell_completion import CompletionItem
 
 from stackd.cli import installed as common
+from stackd.cli.output import addresses, label_text, natural
+from stackd.cli.target import client_for
+from stackd.client import Client
+from stackd.client.operations import PATH_PART
 from stackd.contract import STATUSES
+from stackd.errors import StackdError
+from stackd.files import user_name
 from stackd.printable import printable
+from stackd.quantity import Quantity, parse
+from stackd.units import parse_duration
 
 if TYPE_CHECKING:
-    from stackd.client import Client
     from stackd.config import LoadedConfig
-    from stackd.quantity import Quantity
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 FILTERS = ("labels", "statuses", "node", "template", "ended")
-COMPLETED = ("stack_id", "status", "addresses", "labels")
 
 
 def stacked(*options: Decorator) -> Decorator:
@@ -38,8 +44,6 @@ def stacked(*options: Decorator) -> Decorator:
 
 def _or_installed(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     if value is None and (value := common.installed()) is None and common.hidden():
-        from stackd.files import user_name
-
         click.echo(
             f"warning: {common.INSTALLED} cannot be read by {user_name(os.geteuid())} and is ignored; "
             "run this as root, or name a file with --config",
@@ -68,8 +72,6 @@ def loaded(path: Path | None, *, serving: bool = True, cluster: bool = True, bes
 
 
 def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> Quantity | None:
-    from stackd.quantity import parse
-
     if value is None:
         return None
     try:
@@ -81,8 +83,8 @@ def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return amount
 
 
+# An option for a Kubernetes quantity above zero; None without the option.
 quantity_option = functools.partial(click.option, callback=_quantity, metavar="QUANTITY")
-"""An option for a Kubernetes quantity above zero; None without the option."""
 
 
 class Length(click.ParamType[str]):
@@ -92,8 +94,6 @@ class Length(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text, if it is a duration."""
-        from stackd.units import parse_duration
-
         try:
             parse_duration(str(value))
         except ValueError as error:
@@ -115,10 +115,6 @@ def _completed(offer: Callable[[Client, str], Iterable[tuple[str, str]]]) -> Cal
     """Completions from the daemon, each with its help; none if it does not answer at once."""
 
     def complete(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
-        from stackd.cli.target import client_for
-        from stackd.errors import StackdError
-        from stackd.printable import printable
-
         options = context.params
         url = options.get("url") or os.environ.get("STACKD_URL")
         ca_file = options.get("ca_file") or os.environ.get("STACKD_CA_FILE")
@@ -132,9 +128,7 @@ def _completed(offer: Callable[[Client, str], Iterable[tuple[str, str]]]) -> Cal
 
 
 def _stacks(client: Client, begin: str) -> Iterable[tuple[str, str]]:
-    from stackd.cli.output import addresses, label_text
-
-    for stack in client.stacks(fields=COMPLETED):
+    for stack in client.stacks(fields=("stack_id", "status", "addresses", "labels")):
         yield stack.stack_id, " ".join([stack.status, *addresses(stack.raw), label_text(stack.raw)])
 
 
@@ -146,18 +140,11 @@ def _labels(client: Client, begin: str) -> Iterable[tuple[str, str]]:
     return [(text, "") for text in sorted(names if len(names) > 1 else {pair for _, pair in begun})]
 
 
-def _nodes(client: Client, begin: str) -> Iterable[tuple[str, str]]:
-    from stackd.cli.output import natural
-
-    return [(name, "") for name in sorted(client.stats().raw["node_distribution"], key=natural)]
-
-
-def _templates(client: Client, begin: str) -> Iterable[tuple[str, str]]:
-    return [(one.name, "") for one in client.templates()]
-
-
 stack_complete, label_complete = _completed(_stacks), _completed(_labels)
-template_complete = _completed(_templates)
+template_complete = _completed(lambda client, _: [(one.name, "") for one in client.templates()])
+_node_complete = _completed(
+    lambda client, _: [(name, "") for name in sorted(client.stats().raw["node_distribution"], key=natural)]
+)
 stack_id_argument = click.argument("stack_id", metavar="STACK", shell_complete=stack_complete)
 
 
@@ -177,27 +164,34 @@ def output_option(*forms: str) -> Decorator:
     )
 
 
-label_option = click.option(
-    "--label", "-l", "labels", multiple=True, metavar="KEY[=VALUE]", shell_complete=label_complete,
-    help="Only stacks with this label; with all of them if repeated.",
-)  # fmt: skip
+# Each is completed with a help= of the command's own.
+labels_option = functools.partial(
+    click.option, "--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", shell_complete=label_complete
+)
+template_option = functools.partial(click.option, "--template", "-t", metavar="NAME", shell_complete=template_complete)
+
+label_option = labels_option(metavar="KEY[=VALUE]", help="Only stacks with this label; with all of them if repeated.")
+# ``--label``, ``--status``, ``--node``, ``--template`` and ``--ended``, named as the client's filters.
 filter_options = stacked(
     label_option,
     click.option("--status", "-s", "statuses", multiple=True, type=click.Choice(STATUSES),
                  help="Only stacks in this status; in any of them if repeated."),
-    click.option("--node", metavar="NAME", default="", help="Only stacks on this node.",
-                 shell_complete=_completed(_nodes)),
-    click.option("--template", "-t", metavar="NAME", default="", shell_complete=template_complete,
-                 help="Only stacks of this template."),
+    click.option("--node", metavar="NAME", default="", shell_complete=_node_complete, help="Only stacks on this node."),
+    template_option(default="", help="Only stacks of this template."),
     click.option("--ended/--not-ended", default=None, help="Only stacks whose pod has ended for good, or only the others."),
 )  # fmt: skip
-"""``--label``, ``--status``, ``--node``, ``--template`` and ``--ended``, named as the client's filters."""
+
+
+def confirm(action: str, what: str, *, yes: bool) -> None:
+    """Ask whether to do that, unless ``yes``. Raises UsageError where nobody can answer, and Abort for a no."""
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError(f"this would {action} {what}; confirm with --yes")
+    if not yes:
+        click.confirm(f"{action.capitalize()} {what}?", abort=True, err=True)
 
 
 def checked(stack_id: str) -> str:
     """Return ``stack_id``. Raises UsageError if no stack can have that id."""
-    from stackd.client.operations import PATH_PART
-
     if not PATH_PART.fullmatch(stack_id):
         raise click.UsageError(f"not a stack's id: {printable(stack_id)!r}")
     return stack_id

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -27,14 +26,13 @@ from stackd.quantity import of_bytes, of_milli
 from stackd.units import format_duration
 
 Fields = Mapping[str, Any]
+# The keywords of ``click.style``.
 Style = Mapping[str, Any]
-"""The keywords of ``click.style``."""
 GAP = 2
+# Least width of a column that is cut off.
 SHORTEST = 8
-"""Least width of a column that is cut off."""
+# Least width of a column whose text continues on the next line.
 FOLDED = 30
-"""Least width of a column whose text continues on the next line."""
-
 # Colours that can be read on a dark terminal and on a light one.
 GOOD: Style = {"fg": 28}
 BUSY: Style = {"fg": 31}
@@ -56,12 +54,11 @@ STYLES: Mapping[str, Style] = {
 }
 
 WORST_FIRST = ("failed", "node_deleted", "creating", "stopped", "running")
+# The fields of a stack that a table needs; the API leaves out the others.
 LISTED = (
     "stack_id", "status", "status_reason", "node_id", "addresses", "created_at", "ttl_expires_at", "labels", "ended",
     "template",
 )  # fmt: skip
-"""The fields of a stack that a table needs; the API leaves out the others."""
-
 WIDE = (*LISTED, "ports", "requested_cpu_milli", "requested_memory_bytes")
 
 
@@ -113,7 +110,7 @@ COLUMNS = (
 MORE_COLUMNS = (
     Column(head="player", of=lambda stack: stack.get("player") or "-", keep=1),
     Column(head="template", of=lambda stack: stack.get("template") or "-", keep=1),
-    Column(head="ports", of=lambda stack: " ".join(map(_port, stack["ports"])) or "-", keep=1),
+    Column(head="ports", of=lambda stack: ports_text(stack["ports"]) or "-", keep=1),
     Column(head="cpu", of=lambda stack: str(of_milli(stack["requested_cpu_milli"])), keep=1),
     Column(head="memory", of=lambda stack: str(of_bytes(stack["requested_memory_bytes"])), keep=1),
     Column(head="expires", of=lambda stack: local(stack["ttl_expires_at"]), keep=1),
@@ -164,6 +161,14 @@ def printed(answer: object, output: str | None, items: Iterable[Fields] | None =
     return True
 
 
+def print_list(
+    name: str, items: Sequence[Fields], columns: Sequence[Column], output: str | None, id_field: str = ""
+) -> None:
+    """Print an answer ``{name: items}`` in the wanted form, or its items as a table."""
+    if not printed({name: items}, output, items, id_field):
+        print_table(columns, items)
+
+
 def print_text(text: str, *, raw: bool = False) -> None:
     """Print a tenant's lines with their control characters escaped, since a pipe, too, often ends at a terminal; ``raw``
     prints them unchanged.
@@ -199,7 +204,6 @@ def print_table(columns: Sequence[Column], items: Iterable[Any], width: int | No
 
 
 def _print_note(text: str) -> None:
-    """Print a remark below a table."""
     click.echo(painted(printable(text), DIM))
 
 
@@ -227,7 +231,6 @@ def table(columns: Sequence[Column], items: Sequence[Any], width: int | None) ->
 
 
 def _row(columns: Sequence[Column], shown: Mapping[int, int], row: Sequence[str], styles: Sequence[Style]) -> list[str]:
-    """The lines of a row."""
     parts = [_wrapped(row[at], wide) if columns[at].fold else [cut(row[at], wide)] for at, wide in shown.items()]
     lines = []
     for each in zip_longest(*parts, fillvalue=""):
@@ -277,7 +280,6 @@ class Screen:
 
 
 def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> dict[int, int]:
-    """The widths of the columns that are shown, by their positions."""
     shown = dict(enumerate(widths))
     if width is None:
         return shown
@@ -298,14 +300,12 @@ def stack_columns(stacks: Sequence[Fields], *, every_label: bool = False) -> lis
     every_label = every_label or len(stacks) == 1
     names = sorted((name for name in values if every_label or len(values[name]) > 1), key=lambda at: len(values[at]))
     keeps = [LABELS.keep, LABELS.keep]  # the others go before the time that is left
-    own = [
-        Column(head=name, of=partial(_label, name), keep=keeps.pop() if keeps else 4, elastic=True) for name in names
-    ]
-    return [*STACK, *own, *(column for column in COLUMNS if column not in (*STACK, LABELS))]
 
+    def own(name: str) -> Column:
+        keep = keeps.pop() if keeps else 4
+        return Column(head=name, of=lambda one: (one.get("labels") or {}).get(name) or "-", keep=keep, elastic=True)
 
-def _label(name: str, stack: Fields) -> str:
-    return (stack.get("labels") or {}).get(name) or "-"
+    return [*STACK, *map(own, names), *(column for column in COLUMNS if column not in (*STACK, LABELS))]
 
 
 def notes(stacks: Sequence[Fields]) -> list[str]:
@@ -381,5 +381,6 @@ def duration(seconds: float) -> str:
     return format_duration(total - total % 60 if total >= 3600 else total)
 
 
-def _port(port: Fields) -> str:
-    return f"{port['container_port']}/{str(port['protocol']).lower()}"
+def ports_text(ports: Iterable[Fields]) -> str:
+    """``80/tcp 53/udp``."""
+    return " ".join(f"{port['container_port']}/{str(port['protocol']).lower()}" for port in ports)

@@ -4,30 +4,28 @@ Owns: the form of the file, and who is the same player in another run. Without t
 be a head.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import hashlib
 import io
 import re
 import sys
+import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from stackd.cli import output as render
 from stackd.cli.change import NAMED, finished
 from stackd.cli.target import interruptible
+from stackd.client import Client, ClientError, Job
 from stackd.contract import BARE_KEY
 from stackd.printable import printable, some_of
-
-if TYPE_CHECKING:
-    from stackd.client import Client, Job, Stack
+from stackd.units import parse_duration
 
 PLAYER = "player"
 LONGEST_LABEL, LONGEST_PLAYER = 63, 254
@@ -72,14 +70,9 @@ def label_of(called: str) -> str:
 
 def read_players(source: str, column: str = PLAYER) -> tuple[list[Player], Form]:
     """The players in a file, each once, and its form. Raises UsageError with all lines that are wrong."""
-    form, rows = rows_of(source, column)
-    first, head = next(rows, (1, []))
-    names, wanted = [name.lower() for name in head], column.lower()
-    if names.count(wanted) != 1:
-        seen = printable(", ".join(head)) or "nothing"
-        remedy = f'name it with --player-column, or put a line "{PLAYER}" above a list without a head'
-        raise click.UsageError(f'{source}:{first}: one column "{column}" is expected, not {seen}; {remedy}')
-    place, players, mistakes = names.index(wanted), dict[str, Player](), list[str]()
+    remedy = f'name it with --player-column, or put a line "{PLAYER}" above a list without a head'
+    form, head, place, rows = table_of(source, column, remedy)
+    players, mistakes = dict[str, Player](), list[str]()
     for line, row in rows:
         if any(row[len(head) :]):
             sizes = f"{len(row)} cells where the head has {len(head)}"
@@ -103,6 +96,17 @@ def read_players(source: str, column: str = PLAYER) -> tuple[list[Player], Form]
     if not players:
         raise click.UsageError(f"{source} has no players")
     return list(players.values()), form
+
+
+def table_of(source: str, column: str, remedy: str) -> tuple[Form, list[str], int, Iterator[tuple[int, list[str]]]]:
+    """As ``rows_of``, with the head, and the place of the ``column`` in it. Raises UsageError, with the remedy if it has none."""
+    form, rows = rows_of(source, column)
+    line, head = next(rows, (1, []))
+    names = [name.lower() for name in head]
+    if names.count(column.lower()) != 1:
+        seen = printable(", ".join(head)) or "nothing"
+        raise click.UsageError(f'{source}:{line}: one column "{column}" is expected, not {seen}; {remedy}')
+    return form, head, names.index(column.lower()), rows
 
 
 def rows_of(source: str, column: str) -> tuple[Form, Iterator[tuple[int, list[str]]]]:
@@ -204,12 +208,6 @@ def _there(client: Client, template: str, labels: Mapping[str, str]) -> dict[str
 
 
 def _not_running(client: Client, ids: Sequence[str], timeout: str) -> list[str]:
-    """Why some of the stacks do not run within ``timeout``."""
-    import time
-
-    from stackd.client import ClientError
-    from stackd.units import parse_duration
-
     end, reasons = time.monotonic() + parse_duration(timeout), []
     for stack_id in ids:
         try:
@@ -226,18 +224,12 @@ def _print(client: Client, job: Job, players: Sequence[Player], skipped: Mapping
     if output == "name":
         click.echo("\n".join(one["stack_id"] for one in results if one["stack_id"]))
         return
-    stacks: dict[str, Stack] = {one.stack_id: one for one in client.stacks(template=job.template, fields=SHOWN)}
+    stacks = {one.stack_id: one for one in client.stacks(template=job.template, fields=SHOWN)}
     render.print_table(COLUMNS, [one | {"stack": stacks.get(one["stack_id"])} for one in results])
 
 
 def _status(row: render.Fields) -> str:
-    if row["stack"] is None:
-        return str(row.get("code") or "deleted")
-    return str(row["stack"].status)
-
-
-def _values(row: render.Fields) -> str:
-    return " ".join(f"{name}={value}" for name, value in row.get("values", {}).items())
+    return str(row["stack"].status if row["stack"] else row.get("code") or "deleted")
 
 
 COLUMNS = (
@@ -247,5 +239,9 @@ COLUMNS = (
     render.Column(
         head="address", of=lambda row: " ".join(render.addresses(row["stack"].raw)) if row["stack"] else "", fold=True
     ),
-    render.Column(head="values", of=_values, fold=True),
+    render.Column(
+        head="values",
+        of=lambda row: render.label_text({"labels": row.get("values")}),
+        fold=True,
+    ),
 )

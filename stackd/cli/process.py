@@ -208,6 +208,7 @@ labels: {{challenge: {name}}}
       ports: [{{containerPort: 80}}]
       resources: {{limits: {{cpu: 100m, memory: 128Mi}}}}
 """
+# What each shows, its image, and its other fields. The last part of an image tells the embedded cluster what to do.
 TEMPLATES = {
     "web-1": (
         "Each stack has a flag of its own, and two stacks wait to be assigned.",
@@ -217,8 +218,6 @@ TEMPLATES = {
     "bad-image": ("No node can pull this image.", "registry.invalid/bad-image:1", ""),
     "crashing": ("The program ends with exit code 1 as soon as it has started.", "registry.example/crashloop", ""),
 }
-"""What each shows, its image, and its other fields. The last part of an image tells the embedded cluster what to do."""
-
 
 TEMPLATE_STEPS = """
 Start one from a template, with a flag of its own, and open its node port:

@@ -33,19 +33,17 @@ Manifest = dict[str, Any]
 
 PLURALS = {kind.name: plural for plural, kind in KINDS.items()}
 DELETE = "kubectl delete --ignore-not-found"
+# How long to wait until the cluster has put a token into a Secret.
 SECRET_SECONDS = 10.0
-"""How long to wait until the cluster has put a token into a Secret."""
-
 PRIVATE_V4 = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
 SPECIAL_V4 = (
     "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
 )  # fmt: skip
 PRIVATE_V6 = ("fc00::/7", "fe80::/10", "::1/128", "64:ff9b::/96", "ff00::/8")
+# So many pods of checks there are beside the stacks (``lifecycle.health``, ``lifecycle.checks``).
 CHECKS_AT_ONCE = 8
-"""So many pods of checks there are beside the stacks (``lifecycle.health``, ``lifecycle.checks``)."""
-
+# The disk of a container that requests none: its limit, and what the scheduler reserves.
 DEFAULT_STORAGE, REQUESTED_STORAGE = "1Gi", "64Mi"
-"""The disk of a container that requests none: its limit, and what the scheduler reserves."""
 _DNS = {
     "to": [
         {
@@ -143,7 +141,6 @@ def _account(site: ManifestOptions) -> Iterator[Manifest]:
 
 
 def _rights(site: ManifestOptions) -> Iterator[Manifest]:
-    """A role for each place, and its binding to stackd's account."""
     wide, policies = f"{site.account}-{site.namespace}", (NETWORK_POLICIES,) if site.members else ()
     here = in_namespace(site.instance, (*site.routes, *policies))
     here += () if site.cluster_rights else of_namespace(site.namespace)

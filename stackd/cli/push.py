@@ -1,34 +1,38 @@
 """``stackd push``: a folder of templates, sent to a daemon over its API.
 
-Owns: what differs between the folder and the daemon, and that nothing is sent while a template in the folder is wrong.
+Owns: what differs between the folder and the daemon, and that nothing is sent while a template in the folder is wrong; and how
+one value of a YAML text is replaced or added (``--set``), while all else in it, comments too, stays as it is.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
+import yaml
 
 from stackd.cli import DRIFT, NO_KEY
 from stackd.cli import output as render
-from stackd.cli.options import output_option
+from stackd.cli.options import confirm, output_option
 from stackd.cli.target import client_options, interruptible, no_key
+from stackd.client import ApiError, Client, Conflict, KeyRefused, Template, Unreachable
 from stackd.printable import printable, some_of
-
-if TYPE_CHECKING:
-    from stackd.client import ApiError, Client, Template
+from stackd.template_files import mistake_in_name, template_files, version_of
 
 SENT = ("new", "changed", "deleted")
 ORDER = {"new": 0, "changed": 0, "deleted": 1, "same": 2, "kept": 3}
+# How many names, or fields of a changed template, are shown.
 SHOWN = 4
-"""How many fields of a changed template are named."""
 
+BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+# A file of a folder within the folder is a template if it has one of these fields.
 OF_A_TEMPLATE = frozenset({"target_port", "pod"})
-"""A file of a folder within the folder is a template if it has one of these fields."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,9 +69,7 @@ class Change:
 @click.option("--prune", is_flag=True, help="Delete what this key has written and the folder lacks; asks before.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would change, and send nothing.")
-@click.option(
-    "--check", is_flag=True, help="As --dry-run; exit code 3 if something would change, 4 without an API key."
-)
+@click.option("--check", is_flag=True, help="As --dry-run; exit code 3 if something would change, 4 without a key.")
 @click.option(
     "--set", "values", multiple=True, metavar="NAME.FIELD=VALUE",
     help="Another value in a template, as YAML, for this daemon: web-1.pool=20. May be repeated.",
@@ -84,8 +86,6 @@ def push(client: Client, folder: Path, output: str | None, values: tuple[str, ..
     stackd push challenges/ --check
     stackd push challenges/ --prune --yes --set web-1.pool=20
     """
-    from stackd.client import KeyRefused, Unreachable
-
     source, sends = _source(folder), not (options["dry_run"] or options["check"])
     _override(source, values)
     try:
@@ -110,9 +110,9 @@ def push(client: Client, folder: Path, output: str | None, values: tuple[str, ..
         )
     if kept := [one.name for one in changes if one.change == "kept"]:
         click.echo(printable(f"written by others, and not deleted: {some_of(kept, SHOWN)}"), err=True)
-    deleted = [one.name for one in changes if one.change == "deleted"]
-    if deleted and sends and not options["yes"]:
-        _ask(deleted)
+    if (deleted := [one.name for one in changes if one.change == "deleted"]) and sends:
+        what = f"{render.counted(len(deleted), 'template')} that the folder lacks ({', '.join(deleted)})"
+        confirm("delete", what, yes=options["yes"])
     _carry_out(client, source, changes, sends=sends, output=output)
     if would := sum(one.change in SENT for one in changes) if not sends else 0:
         click.echo(f"a dry run: {render.counted(would, 'template')} would change", err=True)
@@ -120,7 +120,6 @@ def push(client: Client, folder: Path, output: str | None, values: tuple[str, ..
 
 
 def _carry_out(client: Client, source: Source, changes: list[Change], *, sends: bool, output: str | None) -> None:
-    """Send the changes in their order, and print each."""
     with interruptible("what is listed was sent; the same push sends the rest"):
         for one in changes:
             if sends and one.change in ("new", "changed"):
@@ -134,7 +133,6 @@ def _carry_out(client: Client, source: Source, changes: list[Change], *, sends: 
 
 
 def _refuse(mistakes: list[str], output: str | None) -> None:
-    """Fail with the mistakes, if there are any."""
     if mistakes:
         if output:
             render.print_json({"sent": False, "mistakes": mistakes})
@@ -142,9 +140,6 @@ def _refuse(mistakes: list[str], output: str | None) -> None:
 
 
 def _override(source: Source, values: tuple[str, ...]) -> None:
-    """Set the values of ``--set`` in the texts. Raises UsageError."""
-    from stackd.cli.override import overridden
-
     for one in values:
         where, equals, value = one.partition("=")
         name, *path = where.split(".")
@@ -153,21 +148,12 @@ def _override(source: Source, values: tuple[str, ...]) -> None:
         if name not in source.texts:
             raise click.UsageError(f"--set {printable(one)}: the folder has no template {printable(name)}")
         try:
-            source.texts[name] = overridden(source.texts[name], path, value)
+            source.texts[name] = _overridden(source.texts[name], path, value)
         except ValueError as error:
             raise click.UsageError(f"--set {printable(one)}: {printable(str(error))}") from error
 
 
-def _ask(names: list[str]) -> None:
-    what = f"{render.counted(len(names), 'template')} that the folder lacks ({', '.join(names)})"
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"this would delete {what}; confirm with --yes. Nothing was sent")
-    click.confirm(f"Delete {what}?", abort=True, err=True)
-
-
 def _source(folder: Path) -> Source:
-    from stackd.template_files import mistake_in_name, template_files
-
     source = Source()
     for path in template_files(folder, source.mistakes):
         _add(source, path)
@@ -216,10 +202,6 @@ def _changes(client: Client, source: Source, *, prune: bool) -> list[Change]:
 
 def _change(client: Client, source: Source, name: str, known: Template | None) -> Change | None:
     """What a push would do about a template of the folder; None if it is wrong."""
-    from stackd.client import ApiError as Refused
-    from stackd.client import Conflict, KeyRefused
-    from stackd.template_files import version_of
-
     text, file = source.texts[name], source.files[name]
     if known is not None and known.version == version_of(text.encode()):
         return Change(name=name, change="same")
@@ -227,18 +209,15 @@ def _change(client: Client, source: Source, name: str, known: Template | None) -
         client.put_template(name, text, dry_run=True)
     except (KeyRefused, Conflict) as error:
         source.mistakes.append(f"{file}: {error.sentence}")
-    except Refused as error:
+    except ApiError as error:
         if error.status not in (400, 413):
             raise
         source.mistakes += _mistakes(str(file), error)
     else:
         if known is None:
             return Change(name=name, change="new")
-        return Change(
-            name=name,
-            change="changed",
-            fields=[*_differences(_fields(client.template(name).text), _fields(text))],
-        )
+        fields = [*_differences(_fields(client.template(name).text), _fields(text))]
+        return Change(name=name, change="changed", fields=fields)
     return None
 
 
@@ -250,8 +229,6 @@ def _mistakes(file: str, error: ApiError) -> Iterator[str]:
 
 def _fields(text: str) -> Any:
     """What is in a template's text; stackd itself says what is wrong with it."""
-    import yaml
-
     try:
         fields = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -260,7 +237,6 @@ def _fields(text: str) -> Any:
 
 
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """The paths of the fields that differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in {**before, **after}:
             here = f"{path}.{key}" if path else str(key)
@@ -273,3 +249,48 @@ def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
             yield from _differences(one, other, f"{path}[{index}]")
     elif before != after:
         yield path
+
+
+def _overridden(text: str, path: list[str], value: str) -> str:
+    """The text with the value, as YAML, at this path of keys and, in lists, numbers. Raises ValueError with what is wrong."""
+    try:
+        wanted = json.dumps(yaml.safe_load(value))
+        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+        for at, name in enumerate(path):
+            inner = _inside(node, name)
+            if inner is None:
+                return _verified(_added(text, node, path[at:], wanted), path, wanted)
+            node = inner
+        start, end = node.start_mark.index, node.end_mark.index
+        rest = text[end - (len(text[start:end]) - len(text[start:end].rstrip())) :]
+        return _verified(f"{text[:start]} {wanted}{rest}", path, wanted)
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(f"it is not YAML: {error}") from error
+
+
+def _inside(node: Any, name: str) -> Any:
+    """The value of this key or number; None if a mapping has no such key."""
+    if isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if key.value == name), None)
+    if isinstance(node, yaml.SequenceNode) and name.isdecimal() and int(name) < len(node.value):
+        return node.value[int(name)]
+    raise ValueError(f"there is no {name} in what is not a mapping, or not so long a list")
+
+
+def _added(text: str, node: yaml.MappingNode, path: list[str], wanted: str) -> str:
+    for name in reversed(path[1:]):
+        wanted = f"{{{json.dumps(name)}: {wanted}}}"
+    entry = f"{path[0] if BARE.fullmatch(path[0]) else json.dumps(path[0])}: {wanted}"
+    start = node.start_mark.index
+    if node.flow_style:
+        return f"{text[: start + 1]}{entry}{', ' if node.value else ''}{text[start + 1 :]}"
+    return f"{text[:start]}{entry}\n{' ' * node.start_mark.column}{text[start:]}"
+
+
+def _verified(text: str, path: list[str], wanted: str) -> str:
+    found = yaml.safe_load(text)
+    for name in path:
+        found = found[int(name) if isinstance(found, list) else name]
+    if json.dumps(found) != wanted:
+        raise ValueError("the value cannot be set in this text; write it there")
+    return text

@@ -21,20 +21,8 @@ import click
 import uvloop
 
 from stackd.cli import FAILED, INTERRUPTED
+from stackd.cli import output as render
 from stackd.cli.options import labels_of
-from stackd.cli.output import (
-    BAD,
-    BOLD,
-    GOOD,
-    WARNING,
-    Column,
-    Screen,
-    cut,
-    painted,
-    print_json,
-    table,
-    terminal_width,
-)
 from stackd.cli.stacks import request_body
 from stackd.cli.target import no_key
 from stackd.client import Client
@@ -58,14 +46,14 @@ from stackd.rehearse.report import page
 from stackd.units import format_duration, parse_duration
 
 MOST_CONNECTIONS = 4000
+# In addition to one connection per player, for all creates at the same time.
 SPARE_CONNECTIONS = 100
-"""In addition to one connection per player, for all creates at the same time."""
 REDRAW_SECONDS = 0.5
 LINE_SECONDS = 10.0
+# The rates of the live view are over this time.
 RATE_SECONDS = 5.0
-"""The rates of the live view are over this time."""
+# How many reasons, and how many other problems, the live view has.
 SHOWN = 4
-"""How many reasons, and how many other problems, the live view has."""
 
 
 def rehearse(client: Client, options: dict[str, Any]) -> None:
@@ -76,9 +64,7 @@ def rehearse(client: Client, options: dict[str, Any]) -> None:
         raise click.UsageError(str(error)) from error
     for goal in expected:
         if goal.what == "reachable" and plan.probe == "none":
-            raise click.UsageError(
-                f"{goal.text}: whether stacks are reachable is measured only with --probe tcp or http"
-            )
+            raise click.UsageError(f"{goal.text}: it is measured only with --probe tcp or http")
         if goal.what == "deletes" and not plan.churn:
             raise click.UsageError(f"{goal.text}: deletes are measured only with --churn")
     if (report := options["report"]) is not None and not report.parent.is_dir():
@@ -87,11 +73,11 @@ def rehearse(client: Client, options: dict[str, Any]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         outcome = runner.run(_rehearse(client, plan, expected, options))
     if options["as_json"]:
-        print_json(outcome.fields())
+        render.print_json(outcome.fields())
     else:
         print_tables(outcome.tables())
-        style = {**GOOD, **BOLD} if outcome.verdict.holds else BAD
-        click.echo(painted(printable(outcome.verdict.sentence), style))
+        style = {**render.GOOD, **render.BOLD} if outcome.verdict.holds else render.BAD
+        click.echo(render.painted(printable(outcome.verdict.sentence), style))
     if report is not None:
         report.write_text(page(outcome), encoding="utf-8")
     _end(outcome)
@@ -187,9 +173,7 @@ def _end(outcome: Outcome) -> None:
     if outcome.remaining:
         until = format_duration(max(1.0, round(outcome.remaining_seconds)))
         command = delete_command(outcome.rehearsal.ident)
-        click.echo(
-            f"{outcome.remaining_sentence}; they expire within {until}; delete them now with: {command}", err=True
-        )
+        click.echo(f"{outcome.remaining_sentence}; they expire within {until}; delete them with: {command}", err=True)
     elif outcome.interrupted:
         click.echo("none of its stacks is left", err=True)
     if outcome.interrupted:
@@ -201,7 +185,7 @@ def _end(outcome: Outcome) -> None:
 async def _show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
     """Show the live view until the work has ended, successfully or not; in a pipe, a line now and then."""
     last = time.monotonic()
-    screen = Screen(err=True) if sys.stderr.isatty() else None
+    screen = render.Screen(err=True) if sys.stderr.isatty() else None
     with screen or contextlib.nullcontext():
         while not work.done():
             await asyncio.wait([work], timeout=REDRAW_SECONDS)
@@ -220,18 +204,18 @@ def _head(rehearsal: Rehearsal) -> str:
 
 
 def _view(rehearsal: Rehearsal) -> list[str]:
-    width, now, attempts = terminal_width(), rehearsal.now(), rehearsal.attempts
+    width, now, attempts = render.terminal_width(), rehearsal.now(), rehearsal.attempts
     heads, rows = ("", "now", "a second", *TIMES[1:]), []
     for stage, times in _stages(rehearsal):
         lately = sum(now - RATE_SECONDS <= one.times.get(stage, -now) for one in attempts) / RATE_SECONDS
         spread = [f"{getattr(times, name):.2f} s" if times.count else "" for name in TIMES[1:]]
         rows.append([stage.value, f"{times.count}/{rehearsal.plan.stacks}", f"{lately:.1f}", *spread])
-    problems = [(one.count, one.example, BAD) for one in reasons(attempts)[:SHOWN]]
-    problems += [(count, reason, WARNING) for reason, count in rehearsal.problems.most_common(SHOWN)]
+    problems = [(one.count, one.example, render.BAD) for one in reasons(attempts)[:SHOWN]]
+    problems += [(count, reason, render.WARNING) for reason, count in rehearsal.problems.most_common(SHOWN)]
     said = [(f"{count} times: {printable(reason)}", style) for count, reason, style in problems]
     head, *lines = [
-        painted(cut(text, width), style)
-        for text, style in ((f"{_head(rehearsal)}, {len(rehearsal.reads)} status reads", BOLD), *said)
+        render.painted(render.cut(text, width), style)
+        for text, style in ((f"{_head(rehearsal)}, {len(rehearsal.reads)} status reads", render.BOLD), *said)
     ]
     return [head, *_table(heads, rows, map(bool, heads)), *lines]
 
@@ -248,13 +232,12 @@ def print_tables(tables: Iterable[Titled]) -> None:
     for title, heads, rows in tables:
         if rows:
             lines = _table(heads, rows, [are_numbers(column) for column in zip(*rows, strict=True)])
-            click.echo("\n".join([painted(title, BOLD), *lines, ""]))
+            click.echo("\n".join([render.painted(title, render.BOLD), *lines, ""]))
 
 
 def _table(heads: Iterable[str], rows: Sequence[Sequence[str]], numeric: Iterable[bool]) -> list[str]:
-    """The lines of a table whose columns of numbers are aligned to the right."""
     columns = [
-        Column(head=head, of=itemgetter(at), right=right, fold=not right)
+        render.Column(head=head, of=itemgetter(at), right=right, fold=not right)
         for at, (head, right) in enumerate(zip(heads, numeric, strict=True))
     ]
-    return table(columns, rows, terminal_width())[0]
+    return render.table(columns, rows, render.terminal_width())[0]

@@ -1,20 +1,19 @@
-"""``stackd players``: a line for each link of a player: who has not started, and whose stack does not work."""
+"""``stackd players``: a line for each link of a player: who has not started, whose stack does not work; ``stackd message``: what
+players read on their page."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from stackd.cli import output as render
-from stackd.cli.options import label_complete, labels_of, output_option, template_complete
+from stackd.cli.options import labels_of, labels_option, output_option, template_option
 from stackd.cli.target import client_options
-
-if TYPE_CHECKING:
-    from stackd.client import Client
-    from stackd.contract import KeptLink, Stack
+from stackd.client import Client
+from stackd.contract import KeptLink, Stack
 
 NOT_STARTED = "not started"
 LINK = "link"  # the label of what visitors of an open link create
@@ -22,16 +21,11 @@ LINK = "link"  # the label of what visitors of an open link create
 
 @click.command()
 @client_options
-@click.option(
-    "--template", "-t", metavar="NAME", shell_complete=template_complete, help="Only stacks of this template."
-)
-@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", shell_complete=label_complete,
-              help="Only players with this label; may be repeated.")  # fmt: skip
+@template_option(default="", help="Only stacks of this template.")
+@labels_option(help="Only players with this label; may be repeated.")
 @click.option("--not-started", is_flag=True, help="Only who has no stack.")
 @output_option("json", "jsonl", "name")
-def players(
-    client: Client, template: str | None, labels: tuple[str, ...], not_started: bool, output: str | None
-) -> None:
+def players(client: Client, template: str, labels: tuple[str, ...], not_started: bool, output: str | None) -> None:
     """Show who has a link, and what has become of it.
 
     A line for each link that has not expired, and for each stack of its player; of an open link, for each stack of its visitors.
@@ -41,13 +35,12 @@ def players(
     stackd players --not-started -o name
     """
     wanted = labels_of(labels)
-    stacks = client.stacks(labels=wanted, template=template or "")
+    stacks = client.stacks(labels=wanted, template=template)
     links = [one for one in client.links() if not (one.revoked or one.scope) and wanted.items() <= one.labels.items()]
     own = stacks_by_link(links, stacks)
     rows = [row for link in links for row in _rows(link, own[link.link_id])]
     rows = [row for row in rows if not not_started or row["status"] == NOT_STARTED]
-    if not render.printed({"players": rows}, output, rows, LINK):
-        render.print_table(COLUMNS, rows)
+    render.print_list("players", rows, COLUMNS, output, LINK)
 
 
 def stacks_by_link(links: Sequence[KeptLink], stacks: Sequence[Stack]) -> Mapping[str, list[Stack]]:
@@ -77,7 +70,6 @@ def _name(link: KeptLink, stack: Stack) -> str:
 
 
 def _rows(link: KeptLink, own: list[Stack]) -> Iterator[dict[str, Any]]:
-    """What there is to say about a link: a line for each stack of its player, or one that there is none."""
     about = {
         "link": link.link_id,
         "name": link.name,
@@ -87,17 +79,11 @@ def _rows(link: KeptLink, own: list[Stack]) -> Iterator[dict[str, Any]]:
         "seen_at": link.raw.get("seen_at"),
     }
     for one in own:
-        raw = one.raw
-        shown = {
-            name: raw.get(name) for name in ("stack_id", "template", "status", "addresses", "ttl_expires_at", "problem")
-        }
+        names = ("stack_id", "template", "status", "addresses", "ttl_expires_at", "problem")
+        shown = {name: one.raw.get(name) for name in names}
         yield {**about, "name": _name(link, one), "labels": dict(one.labels), **shown}
     if not own and not link.each:
         yield {**about, "status": NOT_STARTED}
-
-
-def _problem(row: render.Fields) -> str:
-    return str((row.get("problem") or {}).get("key", "-"))
 
 
 def _seen(row: render.Fields) -> str:
@@ -112,12 +98,42 @@ COLUMNS = (
     render.Column(head="name", of=lambda row: row["name"] or "-", elastic=True),
     render.Column(head="labels", of=lambda row: render.label_text(row) or "-", keep=6, elastic=True),
     render.Column(head="status", of=lambda row: row["status"], style=render.style),
-    render.Column(head="problem", of=_problem, keep=8),
+    render.Column(head="problem", of=lambda row: str((row.get("problem") or {}).get("key", "-")), keep=8),
     render.Column(head="template", of=lambda row: row.get("template") or "-", keep=4),
-    render.Column(
-        head="address", of=lambda row: " ".join(render.addresses(row)) if row.get("addresses") else "-", keep=5
-    ),
+    render.Column(head="address", of=lambda row: " ".join(render.addresses(row)) or "-", keep=5),
     render.Column(head="left", of=_left, keep=7),
     render.Column(head="seen", of=_seen, keep=2),
     render.Column(head="link", of=lambda row: row["link"], keep=3),
+)
+
+
+@click.command()
+@client_options
+@click.argument("text", required=False)
+@template_option(help="To who may start stacks of it.")
+@labels_option(help="To players with this label; may be repeated.")
+@click.option("--until", metavar="TIME", help="Such as 30m, or 2026-03-01T17:00:00Z.  [1h]")
+@click.option("--delete", metavar="MESSAGE", help="Show this message no more.")
+@output_option("json", "jsonl", "name")
+def message(client: Client, text: str | None, delete: str | None, output: str | None, **options: Any) -> None:
+    """Say something to players: their page shows it within seconds. Without TEXT, list what is shown now.
+
+    \b
+    stackd message "Ten minutes left. Save your work." --template lab-1 --until 10m
+    """
+    if text is not None and delete:
+        raise click.UsageError("--delete goes without a text")
+    if delete:
+        client.delete_message(delete)
+    body = {**options, "text": text, "labels": labels_of(options["labels"])}
+    said = [client.send_message(body)] if text is not None else client.messages()
+    render.print_list("messages", [one.raw for one in said], MESSAGE, output, "message_id")
+
+
+MESSAGE = (
+    render.Column(head="message", of=lambda one: one["message_id"]),
+    render.Column(head="text", of=lambda one: one["text"], elastic=True),
+    render.Column(head="labels", of=lambda one: render.label_text(one) or "-", elastic=True),
+    render.Column(head="template", of=lambda one: one["template"] or "-", keep=5),
+    render.Column(head="until", of=lambda one: render.local(one["until"])),
 )

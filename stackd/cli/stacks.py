@@ -8,34 +8,34 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from stackd.cli import lazy
+from stackd.cli import group
 from stackd.cli import output as render
 from stackd.cli.options import (
     Length,
     checked,
     column_option,
     filter_options,
-    label_complete,
     labels_of,
+    labels_option,
     output_option,
     stack_id_argument,
     stack_ids_argument,
-    template_complete,
+    template_option,
 )
 from stackd.cli.target import client_options, interruptible
+from stackd.client import Client, ClientError, StackEnded, Unreachable
+from stackd.client.operations import target_port
 from stackd.contract import STATUSES
 from stackd.printable import printable
 from stackd.quantity import of_bytes, of_milli
-
-if TYPE_CHECKING:
-    from stackd.client import Client
+from stackd.units import parse_duration
 
 VERBS = {
     "list": ("stackd.cli.stacks:list_stacks", "List the stacks."),
@@ -53,13 +53,11 @@ VERBS = {
     "logs": ("stackd.cli.stacks:logs", "Print what a stack has written."),
     "timeline": ("stackd.cli.stacks:timeline", "Print what happened to a stack."),
 }
+# The fields to request by the form of the output; the JSON forms have all.
 CHOSEN = {None: render.LISTED, "wide": render.WIDE, "name": ("stack_id",)}
-"""The fields to request by the form of the output; the JSON forms have all."""
-
-PORT = "CONTAINER_PORT[/PROTOCOL or /ROUTE]"
 
 
-@click.group(cls=lazy(VERBS, get="list", describe="show", batch_delete="delete"))
+@group(table=VERBS, aliases={"get": "list", "describe": "show", "batch-delete": "delete"})
 def stacks() -> None:
     """Show and change stacks, over the API of a running daemon.
 
@@ -84,14 +82,13 @@ def list_stacks(client: Client, stack_ids: tuple[str, ...], output: str | None, 
     listed = [client.get(checked(one)) for one in stack_ids] or client.stacks(**chosen, fields=CHOSEN.get(output, ()))
     if not listed:
         click.echo("no stack matches" if any(chosen.values()) else "there are no stacks", err=True)
-    names: Mapping[str, str] = {}
+    raw = [stack.raw for stack in listed]
     if output == "wide":
         from stackd.cli.roster import player_names
 
         names = player_names(client, listed)
-    render.print_stacks(
-        [{**stack.raw, "player": names.get(stack.stack_id)} if names else stack.raw for stack in listed], output
-    )
+        raw = [{**stack, "player": names.get(stack["stack_id"])} for stack in raw]
+    render.print_stacks(raw, output)
 
 
 @click.command()
@@ -122,8 +119,6 @@ def show(client: Client, stack_id: str, spec: bool, output: str | None) -> None:
 @click.option("--timeout", type=Length(), default="5m", show_default=True, help="The longest wait.")
 def wait(client: Client, stack_ids: tuple[str, ...], status: Any, timeout: str) -> None:
     """Wait until stacks have a status; exit code 1 if one of them cannot reach it, or not in time."""
-    from stackd.units import parse_duration
-
     end = time.monotonic() + parse_duration(timeout)
 
     def each(stack_id: str) -> None:
@@ -165,8 +160,6 @@ def logs(client: Client, stack_id: str, follow: bool, tail: int | None, raw: boo
 
 def for_each(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
     """Call ``each`` for every stack, print the errors, and fail at the end if there were any. Raises UsageError."""
-    from stackd.client import ClientError, Unreachable
-
     failed = 0
     for stack_id in dict.fromkeys(stack_ids):
         try:
@@ -225,20 +218,17 @@ TIMELINE = (
     "--file", "-f", "source", type=click.Path(dir_okay=False, allow_dash=True),
     help="A Pod as YAML, or the body of a create as JSON; - is standard input.",
 )  # fmt: skip
-@click.option("--template", "-t", metavar="NAME", help="A template instead of a file; see stackd templates.",
-              shell_complete=template_complete)  # fmt: skip
-@click.option("--port", "-p", "ports", multiple=True, metavar=PORT, help="A port to publish.  [all of the pod's ports]")
+@template_option(help="A template instead of a file; see stackd templates.")
+@click.option("--port", "-p", "ports", multiple=True, metavar="CONTAINER_PORT[/PROTOCOL or /ROUTE]",
+              help="A port to publish.  [all of the pod's ports]")  # fmt: skip
 @click.option("--ttl", type=Length(), help="How long it lives, such as 30m.")
-@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.",
-              shell_complete=label_complete)  # fmt: skip
+@labels_option(help="A label; may be repeated.")
 @click.option(
     "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
     help='With --template, for each player who has none, a stack: a CSV file with a column "player"; - is standard input.',
 )  # fmt: skip
 @column_option
-@click.option(
-    "--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable that the template lets a create set."
-)
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable that the template lets a create set.")
 @click.option("--return-existing", is_flag=True, help="If a label's limit is reached, show the existing stack.")
 @click.option("--dry-run", is_flag=True, help="Create nothing; print what would be created.")
 @click.option("--wait", is_flag=True, help="Return when it is running; exit code 1 if it fails.")
@@ -264,8 +254,6 @@ def create(client: Client, source: str | None, output: str | None, **options: An
         timeout = options["timeout"] if options["wait"] else None
         create_for(client, options["players"], options["player_column"], body, output, timeout=timeout)
         return
-    from stackd.client import StackEnded
-
     if options["return_existing"]:
         body["if_exists"] = "return"
     if options["dry_run"]:
@@ -289,7 +277,8 @@ def create(client: Client, source: str | None, output: str | None, **options: An
 
 def _print_created(stack: render.Fields, output: str | None) -> None:
     """Print what was created, also if it does not come to run: its generated values are shown to nobody a second time."""
-    _warn(stack)
+    for warning in stack.get("warnings") or ():
+        click.echo(f"warning: {printable(warning)}", err=True)
     values = stack.get("values") or {}
     if render.printed(stack, output):
         return
@@ -301,11 +290,6 @@ def _print_created(stack: render.Fields, output: str | None) -> None:
     else:
         shown = [f"{name}={printable(value)}" for name, value in values.items()]
         click.echo("\t".join([stack["stack_id"], stack["status"], *render.addresses(stack), *shown]))
-
-
-def _warn(stack: render.Fields) -> None:
-    for warning in stack.get("warnings") or ():
-        click.echo(f"warning: {printable(warning)}", err=True)
 
 
 def _body(source: str | None, template: str | None, ports: Sequence[str]) -> dict[str, Any]:
@@ -323,9 +307,6 @@ def request_body(source: str, ports: Sequence[str] = ()) -> dict[str, Any]:
 
     Without ``ports``, stackd publishes all that the pod declares. Raises UsageError.
     """
-    from stackd.client import ClientError
-    from stackd.client.operations import target_port
-
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from stackd.cli import lazy
+from stackd.cli import group
 from stackd.cli import output as render
 from stackd.cli.options import (
     Length,
@@ -23,32 +24,32 @@ from stackd.cli.options import (
     template_complete,
 )
 from stackd.cli.target import client_options
+from stackd.client import Client, Event
 from stackd.contract import ACTIONS, AUDIT, STACK_FIELDS
 from stackd.printable import printable
 from stackd.quantity import of_bytes, of_milli
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from stackd.client import Client, Event
-
+# The columns of a stack that an event shows on a terminal.
 IN_EVENTS = tuple(column for column in render.COLUMNS if column.head not in ("node", "age", "left"))
-"""The columns of a stack that an event shows on a terminal."""
+FROM_COMPOSE = ("stackd.cli.compose:from_compose", "Print a template from a Compose file.")
 
 
-TEMPLATE_VERBS = {
-    "list": ("stackd.cli.system:list_templates", "List the templates."),
-    "delete": ("stackd.cli.system:delete_templates", "Delete templates of the API."),
-    "from-compose": ("stackd.cli.compose:from_compose", "Print a template from a Compose file."),
-}
-
-
-@click.group(cls=lazy(TEMPLATE_VERBS, "list", get="list"))
+@group(table={"from-compose": FROM_COMPOSE}, default="list", aliases={"get": "list"})
 def templates() -> None:
     """List the templates, delete some, or make one; `stackd push` writes them. Without a command, it lists them."""
 
 
-@click.command("delete")
+@templates.command("list", short_help="List the templates.")
+@client_options
+@output_option("json", "jsonl", "name")
+def list_templates(client: Client, output: str | None) -> None:
+    """List the templates that a create can name, their stacks, and the state of their pools."""
+    render.print_list("templates", [one.raw for one in client.templates()], TEMPLATE, output, "name")
+    for problem in client.template_problems():
+        click.echo(printable(f"not in force: {problem.message}"), err=True)
+
+
+@templates.command("delete", short_help="Delete templates of the API.")
 @client_options
 @click.argument("names", metavar="TEMPLATE…", nargs=-1, required=True, shell_complete=template_complete)
 def delete_templates(client: Client, names: tuple[str, ...]) -> None:
@@ -59,22 +60,6 @@ def delete_templates(client: Client, names: tuple[str, ...]) -> None:
     for name in names:
         client.delete_template(checked(name))
         click.echo(f"deleted  {name}")
-
-
-@click.command("list")
-@client_options
-@output_option("json", "jsonl", "name")
-def list_templates(client: Client, output: str | None) -> None:
-    """List the templates that a create can name, their stacks, and the state of their pools."""
-    entries = [one.raw for one in client.templates()]
-    if not render.printed({"templates": entries}, output, entries, "name"):
-        render.print_table(TEMPLATE, entries)
-    for problem in client.template_problems():
-        click.echo(printable(f"not in force: {problem.message}"), err=True)
-
-
-def _ports(one: Any) -> str:
-    return " ".join(f"{port['container_port']}/{port['protocol'].lower()}" for port in one["target_port"])
 
 
 def _images(one: Any) -> str:
@@ -88,7 +73,7 @@ def _reason(one: Any) -> str:
 
 TEMPLATE = (
     render.Column(head="template", of=lambda one: one["name"]),
-    render.Column(head="ports", of=_ports, keep=2),
+    render.Column(head="ports", of=lambda one: render.ports_text(one["target_port"]), keep=2),
     render.Column(head="ttl", of=lambda one: one["ttl"], keep=3),
     render.Column(head="stacks", of=lambda one: render.by_status(one["stacks"]) or "-", keep=7, elastic=True),
     render.Column(head="pool", of=lambda one: f"{one['ready']} of {one['pool']} ready" if one["pool"] else "-", keep=6),
@@ -125,12 +110,8 @@ def _on_nodes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 @client_options
 @click.option("--cpu", default="", metavar="QUANTITY", help="CPU of one stack.  [100m]")
 @click.option("--memory", default="", metavar="QUANTITY", help="Memory of one stack.  [128Mi]")
-@click.option(
-    "--ephemeral-storage",
-    default="",
-    metavar="QUANTITY",
-    help="Disk of one stack.  [what policy.max_ephemeral_storage or the namespace's LimitRange gives]",
-)
+@click.option("--ephemeral-storage", default="", metavar="QUANTITY",
+              help="Disk of one stack.  [what policy.max_ephemeral_storage or the namespace's LimitRange gives]")  # fmt: skip
 @click.option("--ports", type=click.IntRange(min=1), help="Node ports of one stack.  [1]")
 @output_option("json", "jsonl")
 def capacity(client: Client, output: str | None, ports: int | None, **size: str) -> None:
@@ -184,11 +165,10 @@ def _words(event: Event) -> list[str]:
 @click.command()
 @client_options
 @click.option(
-    "--plan", "action", flag_value="plan", default=True, help="Print what a pass would do and why (the default)."
+    "--plan", "action", flag_value="plan", default=True, help="Print what a pass would do and why.  [default]"
 )
-@click.option(
-    "--confirm", "action", flag_value="confirm", help="Release what a brake holds back now, and remove unknown objects."
-)
+@click.option("--confirm", "action", flag_value="confirm",
+              help="Release what a brake holds back now, and remove unknown objects.")  # fmt: skip
 @output_option("json", "jsonl")
 def reconcile(client: Client, action: str, output: str | None) -> None:
     """Show what the reconciliation of a running daemon would do, or release its brake."""
@@ -228,17 +208,11 @@ def _plan(plan: Any) -> Iterator[str]:
 @click.command()
 @client_options
 @click.option("--key", "key_name", default="", metavar="NAME", help="Only requests of the API key with this name.")
-@click.option(
-    "--action", type=click.Choice(ACTIONS), metavar="KIND", help=f"Only requests of one kind: {', '.join(ACTIONS)}."
-)
+@click.option("--action", type=click.Choice(ACTIONS), metavar="KIND", help=f"Only of one kind: {', '.join(ACTIONS)}.")
 @click.option("--stack", metavar="STACK", help="Only about this stack.", shell_complete=stack_complete)
 @label_option
-@click.option(
-    "--find",
-    multiple=True,
-    metavar="TEXT",
-    help="Only with this text in the key's name, action, labels, id or message; may be repeated.",
-)
+@click.option("--find", multiple=True, metavar="TEXT",
+              help="Only with this text in the key's name, action, labels, id or message; may be repeated.")  # fmt: skip
 @click.option("--since", metavar="TIME", help="Only since a time (2026-02-10T02:02:26Z), or in the last 1h.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @output_option("json", "jsonl")
@@ -246,8 +220,7 @@ def activity(client: Client, key_name: str, labels: tuple[str, ...], output: str
     """Show which API key asked for what, when, for how many stacks, and with which result; the latest first."""
     chosen = {name: value for name, value in options.items() if value}
     entries = [one.raw for one in client.activity(key=key_name, labels=labels, **chosen)]
-    if not render.printed({"activity": entries}, output, entries):
-        render.print_table(ACTIVITY, entries)
+    render.print_list("activity", entries, ACTIVITY, output)
 
 
 def _result(one: Any) -> str:
@@ -280,12 +253,8 @@ CHECK_SECONDS = 0.2
 @click.command()
 @client_options
 @output_option("json", "jsonl")
-@click.option(
-    "--is",
-    "role",
-    type=click.Choice(["owner", "lapsed", "standby", "lost", "released"]),
-    help="Exit with 1 unless this is the role of the daemon.",
-)
+@click.option("--is", "role", type=click.Choice(["owner", "lapsed", "standby", "lost", "released"]),
+              help="Exit with 1 unless this is the role of the daemon.")  # fmt: skip
 def owner(client: Client, output: str | None, role: str | None) -> None:
     """Show who owns the stacks, and the role of the daemon at this address."""
     ownership = client.owner().raw
@@ -325,9 +294,7 @@ def takeover(client: Client) -> None:
             click.echo(printable(f"{ownership.host} owns the stacks"))
             return
         time.sleep(CHECK_SECONDS)
-    raise click.ClickException(
-        f"{asked} has not handed the stacks over within {TAKEOVER_SECONDS:g} s; see: stackd owner"
-    )
+    raise click.ClickException(f"{asked} has not handed them over within {TAKEOVER_SECONDS:g} s; see: stackd owner")
 
 
 @click.command(short_help="Will it hold? Start many stacks, and measure.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import ssl
 import stat
 import sys
 import tomllib
@@ -20,15 +21,14 @@ import click
 
 from stackd.cli import INTERRUPTED
 from stackd.cli.installed import installed
+from stackd.client import ApiError, Client, ClientError, KeyRefused, Retries
+from stackd.doctor.running import LocalDaemon
 from stackd.files import read_keys
 from stackd.names import is_loopback
+from stackd.printable import printable
 
 if TYPE_CHECKING:
-    import ssl
-
-    from stackd.client import ApiError, Client
     from stackd.config import Config
-    from stackd.doctor.running import LocalDaemon
 
 FILE_KEYS = ("url", "key", "key_file", "ca_file")
 COMPLETION_SECONDS = 1.5
@@ -42,11 +42,8 @@ def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
     The key itself is no option: every user of the machine can read a command line.
     """
 
-    @click.option(
-        "--url",
-        envvar="STACKD_URL",
-        help="The daemon's address; or STACKD_URL, or url in client.toml.  [this machine's daemon]",
-    )
+    @click.option("--url", envvar="STACKD_URL",
+                  help="The daemon's address; or STACKD_URL, or url in client.toml.  [this machine's daemon]")  # fmt: skip
     @click.option(
         "--key-file", type=FILE, metavar="FILE",
         help="File with the API key; or STACKD_API_KEY, or key or key_file in client.toml.",
@@ -67,9 +64,6 @@ def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def _sentences(client: Client) -> Iterator[None]:
     """Turn errors of the client into errors of the command line; for a missing key, say how to give one."""
-    from stackd.client import ApiError, ClientError, KeyRefused
-    from stackd.printable import printable
-
     try:
         yield
     except ClientError as error:
@@ -112,8 +106,6 @@ def client_for(
     ``completing``: one short attempt, and no warning about the permissions of ``client.toml``. Raises UsageError for a
     wrong file or address.
     """
-    from stackd.client import Client, Retries
-
     key = _key(key_file) if key_file is not None else os.environ.get("STACKD_API_KEY", "").strip()
     file = client_file()
     in_file = {} if url and key else read(file)
@@ -161,8 +153,6 @@ def no_key(url: str) -> str:
 
 
 def _trusting(ca_file: Path) -> ssl.SSLContext:
-    import ssl
-
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
@@ -196,8 +186,6 @@ def local_daemon(config: Config, config_path: Path | None) -> LocalDaemon:
 
 def _daemon(value: Callable[[str, str], Any], config_path: Path | None) -> LocalDaemon:
     """With the first key of ``auth.key_file``, or else of ``api-key`` beside the configuration, if one can be read."""
-    from stackd.doctor.running import LocalDaemon
-
     port, key_file, key = str(value("server", "port")), str(value("auth", "key_file") or ""), ""
     files = [Path(key_file).expanduser()] if key_file else []
     for file in [*files, *([config_path.with_name("api-key")] if config_path is not None else [])]:

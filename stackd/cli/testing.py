@@ -10,9 +10,10 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,23 +21,17 @@ from stackd.cli import FAILED
 from stackd.cli import output as render
 from stackd.cli.options import Length, labels_of, output_option, template_complete
 from stackd.cli.target import client_options
+from stackd.client import Client, ClientError, Stack, StackEnded, TimedOut
 from stackd.contract import port_variables
+from stackd.units import parse_duration
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from stackd.client import Client, Stack
-
+# So many templates are tried at a time; stackd runs so many checks of a key at a time.
 AT_ONCE, CHECKS_AT_ONCE = 4, 2
-"""So many templates are tried at a time; stackd runs so many checks of a key at a time."""
-
 LAST_LINES = 1000
+# When a solver that has failed is run once more: nodes forward to a new pod a little later than it is ready.
 FORWARDING_SECONDS = 3.0
-"""When a solver that has failed is run once more: nodes forward to a new pod a little later than it is ready."""
-
+# A stack without a check has to run for so long.
 SETTLED_SECONDS = 5.0
-"""A stack without a check has to run for so long."""
-
 PASSED = "passed"
 
 
@@ -65,7 +60,7 @@ def test(client: Client, templates: tuple[str, ...], every: bool, output: str | 
     if unknown := [name for name in names if name not in known]:
         raise click.UsageError(f"there is no template {', '.join(unknown)}")
     results = []
-    for result in _in_order(client, [known[name] for name in names], how):
+    for result in _Trials(client, **how).in_order(known[name] for name in names):
         results.append(result)
         if output is None:
             render.print_table(RESULT, results[-1:])
@@ -75,88 +70,67 @@ def test(client: Client, templates: tuple[str, ...], every: bool, output: str | 
         raise SystemExit(FAILED)
 
 
-class _UnderWay:
-    """The stacks that exist, until the trials are interrupted."""
+class _Trials:
+    """The stacks that are tried, until that is interrupted."""
 
-    def __init__(self) -> None:
-        self.stacks: list[Stack] = []
-        self.interrupted = threading.Event()
-        self.checks = threading.Semaphore(CHECKS_AT_ONCE)
+    def __init__(self, client: Client, *, solver: str | None, labels: Iterable[str], timeout: str) -> None:
+        self._client, self._solver = client, solver
+        self._labels, self._seconds = labels_of(labels), parse_duration(timeout)
+        self._stacks: list[Stack] = []
+        self._interrupted = threading.Event()
+        self._turn = threading.Semaphore(CHECKS_AT_ONCE)
 
+    def in_order(self, templates: Iterable[render.Fields]) -> Iterator[dict[str, Any]]:
+        """The results, in the order of the templates. If it ends early, all stacks are deleted, which ends the other trials."""
+        pool = ThreadPoolExecutor(AT_ONCE)
+        try:
+            yield from pool.map(self._tried, templates)
+        finally:
+            self._interrupted.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for stack in tuple(self._stacks):
+                with suppress(ClientError):
+                    self._client.delete(stack)
+            pool.shutdown()
 
-def _in_order(
-    client: Client, templates: Iterable[Mapping[str, Any]], how: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """The results, in the order of the templates. If it ends early, all stacks are deleted, which ends the other trials."""
-    from stackd.client import ClientError
+    def _tried(self, template: render.Fields) -> dict[str, Any]:
+        """Each outcome is a result: one template that fails does not keep the others from being tried."""
+        name, began, stack = template["name"], time.monotonic(), None
+        try:
+            stack = self._client.create_from_template(name, labels=self._labels)
+            self._stacks.append(stack)
+            if self._interrupted.is_set():
+                raise ClientError("interrupted")
+            ready = self._client.wait(stack, "running", timeout=self._seconds)
+            healthy, message = self._checked(template, stack, ready)
+        except (ClientError, OSError, subprocess.SubprocessError) as error:
+            healthy, message = False, str(error)
+        finally:
+            if stack is not None:
+                with suppress(ClientError):
+                    self._client.delete(stack)
+                    self._stacks.remove(stack)
+        return {
+            "template": name,
+            "result": PASSED if healthy else "failed",
+            "seconds": round(time.monotonic() - began, 1),
+            "message": message,
+            "stack_id": "" if stack is None else stack.stack_id,
+        }
 
-    at, pool = _UnderWay(), ThreadPoolExecutor(AT_ONCE)
-    try:
-        yield from pool.map(lambda template: _tried(client, template, at, **how), templates)
-    finally:
-        at.interrupted.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        for stack in tuple(at.stacks):
-            with suppress(ClientError):
-                client.delete(stack)
-        pool.shutdown()
-
-
-def _tried(
-    client: Client, template: Mapping[str, Any], at: _UnderWay, *, solver: str | None, labels: Any, timeout: str
-) -> dict[str, Any]:
-    """Each outcome is a result: one template that fails does not keep the others from being tried."""
-    from stackd.client import ClientError
-    from stackd.units import parse_duration
-
-    name, began, stack = template["name"], time.monotonic(), None
-    try:
-        stack = client.create_from_template(name, labels=labels_of(labels))
-        at.stacks.append(stack)
-        if at.interrupted.is_set():
-            raise ClientError("interrupted")
-        ready = client.wait(stack, "running", timeout=parse_duration(timeout))
-        healthy, message = _checked(client, template, stack, ready, solver, at.checks)
-    except (ClientError, OSError, subprocess.SubprocessError) as error:
-        healthy, message = False, str(error)
-    finally:
-        if stack is not None:
-            with suppress(ClientError):
-                client.delete(stack)
-                at.stacks.remove(stack)
-    return {
-        "template": name,
-        "result": PASSED if healthy else "failed",
-        "seconds": round(time.monotonic() - began, 1),
-        "message": message,
-        "stack_id": "" if stack is None else stack.stack_id,
-    }
-
-
-def _checked(
-    client: Client,
-    template: Mapping[str, Any],
-    created: Stack,
-    stack: Stack,
-    solver: str | None,
-    turn: threading.Semaphore,
-) -> tuple[bool, str]:
-    from stackd.client import StackEnded, TimedOut
-
-    if solver is not None:
-        return _solved(template, created, stack, solver)
-    if template["check"] is None:
-        with suppress(TimedOut):
-            raise StackEnded(client.wait(stack, "failed", timeout=SETTLED_SECONDS))
-        return True, "it runs; the template has no check"
-    with turn:
-        seen = client.check(stack)
-    return seen.healthy, seen.message
+    def _checked(self, template: render.Fields, created: Stack, stack: Stack) -> tuple[bool, str]:
+        if self._solver is not None:
+            return _solved(template, created, stack, self._solver)
+        if template["check"] is None:
+            with suppress(TimedOut):
+                raise StackEnded(self._client.wait(stack, "failed", timeout=SETTLED_SECONDS))
+            return True, "it runs; the template has no check"
+        with self._turn:
+            seen = self._client.check(stack)
+        return seen.healthy, seen.message
 
 
 def _solved(template: Mapping[str, Any], created: Stack, stack: Stack, solver: str) -> tuple[bool, str]:
-    from stackd.units import parse_duration
-
     seconds = parse_duration(template["check"]["timeout"]) if template["check"] else 60.0
     if stack.ports and not stack.addresses:
         return False, f"the stack has no address: no public one of node {stack.node_id} is known; set stacks.public_ips"
@@ -181,13 +155,9 @@ def _run(program: str, environment: Mapping[str, str], seconds: float) -> tuple[
     return ended.returncode == 0, lines or f"exit code {ended.returncode}"
 
 
-def _last(one: Any) -> str:
-    return str(one["message"]).splitlines()[-1] if one["message"] else "-"
-
-
 RESULT = (
     render.Column(head="template", of=lambda one: one["template"]),
     render.Column(head="result", of=lambda one: one["result"]),
     render.Column(head="seconds", of=lambda one: f"{one['seconds']:.1f}", right=True),
-    render.Column(head="message", of=_last, fold=True),
+    render.Column(head="message", of=lambda one: (one["message"].splitlines() or ["-"])[-1], fold=True),
 )

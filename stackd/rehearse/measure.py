@@ -248,7 +248,6 @@ def _rate(attempts: Iterable[Attempt], stage: Stage) -> float:
 
 
 def _groups(attempts: Iterable[Attempt], names: Callable[[Attempt], Iterable[str]]) -> list[Group]:
-    """The groups by name, the slowest first."""
     by_name: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         for name in dict.fromkeys(names(attempt)):
@@ -272,8 +271,8 @@ def _between(begin: float | None, end: float | None) -> float | None:
 
 
 SAMPLE_SECONDS, WINDOW_SECONDS = 0.05, 2.0
+# A delay above both this time and this share of the measured time means that this machine may be the bottleneck.
 DELAY_SECONDS, DELAY_SHARE = 0.1, 0.1
-"""A delay above both this time and this share of the measured time means that this machine may be the bottleneck."""
 BUSY = 0.9
 
 
@@ -331,8 +330,8 @@ HTTP = "stackd_http_request_duration_seconds"
 KUBERNETES = "stackd_kubernetes_request_duration_seconds"
 LAG = "stackd_event_loop_lag_seconds"
 
+# The daemon's histograms by name and label values: the sum of seconds, and the count.
 Totals = Mapping[tuple[str, str], tuple[float, float]]
-"""The daemon's histograms by name and label values: the sum of seconds, and the count."""
 
 
 def read_metrics(text: str) -> Totals:
@@ -352,6 +351,7 @@ def difference(before: Totals, after: Totals) -> Totals:
     return {key: (seconds - old[key][0], count - old[key][1]) for key, (seconds, count) in after.items()}
 
 
+# The parts of a create's time in chronological order, with their names for people.
 PARTS = {
     "turn": "waiting for its turn",
     "api_server": "API server",
@@ -359,7 +359,6 @@ PARTS = {
     "file": "stackd's file",
     "daemon": "stackd itself",
 }
-"""The parts of a create's time in chronological order, with their names for people."""
 
 
 def create_time(added: Totals) -> dict[str, float] | None:

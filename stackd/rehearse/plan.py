@@ -18,11 +18,10 @@ from stackd.printable import some_of
 from stackd.rehearse.connection import Connection
 from stackd.units import parse_frequency
 
+# The label of every stack that a rehearsal creates; its value is the rehearsal's id.
 LABEL = "stackd.rehearsal"
-"""The label of every stack that a rehearsal creates; its value is the rehearsal's id."""
-
+# The placeholder for the player's number in the value of a label.
 PLAYER = "{player}"
-"""The placeholder for the player's number in the value of a label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,13 +26,11 @@ from stackd.rehearse.plan import Arrival, Plan
 from stackd.tasks import set_within
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# The first and the longest pause before an unanswered create is sent again; the pause doubles each time.
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.1, 2.0
-"""The first and the longest pause before an unanswered create is sent again; the pause doubles each time."""
-
 PROBE_AGAIN_SECONDS = 0.25
+# While the stack runs, the pauses between a player's status reads are longer by this factor.
 SLOWER = 5
-"""While the stack runs, the pauses between a player's status reads are longer by this factor."""
-
 CREATE_SECONDS = 120.0
 PROBE_SECONDS = 5.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: %b\r\nUser-Agent: stackd-rehearsal\r\nConnection: close\r\n\r\n"
@@ -193,7 +191,6 @@ def _accepted(rehearsal: Rehearsal, attempt: Attempt, answer: Answer) -> None:
 
 
 async def _until_running(rehearsal: Rehearsal, attempt: Attempt) -> None:
-    """Read the status now and then until the stack runs or fails, or the patience is over."""
     end = attempt.due + rehearsal.plan.patience
     while not attempt.failure and Stage.RUNNING not in attempt.times and not rehearsal.finished.is_set():
         remaining = end - rehearsal.now()
@@ -222,7 +219,6 @@ async def _read_status(rehearsal: Rehearsal, attempt: Attempt) -> None:
 
 
 async def _until_reachable(rehearsal: Rehearsal, attempt: Attempt) -> None:
-    """Try the address of a running stack until it answers."""
     how, end, tries = rehearsal.plan.probe, rehearsal.now() + rehearsal.plan.patience, 0
     if attempt.address is None:
         attempt.fail(Stage.REACHABLE, "it has no public address with a TCP port")
@@ -253,7 +249,6 @@ async def _give_up(rehearsal: Rehearsal, attempt: Attempt) -> bool:
 
 @lru_cache(maxsize=64)
 def _images(pod_spec: str) -> tuple[str, ...]:
-    """The images of the containers of a pod spec that stackd has accepted."""
     texts = (first_of(pod_spec), *texts_of(pod_spec).values())
     return tuple(str(container["image"]) for text in texts for container in read(text)["spec"]["containers"])
 

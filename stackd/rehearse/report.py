@@ -19,15 +19,13 @@ LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 16.0, 44.0
 ROW, NAME_WIDTH = 22.0, 190.0
 MOST_ROWS, LONGEST_NAME, MOST_STEPS = 40, 26, 400
 TICKS = 6
+# A goal beyond this many times the last value is left out, because the scale would squeeze the values.
 FAR = 2.5
-"""A goal beyond this many times the last value is left out, because the scale would squeeze the values."""
-
+# The colours of lines.
 STYLES = {"accepted": "s0", "scheduled": "s1", "running": "s2", "reachable": "s3", "floor": "s0", "stackd": "s2"}
-"""The colours of lines."""
-
 RUNNING = Stage.RUNNING.value
+# Values on the horizontal axis: each with its name, and the style of its line.
 Marks = Sequence[tuple[str, float, str]]
-"""Values on the horizontal axis: each with its name, and the style of its line."""
 
 
 class _Scale:
@@ -140,7 +138,6 @@ def _spans(groups: Sequence[Group], label: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """A length of time in the form of axes and titles."""
     if not seconds:
         return "0"
     if seconds < 0.01:

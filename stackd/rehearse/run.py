@@ -24,16 +24,15 @@ from stackd.rehearse.player import Phase, Rehearsal, arrive, stay
 from stackd.tasks import set_within
 
 FOLLOW_SECONDS = 5.0
+# How long the end waits for creates under way, because their stacks have to be deleted, too.
 LINGER_SECONDS = 30.0
-"""How long the end waits for creates under way, because their stacks have to be deleted, too."""
-
 GATHER_SECONDS, STOPPED_GATHER_SECONDS = 120.0, 10.0
 READS_AT_ONCE, EXTENDS_AT_ONCE = 16, 8
 AGAIN_SECONDS, FOLLOW_AGAIN_SECONDS = 1.0, 0.5
 POLL_SECONDS = 0.25
 FIELDS = "stack_id,status,status_reason,node_id,ports,addresses"
+# How many times in a stack's time to live ``_keep_alive`` checks whether to extend it.
 CHECKS = 8
-"""How many times in a stack's time to live ``_keep_alive`` checks whether to extend it."""
 
 
 async def run(rehearsal: Rehearsal) -> None:

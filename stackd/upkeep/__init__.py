@@ -9,8 +9,7 @@ systemd   the service manager: its protocol, the sockets that it hands over, its
 """
 
 REFUSED = "the last reload was refused: "
+# Beginnings of two parts of the status line; the doctor looks for them.
 WAITS = "waits for a restart: "
-"""Beginnings of two parts of the status line; the doctor looks for them."""
-
 OLDER_BUILD = "runs an older build"
 RESTART = "systemctl restart stackd"

@@ -28,15 +28,13 @@ from stackd.upkeep.systemd import Notifier
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0
+# How often the watchdog is fed within the time that the manager allows.
 FEEDINGS = 3
-"""How often the watchdog is fed within the time that the manager allows."""
-
+# A connected watch gives up by itself after much less silence (``watch.IDLE_SECONDS``).
 SILENCE_SECONDS = 240.0
-"""A connected watch gives up by itself after much less silence (``watch.IDLE_SECONDS``)."""
-
 SAMPLE_SECONDS = 0.5
+# How many more objects than before trigger a collection: every third request would reach Python's default of 700.
 YOUNG_OBJECTS = 7_000
-"""How many more objects than before trigger a collection: every third request would reach Python's default of 700."""
 
 
 async def report(context: Context, ready: asyncio.Event, notifier: Notifier, patience: float, build: Build) -> None:
@@ -96,7 +94,6 @@ def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
 
 
 def _taking(context: Context) -> str:
-    """How many nodes take stacks."""
     if not context.cluster.reads_nodes:
         return "nodes not read"
     found = context.mirror.nodes.values()

@@ -36,9 +36,8 @@ from stackd.web.limits import Limits
 
 log = logging.getLogger(__name__)
 
+# How long a reload waits for credentials. If systemd did not send the signal, none come, and it is late by this.
 HAND_OVER_SECONDS: Final = 5.0
-"""How long a reload waits for credentials. If systemd did not send the signal, none come, and it is late by this."""
-
 HAND_OVER_POLL_SECONDS: Final = 0.02
 KEY_FILE_SECONDS = 2.0
 
@@ -210,7 +209,6 @@ def _words(change: SettingChange) -> str:
 
 
 def _edited(old: TemplateSet, new: TemplateSet) -> list[str]:
-    """The names of the templates that are new, changed or gone, in words."""
     words = [f"{name} is new" for name in new if name not in old]
     words += [f"{name} has changed" for name in new if name in old and new[name] != old[name]]
     return words + [f"{name} is gone" for name in old if name not in new]

@@ -26,11 +26,11 @@ from stackd.web.serving import are_at, listen
 
 log = logging.getLogger(__name__)
 
+# The name under which the manager keeps our own listening sockets.
 KEPT = "stackd-api"
-"""The name under which the manager keeps our own listening sockets."""
 FIRST_DESCRIPTOR: Final = 3
+# How long a send waits at most: the manager's queue may be full for a moment.
 SEND_SECONDS: Final = 1.0
-"""How long a send waits at most: the manager's queue may be full for a moment."""
 
 
 class Notifier:

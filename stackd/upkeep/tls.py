@@ -26,12 +26,10 @@ from stackd.validity import WARN_SECONDS, validity
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0
+# For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
-
+# What OpenSSL says of two keys of one kind, and of two kinds, such as a certificate for EC and a private key for RSA.
 _MISMATCHES = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-"""What OpenSSL says of two keys of one kind, and of two kinds, such as a certificate for EC and a private key for RSA."""
-
 Stamp = tuple[int, int, int]
 
 
