@@ -9,10 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from stackd.cli.players import PLAYER, Form, Player, rows_of
 from stackd.client import Busy, Client
 from stackd.client.attempts import TOO_MANY
 from stackd.contract import NewLink
+from stackd.files import write_private
 from stackd.printable import inert, printable, some_of
 
 MADE = ("link_id", "url", "expires_at", "code")
@@ -101,17 +101,25 @@ class Group:
     def make(self, *, print_lines: bool) -> None:
         """Make the links that are missing, one after the other, as fast as the key's limits allow; then revoke what they
         replace."""
-        with self._lines(print_lines=print_lines) as write:
+        form, head = (Form(), True) if self.into is None else (self.form, not _rows(self.into))
+        with open(self.into, "ab", opener=_for_owner) if self.into else nullcontext() as file:
             for one in self.people:
                 made = self._kept.get(one.player)
                 if made is None:
                     request = {**self.body, "name": _called(one), "labels": {**self.labels, PLAYER: one.player}}
                     made = Made.of(one.columns, patiently(self.client, request))
                     self.new_ones += 1
-                    write(made)
+                    line = _text([made], form, head=head)
+                    if file is not None:
+                        encoding = form.encoding if head else FOLLOWING.get(form.encoding, form.encoding)
+                        file.write(line.encode(encoding, "replace"))
+                        file.flush()
+                    elif print_lines:  # else they are printed together at the end
+                        click.echo(line, nl=False)
+                    head = False
                 self.links.append(made)
         if self.into is not None:
-            replace_file(self.into, _text(self.links, self.form, head=True).encode(self.form.encoding, "replace"))
+            write_private(self.into, _text(self.links, self.form, head=True).encode(self.form.encoding, "replace"))
         if self.new:
             self._revoke_others()
 
@@ -133,29 +141,6 @@ class Group:
         for link_id, player in there.items():
             if player in players and link_id not in ours:
                 self.client.revoke_link(link_id)
-
-    @contextmanager
-    def _lines(self, *, print_lines: bool) -> Iterator[Callable[[Made], None]]:
-        """What writes a link that was made as a line of the file, or prints it, at once; before the first one the head."""
-        if self.into is None:
-
-            def say(made: Made) -> None:
-                if print_lines:  # else they are printed together at the end
-                    click.echo(_text([made], Form(), head=self.new_ones == 1), nl=False)
-                    sys.stdout.flush()
-
-            yield say
-            return
-        begins = not _rows(self.into)
-        with open(self.into, "ab", opener=_for_owner) as file:
-
-            def write(made: Made) -> None:
-                head = begins and self.new_ones == 1
-                encoding = self.form.encoding if head else FOLLOWING.get(self.form.encoding, self.form.encoding)
-                file.write(_text([made], self.form, head=head).encode(encoding, "replace"))
-                file.flush()
-
-            yield write
 
 
 def patiently(client: Client, request: Mapping[str, Any]) -> NewLink:
@@ -206,11 +191,3 @@ def _text(made: list[Made], form: Form, *, head: bool) -> str:
 
 def _for_owner(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write the whole file for its owner, or leave it as it is."""
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb", opener=_for_owner) as file:
-        file.write(data)
-    part.replace(path)

@@ -15,7 +15,7 @@ import click
 
 from stackd.cli import group
 from stackd.cli import output as render
-from stackd.cli.link_files import Group, Made, patiently, replace_file
+from stackd.cli.link_files import Group, Made, patiently
 from stackd.cli.options import (
     Length,
     column_option,
@@ -30,6 +30,7 @@ from stackd.cli.players import players_option, read_players
 from stackd.cli.stacks import for_each
 from stackd.cli.target import client_options, interruptible
 from stackd.client import Client
+from stackd.files import read_keys, write_private
 from stackd.printable import printable
 
 SHEET = """<!doctype html>
@@ -112,7 +113,7 @@ def create(client: Client, players: str | None, output: str | None, as_html: boo
     made = Group(client=client, people=people, form=form, body=body, labels=labels, into=into, new=options["new"])
     _of_all(made, output, as_html=as_html)
     if sheet:
-        replace_file(sheet, sheet_of(made.links).encode())
+        write_private(sheet, sheet_of(made.links))
 
 
 def _of_all(group: Group, output: str | None, *, as_html: bool) -> None:
@@ -228,7 +229,6 @@ def rotate(config_path: Path | None, keep: bool, yes: bool) -> None:
     from stackd.cli.installed import INSTALLED
     from stackd.config.credentials import PLAY_SECRET
     from stackd.doctor import service
-    from stackd.files import read_keys, write_private
 
     file = (config_path or INSTALLED).with_name(PLAY_SECRET)
     if not file.parent.is_dir():

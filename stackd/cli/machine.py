@@ -278,7 +278,7 @@ def key() -> None:
 @click.option("--name", default="platform", show_default=True, help="What the key is called in the log.")
 @click.option("--scope", type=click.Choice(SCOPES), default="admin", show_default=True)
 @click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="Of a tenant: a label of its stacks.")
-@click.option("--template", "templates", multiple=True, metavar="NAME", help='Of a tenant: what it may use: "web-*".')
+@click.option("--template", "templates", multiple=True, metavar="NAME", help='Of a tenant: it may use it, or "web-*".')
 @click.option("--no-pod-specs", is_flag=True, help="It creates stacks from templates only.")
 @click.option("--templates-write", is_flag=True, help="Of a tenant: it may write these templates over the API.")
 @click.option("--plain", is_flag=True, help="Print the key alone: stackd key new --plain > /etc/stackd/api-key")

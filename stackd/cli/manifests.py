@@ -142,7 +142,9 @@ def manifests(
     The options of `stackd setup` count, too, unless they are given here. With --run, the Secret has api-key and play-secret
     from beside the configuration.
     """
-    kept = _kept(click.get_current_context(), config_path)
+    own = stated(click.get_current_context())
+    kept = {} if config_path is None else remembered(config_path, detected=True)
+    kept = {name: one for name, one in kept.items() if name not in own}
     options |= {name: value for name, (value, _) in kept.items()}
     if kept:
         flags = "".join(text for _, text in kept.values())
@@ -186,19 +188,6 @@ def _running(
     return whole
 
 
-def _kept(context: click.Context, config_path: Path | None) -> dict[str, tuple[Any, str]]:
-    """The remembered options that this command line does not state. Raises UsageError."""
-    if config_path is None:
-        return {}
-    try:
-        kept = remembered(config_path, detected=True)
-    except PermissionError:
-        file = config_path.with_name(OPTIONS)
-        click.echo(f"warning: {file} cannot be read, so the options of setup are missing; run this as root", err=True)
-        return {}
-    return {name: one for name, one in kept.items() if name not in stated(context)}
-
-
 def stated(context: click.Context) -> dict[str, tuple[Any, str]]:
     """The options of this command line that ``stackd manifests`` takes: name → value, and its text."""
     names = {parameter.name for parameter in manifests.params} - {"config_path", "server", *OF_RUN}
@@ -212,10 +201,8 @@ def stated(context: click.Context) -> dict[str, tuple[Any, str]]:
 
 
 def remembered(config_path: Path, *, detected: bool = False) -> dict[str, tuple[Any, str]]:
-    """The same of the last ``stackd setup``; with those that it has ``detected`` if wanted.
-
-    Raises PermissionError, and UsageError if somebody has spoilt the file.
-    """
+    """The same of the last ``stackd setup``, with those that it has ``detected`` if wanted; none, and a warning, for a user
+    who may not look. Raises UsageError if somebody has spoilt the file."""
     file = config_path.with_name(OPTIONS)
     try:
         text = file.read_text(encoding="utf-8")
@@ -224,7 +211,8 @@ def remembered(config_path: Path, *, detected: bool = False) -> dict[str, tuple[
     except FileNotFoundError:
         return {}
     except PermissionError:
-        raise
+        click.echo(f"warning: {file} cannot be read, so the options of setup are missing; run this as root", err=True)
+        return {}
     except click.UsageError as error:
         raise click.UsageError(f"{file}: {error.format_message()}") from error
     except (OSError, ValueError) as error:

@@ -4,6 +4,8 @@ Owns: the form of the file, and who is the same player in another run. Without t
 be a head.
 """
 
+from __future__ import annotations
+
 import codecs
 import csv
 import hashlib
@@ -239,9 +241,5 @@ COLUMNS = (
     render.Column(
         head="address", of=lambda row: " ".join(render.addresses(row["stack"].raw)) if row["stack"] else "", fold=True
     ),
-    render.Column(
-        head="values",
-        of=lambda row: render.label_text({"labels": row.get("values")}),
-        fold=True,
-    ),
+    render.Column(head="values", of=lambda row: render.label_text({"labels": row.get("values")}), fold=True),
 )

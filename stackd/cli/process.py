@@ -246,11 +246,15 @@ class Demo:
 
     def __init__(self, folder: Path, port: int | None) -> None:
         """The environment overrides the demo's values, except for ``[cluster]`` and ``port``. Raises ConfigError."""
+        templates = folder / "templates"
+        templates.mkdir()
+        for name, (about, image, more) in TEMPLATES.items():
+            (templates / f"{name}.yaml").write_text(TEMPLATE.format(name=name, about=about, image=image, more=more))
         own = {
             KEY_VARIABLE: new_key()[0],
             variable("server", "port"): str(_free_port(PREFERRED_PORT)),
             STATE: str(folder / "stackd.db"),
-            TEMPLATES_FOLDER: str(_written_templates(folder / "templates")),
+            TEMPLATES_FOLDER: str(templates),
             variable("routes", "domain"): "localhost",
             variable("routes", "gateway"): "gateways/public",
             variable("routes", "http_listener"): "http",
@@ -323,13 +327,6 @@ Delete all stacks:
 More to try, such as nodes that fail: docs/demo.md. Stop with Ctrl-C.
 """
         )
-
-
-def _written_templates(folder: Path) -> Path:
-    folder.mkdir()
-    for name, (about, image, more) in TEMPLATES.items():
-        (folder / f"{name}.yaml").write_text(TEMPLATE.format(name=name, about=about, image=image, more=more))
-    return folder
 
 
 def _has_terminal() -> bool:

@@ -239,11 +239,7 @@ def _fields(text: str) -> Any:
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key in {**before, **after}:
-            here = f"{path}.{key}" if path else str(key)
-            if key in before and key in after:
-                yield from _differences(before[key], after[key], here)
-            else:
-                yield here
+            yield from _differences(before.get(key, ...), after.get(key, ...), f"{path}.{key}" if path else str(key))
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (one, other) in enumerate(zip(before, after, strict=True)):
             yield from _differences(one, other, f"{path}[{index}]")

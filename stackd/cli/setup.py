@@ -453,12 +453,8 @@ STEPS: Mapping[str, Callable[[_Setup], Awaitable[_State]]] = {
 async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool, only_plan: bool) -> bool:
     """Do the unfinished steps. Returns True if something remains to be done or has failed."""
     config, path = loaded(config_path, serving=False, cluster=False).config, config_path or INSTALLED
-    kubeconfig = None if options["no_admin"] else options["admin_kubeconfig"] or _kubeconfig_of(os.environ)
-    try:
-        kept = remembered(path)
-    except PermissionError:  # a user who may not look gets the commands only
-        kept = {}
-    own = stated(click.get_current_context())
+    kubeconfig = None if options["no_admin"] else options["admin_kubeconfig"] or _kubeconfig_of_user()
+    kept, own = remembered(path), stated(click.get_current_context())
     options |= {name: value for name, (value, _) in kept.items() if name not in own}
     decided = kept | own
     chosen = "".join(text for _, text in decided.values())
@@ -607,9 +603,9 @@ def _line(state: str, name: str, what: str, advice: str = "") -> None:
     print_advised(heads, what, advice)
 
 
-def _kubeconfig_of(environ: Mapping[str, str]) -> Path | None:
-    named = [part for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part][:1]
-    places = [*named, str(Path(environ.get("HOME") or "/") / ".kube/config"), *USUAL]
+def _kubeconfig_of_user() -> Path | None:
+    named = [part for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part][:1]
+    places = [*named, str(Path(os.environ.get("HOME") or "/") / ".kube/config"), *USUAL]
     return next((Path(place) for place in places if os.access(place, os.R_OK)), None)
 
 

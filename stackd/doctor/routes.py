@@ -17,11 +17,11 @@ from stackd.errors import ObjectNotFound, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.routes import kinds_of
 from stackd.model import Route
+from stackd.validity import WARN_SECONDS
 
 ABOUT = "routes"
 GUIDE = "docs/hostnames.md"
 CONNECT_SECONDS = 5.0
-EXPIRES_SOON = 14 * 86400.0
 PROTOCOLS = {Route.HTTP: "HTTP", Route.HTTPS: "HTTPS", Route.TLS: "TLS"}
 
 
@@ -153,6 +153,6 @@ async def _certified(name: str, port: int, domain: str) -> Finding:
     writer.close()
     ends = ssl.cert_time_to_seconds(certificate["notAfter"])
     text = f"the certificate is good for *.{domain} until {utc_minute(ends)}"
-    if ends - time.time() < EXPIRES_SOON:
+    if ends - time.time() < WARN_SECONDS:
         return warn(ABOUT, text, "renew it now, or see why cert-manager does not")
     return ok(ABOUT, text)

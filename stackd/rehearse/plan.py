@@ -151,8 +151,7 @@ class Preflight:
     """The objections. ``wrong`` cannot be overruled; ``anyway`` and ``with_others`` can, by the options of these names.
 
     ``fits`` is how many stacks of the plan's mix fit, and ``spares`` how many spare Services there are; None if that is
-    unknown. ``refused`` is the status if the key is, 0 if
-    the daemon does not answer.
+    unknown. ``refused`` is the status if the key is, 0 if the daemon does not answer.
     """
 
     wrong: Sequence[str] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -94,26 +94,20 @@ async def _load(rehearsal: Rehearsal) -> None:
     async with asyncio.TaskGroup() as group:
         players = [group.create_task(play(one), name=f"player {one.player}") for one in arrivals]
         leavers = [player for player, one in zip(players, arrivals, strict=True) if one.again is not None]
-        await _phases(rehearsal, arrivals[-1].due, settled, leavers)
+        await _or_stopped(rehearsal, settled.wait(), arrivals[-1].due - rehearsal.now())
+        rehearsal.phase = Phase.SETTLING
+        await _or_stopped(rehearsal, settled.wait())
+        rehearsal.phase = Phase.HOLDING
+        rehearsal.hold_began = rehearsal.now()
+        rehearsal.wake()
+        await _or_stopped(rehearsal, asyncio.sleep(rehearsal.plan.hold))
+        if leavers:
+            await _or_stopped(rehearsal, asyncio.wait(leavers))
         rehearsal.finished.set()
         rehearsal.wake()
         await asyncio.wait(players, timeout=LINGER_SECONDS)
         for player in players:
             player.cancel()
-
-
-async def _phases(
-    rehearsal: Rehearsal, last_due: float, settled: asyncio.Event, leavers: Sequence[asyncio.Task[None]]
-) -> None:
-    await _or_stopped(rehearsal, settled.wait(), last_due - rehearsal.now())
-    rehearsal.phase = Phase.SETTLING
-    await _or_stopped(rehearsal, settled.wait())
-    rehearsal.phase = Phase.HOLDING
-    rehearsal.hold_began = rehearsal.now()
-    rehearsal.wake()
-    await _or_stopped(rehearsal, asyncio.sleep(rehearsal.plan.hold))
-    if leavers:
-        await _or_stopped(rehearsal, asyncio.wait(leavers))
 
 
 async def _or_stopped(rehearsal: Rehearsal, work: Coroutine[Any, Any, Any], seconds: float | None = None) -> None:
