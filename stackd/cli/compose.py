@@ -50,7 +50,8 @@ def template_of(compose: Mapping[str, Any], published: str = "") -> tuple[dict[s
     services = {name: service or {} for name, service in services.items()}
     first = published or next((name for name, service in services.items() if service.get("ports")), "")
     if first not in services:
-        raise ValueError(f"there is no service {first}" if first else "no service has ports; name one with --first")
+        none = "no service publishes a port; name one with --first"
+        raise ValueError(f"there is no service {first}" if first else none)
     if len(services) > MOST_MEMBERS + 1:
         raise ValueError(f"it has {len(services)} services; a stack has {MOST_MEMBERS + 1} pods at most")
     notes = [note for name, service in services.items() for note in _notes(name, service, name == first)]

@@ -11,25 +11,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
-from stackd import logs
 from stackd.cli import FAILED, USAGE
 from stackd.cli import installed as common
 from stackd.cli.installed import INSTALLED
 from stackd.cli.manifests import server_address, site_options
 from stackd.cli.options import Length, config_option, labels_of, loaded, quantity_option
-from stackd.config import Config, LogSection, load
-from stackd.config.credentials import API_KEY, HOW_TO_SET_ONE, KUBECONFIG, NO_CLUSTER, credential, handed_over
-from stackd.config.settings import settings, toml
 from stackd.contract import SCOPES
-from stackd.doctor import service
 from stackd.errors import ConfigError, StackdError
-from stackd.keys import ApiKey, new_key
 from stackd.printable import printable
+
+if TYPE_CHECKING:
+    from stackd.config import Config
 
 # The size of the demo's cluster; a test compares it with ``EmbeddedOptions``.
 NODES, START_DELAY, PULL = 2, "150ms", "0s"
@@ -40,6 +36,7 @@ MOST_NODES = 1000
 @config_option
 def serve(config_path: Path | None) -> None:
     """Run the daemon until SIGTERM."""
+    from stackd import logs
     from stackd.cli import process
 
     configuration = loaded(config_path, beside=False)
@@ -68,7 +65,9 @@ def demo(port: int | None, level: str, **size: Any) -> None:
 
     Every key but those of [cluster] can be set from the environment, as for serve: STACKD_STACKS__TTL=5m. SIGHUP reloads.
     """
+    from stackd import logs
     from stackd.cli import process
+    from stackd.config import LogSection
 
     with tempfile.TemporaryDirectory(prefix="stackd-demo-") as folder:
         logs.setup(LogSection.model_validate({"level": level, "format": "text"}))
@@ -82,6 +81,7 @@ def demo(port: int | None, level: str, **size: Any) -> None:
 @config_option
 def rebuild(config_path: Path | None) -> None:
     """Recover every live stack from the cluster into an empty file, and report what could not be recovered."""
+    from stackd import logs
     from stackd.cli import process
 
     configuration = loaded(config_path, serving=False)
@@ -133,6 +133,7 @@ def setup(config_path: Path | None, yes: bool, only_plan: bool, **options: Any) 
 @click.option("--for-reload", is_flag=True, hidden=True)
 def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     """Check the configuration without starting anything; report all mistakes at once, with exit code 2."""
+    from stackd.config.settings import settings
     from stackd.store.templates import stored_in
     from stackd.templates import Reader, in_force, read_templates
 
@@ -168,6 +169,8 @@ def _require_own_file(config: Config) -> None:
 
 def _readable_for_the_service(config_path: Path | None, config: Config) -> None:
     """Raise ConfigError for files that the service's user cannot read, even if this user can."""
+    from stackd.doctor import service
+
     unit = service.find_unit() if common.is_installed(config_path) else None
     if unit is not None and (mistakes := [one.what for one in service.unreadable(config, config_path, unit)]):
         raise ConfigError(mistakes)
@@ -178,6 +181,8 @@ def _check_for_reload(config_path: Path | None) -> None:
 
     systemd gives an ExecReload= no credentials, so this checks those that were handed over just before.
     """
+    from stackd.config import load
+    from stackd.config.credentials import API_KEY, HOW_TO_SET_ONE, KUBECONFIG, NO_CLUSTER, credential, handed_over
     from stackd.templates import read_templates
 
     folder = handed_over(os.environ)
@@ -259,6 +264,8 @@ def reload() -> None:
 
     systemctl reload prints none of that; the daemon logs it in the journal.
     """
+    from stackd.doctor import service
+
     if not service.runs_here():
         raise click.ClickException("systemd does not run here: send the daemon a SIGHUP; its log has the result")
     began = time.time()
@@ -284,6 +291,11 @@ def key() -> None:
 @click.option("--plain", is_flag=True, help="Print the key alone: stackd key new --plain > /etc/stackd/api-key")
 def new(name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ...], plain: bool, **flags: bool) -> None:
     """Print a new key, once; on standard error, what to put into the configuration."""
+    from pydantic import ValidationError
+
+    from stackd.config.settings import toml
+    from stackd.keys import ApiKey, new_key
+
     if scope == "tenant" and not labels:
         raise click.UsageError("a tenant needs a label that all its stacks get: --label event=a")
     plaintext, sha256 = new_key()

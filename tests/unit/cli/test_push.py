@@ -46,10 +46,7 @@ async def test_a_folder_is_sent_changed_and_pruned_and_the_same_changes_nothing(
     write(shell, web_1=changed, web_3=PLAIN + "# new\n")
     (shell.home / "pushed" / "web-2.yaml").unlink()
     asked = await push(shell, "--prune", code=2)
-    assert (
-        "this would delete 1 template that the folder lacks (web-2); confirm with --yes. Nothing was sent"
-        in asked.stderr
-    )
+    assert "this would delete 1 template that the folder lacks (web-2); confirm with --yes" in asked.stderr
     assert list(await shown(shell.at)) == ["filed", "web-1", "web-2"]
     lines = (await push(shell, "--prune", "--yes")).stdout.splitlines()
     assert lines == [
