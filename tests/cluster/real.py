@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from stackd.errors import StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.template_maps import selector
-from stackd.kube.wire import CONFIG_MAPS, HTTP_ROUTES, TLS_ROUTES
+from stackd.kube.wire import CONFIG_MAPS
 from tests.harness import Client, eventually
 from tests.process import Daemon
-
-ROUTES = (HTTP_ROUTES, TLS_ROUTES)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,10 +63,9 @@ class Real(Client):
         """Delete all objects that the test has left in the cluster, but not the namespace; templates first, for their pools."""
         for raw in await self.outside.list_namespaced(CONFIG_MAPS, labelSelector=selector(self.outside.instance)):
             await self.outside.delete(CONFIG_MAPS, raw["metadata"]["name"], raw["metadata"]["uid"])
-        for kind in (*ROUTES, "pods", "services"):
-            with suppress(StackdError):  # a cluster without the Gateway API
-                for name in await self.objects(kind):
-                    await self.outside.delete(kind, name)
+        for kind in ("pods", "services"):
+            for name in await self.objects(kind):
+                await self.outside.delete(kind, name)
 
 
 @asynccontextmanager

@@ -44,12 +44,10 @@ async def connected(at: Harness, connection: type[Connection] = Connection) -> A
         yield connection(client, 1000)
 
 
-async def rehearsed(
-    at: Harness, plan: Plan, *goals: Goal, connection: type[Connection] = Connection, spares: int | None = None
-) -> Outcome:
+async def rehearsed(at: Harness, plan: Plan, *goals: Goal, connection: type[Connection] = Connection) -> Outcome:
     """Run a rehearsal from its first create to its last delete."""
     async with connected(at, connection) as wire:
-        rehearsal = Rehearsal(plan=plan, connection=wire, ident="test", spares=spares)
+        rehearsal = Rehearsal(plan=plan, connection=wire, ident="test")
         await run(rehearsal)
         return Outcome(rehearsal, goals)
 
