@@ -8,7 +8,6 @@ import itertools
 import sys
 import time
 
-from tests.faults.process import ForkServer
 from tests.faults.schedule import Report, run
 
 
@@ -18,25 +17,19 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=1, help="run at least so many")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="the first seed; the next ones follow")
     arguments = parser.parse_args()
-    end, first, found, done = time.monotonic() + arguments.seconds, arguments.seed, list[int](), itertools.count(1)
+    end, first, done, found = time.monotonic() + arguments.seconds, arguments.seed, list[int](), list[int]()
 
     def report(one: Report) -> None:
-        number = next(done)
+        done.append(one.seed)
         if one.violations:
             found.append(one.seed)
-            print(f"==== seed {one.seed} ({one.theme})\n{one.story()}\n", flush=True)
-        elif number % 100 == 0:
-            print(f"{number} schedules", flush=True)
+            print("\n".join([f"==== seed {one.seed}", *one.violations, "", one.story]), flush=True)
 
     seeds = itertools.takewhile(
         lambda seed: seed < first + arguments.schedules or time.monotonic() < end, itertools.count(first)
     )
-    forkserver = ForkServer()
-    try:
-        asyncio.run(run(seeds, forkserver, at_once=4, report=report))
-    finally:
-        forkserver.close()
-    print(f"{next(done) - 1} schedules from seed {first} on; {len(found)} found something: {found}")
+    asyncio.run(run(seeds, at_once=4, report=report))
+    print(f"{len(done)} schedules from seed {first} on; {len(found)} found something: {found}")
     return int(bool(found))
 
 

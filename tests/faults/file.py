@@ -11,7 +11,8 @@ from typing import Any
 
 _ROWS = """
 SELECT stack_id, pod_spec, status, accepted, ended, deleting_since IS NOT NULL, ports_held, ttl_expires_at, desired,
-  pod_uid IS NOT NULL, unassigned, spare, template, iif(serving IS NULL, NULL, generation), labels ->> 'op', members, ports,
+  pod_uid IS NOT NULL, unassigned, spare, coalesce(template, ''), iif(serving IS NULL, NULL, generation),
+  coalesce(labels ->> 'op', ''), members, ports,
   (SELECT json_group_array(node_port) FROM node_ports AS held WHERE held.stack_id = stacks.stack_id),
   (SELECT json_group_array(hostname) FROM hostnames AS held WHERE held.stack_id = stacks.stack_id)
 FROM stacks WHERE """
@@ -60,39 +61,24 @@ class Row:
 
     @classmethod
     def read(cls, values: tuple[Any, ...]) -> Row:
-        stack_id, spec, status, *flags, ports, held, held_names = values
+        *plain, members, ports, held, held_names = values
         opened = json.loads(ports)
-        (
-            accepted,
-            ended,
-            deleting,
-            ports_held,
-            expires,
-            desired,
-            has_pod_uid,
-            unassigned,
-            spare,
-            template,
-            shared_pod,
-            marker,
-            members,
-        ) = flags
-        return cls(
-            stack_id, spec, status, bool(accepted), bool(ended), bool(deleting), bool(ports_held), expires, desired,
-            bool(has_pod_uid), bool(unassigned), bool(spare), template or "", shared_pod, marker or "",
+        decoded = (
             tuple(one["name"] for one in json.loads(members or "[]")),
             frozenset(port["node_port"] for port in opened if port["node_port"]),
-            {f"{stack_id}-{port['container_port']}": port["host"] for port in opened if "host" in port},
-            frozenset(json.loads(held)), frozenset(json.loads(held_names)),
-        )  # fmt: skip
+            {f"{plain[0]}-{port['container_port']}": port["host"] for port in opened if "host" in port},
+            frozenset(json.loads(held)),
+            frozenset(json.loads(held_names)),
+        )
+        return cls(*(*plain, *decoded))
 
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """One committed job; ``items``: the state of each by stack id; ``errors``: the codes and errors of those that failed."""
+    """One committed job; ``items``: the state of each by stack id; ``errors``: the codes of those that failed."""
 
     items: dict[str, str]
-    errors: list[tuple[str, str]]
+    errors: list[str]
     status: str
     total: int
     done: int
@@ -127,8 +113,8 @@ class StateFile:
     def job(self, job_id: str) -> JobRow | None:
         found = self._ask("SELECT status, total, done, not_found, failed FROM jobs WHERE job_id = ?", job_id)
         items = dict(self._ask("SELECT stack_id, state FROM job_items WHERE job_id = ?", job_id))
-        errors = self._ask("SELECT code, error FROM job_items WHERE job_id = ? AND state = 'failed'", job_id)
-        return JobRow(items, errors, *found[0]) if found else None
+        errors = self._ask("SELECT code FROM job_items WHERE job_id = ? AND state = 'failed'", job_id)
+        return JobRow(items, [code for (code,) in errors], *found[0]) if found else None
 
     def unfinished_jobs(self) -> list[str]:
         """The ids of jobs that go on, also of those whose client got no answer."""
@@ -139,11 +125,10 @@ class StateFile:
         kinds = (("extended", "extend"), ("restart_requested", "restart renew"))
         return [stack_id for kind in kinds for (stack_id,) in self._ask(_DONE, *kind)]
 
-    def damage(self) -> str:
+    def damage(self) -> list[Any]:
         """What SQLite's own check and the foreign keys report; empty if nothing is wrong."""
-        ((verdict,),) = self._ask("PRAGMA integrity_check(1)")
-        orphans = self._ask("PRAGMA foreign_key_check")
-        return "" if verdict == "ok" and not orphans else f"{verdict} {orphans}"
+        found = [*self._ask("PRAGMA integrity_check(1)"), *self._ask("PRAGMA foreign_key_check")]
+        return [row for row in found if row != ("ok",)]
 
     def _ask(self, query: str, *values: str) -> list[Any]:
         address = self.path.absolute().as_uri() + "?mode=ro"

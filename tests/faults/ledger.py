@@ -30,7 +30,6 @@ class Create:
     route: str = ""
     key: str | None = None
     ttl: str | None = None
-    attempts: int = 0
     asked_at: int = 0
     open: int = 0
     answers: list[dict[str, Any]] = field(default_factory=list)

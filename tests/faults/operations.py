@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from stackd.embedded.nodeports import node_ports
@@ -27,6 +28,15 @@ ANSWERS = {"create": {201, 409, 503}, "delete": {200, 404, 503}, "batch": {202, 
 DURABLE = "3 acknowledged is durable"
 
 
+async def _repeated(send: Callable[..., Awaitable[Outcome]], patience: float | None, times: int) -> None:
+    """Send; whatever the answer, send it again until it is a success, at most so many times."""
+    await send(patience)
+    for _ in range(times):
+        if (await send()).status in (201, 202):
+            return
+        await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+
 class Operations:
     """The operations of one world, by their names in a plan."""
 
@@ -42,13 +52,9 @@ class Operations:
     # ---- creates
 
     async def create(self, image: str = RUNS_ON, patience: float | None = None, **wish: Any) -> None:
-        """A create; its client may leave after its patience. Under a key, it is then repeated until it is answered."""
+        """A client may leave after its patience; under a key, it repeats the request until it is answered."""
         create = self.new_create(image, **wish)
-        await self.attempt(create, patience)
-        for _ in range(KEYED_TRIES if create.key else 0):
-            if (await self.attempt(create)).status == 201:
-                return
-            await asyncio.sleep(TRY_AGAIN_SECONDS)
+        await _repeated(partial(self.attempt, create), patience, KEYED_TRIES if create.key else 0)
 
     def new_create(
         self, image: str = RUNS_ON, *, keyed: bool = False, ttl: str | None = None, template: str = ""
@@ -65,9 +71,7 @@ class Operations:
         return f"op{self._number}x"
 
     async def attempt(self, create: Create, patience: float | None = None) -> Outcome:
-        """Send the create (again)."""
         world = self._world
-        create.attempts += 1
         create.asked_at = create.asked_at or world.skew.now()
         create.open += 1
         body = _body(create) | {"labels": {"op": create.marker}} | ({"ttl": create.ttl} if create.ttl else {})
@@ -171,32 +175,16 @@ class Operations:
         """Delete, extend or restart several of the stacks, and some that do not exist, as one job."""
         picked = [self._one((pick + 0.38 * number) % 1) for number in range(several)]
         batch = self.new_batch(picked, unknown, keyed=keyed, action=action)
-        if not batch.ids:
-            return
-        outcome = await self.submit(batch, patience)
-        for _ in range(KEYED_TRIES if keyed else 0):
-            if outcome.status == 202:
-                return
-            await asyncio.sleep(TRY_AGAIN_SECONDS)
-            outcome = await self.submit(batch)
+        if batch.ids:
+            await _repeated(partial(self.submit, batch), patience, KEYED_TRIES if keyed else 0)
 
     async def create_many(self, several: int, patience: float | None = None, *, keyed: bool = False) -> None:
         """A job that creates so many stacks from the template."""
-        batch = self.new_class(several, keyed=keyed)
-        outcome = await self.submit(batch, patience)
-        for _ in range(KEYED_TRIES if keyed else 0):
-            if outcome.status == 202:
-                return
-            await asyncio.sleep(TRY_AGAIN_SECONDS)
-            outcome = await self.submit(batch)
-
-    def new_class(self, several: int, *, keyed: bool) -> Batch:
-        """A wish for a job that creates so many stacks."""
         marker = self._marker()
         key = f"batch-{marker}" if keyed else None
         batch = Batch(ids=[], unknown=frozenset(), creates=several, marker=marker, key=key, action="create")
         self._world.ledger.batches.append(batch)
-        return batch
+        await _repeated(partial(self.submit, batch), patience, KEYED_TRIES if keyed else 0)
 
     def new_batch(self, ids: Sequence[str], unknown: int, *, keyed: bool, action: str) -> Batch:
         """A wish for a job with these stacks, and so many that do not exist."""
@@ -299,8 +287,6 @@ class Operations:
         """Check that this response is allowed; that to a change of a stack depends on the stack."""
         allowed = ANSWERS.get(what, {200, 409, 503} | ({404} if self._world.may_be_gone(stack_id) else set()))
         return self._world.checked("only documented answers", outcome.status in allowed, f"{what}: {outcome}")
-
-    # ---- reads
 
     # ---- others
 

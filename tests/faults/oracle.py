@@ -19,7 +19,7 @@ from stackd.kube.records import Unrecoverable, parse_record
 from stackd.model import RANGE_PREFIX
 from tests.faults.file import Row
 from tests.faults.ledger import RUNS_ON, Batch, Create
-from tests.faults.world import NAMESPACE, OUR_NAME, TEMPLATE, World, is_ours, is_theirs
+from tests.faults.world import NAMESPACE, OUR_NAME, STACK, TEMPLATE, World, is_ours, is_theirs
 
 WATCHES = 4
 LONGEST = 86_460 * 10**9
@@ -30,7 +30,6 @@ WAITED_FOR = {ErrorCode.SHUTTING_DOWN, ErrorCode.NOT_OWNER, ErrorCode.STORE_UNAV
 CONFLICTS = {code for code in ErrorCode if code.status == 409}
 ONCE = "7 each id counts once"
 DURABLE = "3 acknowledged is durable"
-STACK = "stackd.io/stack"
 
 
 class Oracle:
@@ -49,16 +48,13 @@ class Oracle:
     def _differences(self) -> Iterator[str]:
         world = self._world
         rows, pods, services = world.file.rows(), world.ours("pods"), world.ours("services")
-        known = {row.pod_name for row in rows.values()} | {
-            pod for row in rows.values() for pod in row.member_pods.values()
-        }
+        known = {name for row in rows.values() for name in (row.pod_name, *row.member_pods.values())}
         yield from (f"pod {name} has no row" for name in pods.keys() - known)
         yield from (f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows)
         yield from (f"pod {name} was left" for name in world.objects("pods") if name.startswith("check-"))
         for row in rows.values():
-            yield from (self._spare if row.spare else self._row)(
-                row, pods.get(row.pod_name), services.get(f"svc-{row.stack_id}")
-            )
+            compare = self._spare if row.spare else self._row
+            yield from compare(row, pods.get(row.pod_name), services.get(f"svc-{row.stack_id}"))
         if len(world.cluster.server.watches) < WATCHES:
             yield "the cluster is not being watched"
         holders = Counter(world.file.holders())
@@ -66,7 +62,6 @@ class Oracle:
         if holders != wanted:
             yield f"ports are held by {dict(holders)}, and should be by {wanted}"
         yield from self._routes(rows)
-        yield from self._inner(rows)
         yield from self._promises(rows)
         yield from self._pool(rows, pods)
         jobs = [batch.job_id for batch in world.ledger.batches if batch.job_id is not None]
@@ -157,36 +152,24 @@ class Oracle:
         if isinstance(record, Unrecoverable):
             yield f"{row.stack_id}: no row can be made from its Service: {record.reason}"
             return
-        # the end of a stack in a pool means nothing until it is given
-        ends = record.ttl_expires_at if row.unassigned else row.ttl_expires_at
         one = (record.desired.value, record.ended, record.ports_held, record.ttl_expires_at, record.pod_spec)
-        other = (row.desired, row.ended, row.ports_held, ends, row.pod_spec)
+        other = (row.desired, row.ended, row.ports_held, row.ttl_expires_at, row.pod_spec)
         if one != other or record.unassigned != row.unassigned:
             yield f"{row.stack_id}: its record says {one}, and the file {other}"
 
     def _routes(self, rows: dict[str, Row]) -> Iterator[str]:
-        """Each row has its routes, with its names, and there are no others."""
-        world = self._world
-        has = {name: obj["spec"].get("hostnames", []) for name, obj in world.ours("routes").items()}
+        """Each row has its routes, with its names, and what connects its members' pods; and there are no others."""
+        routes = {name: obj["spec"].get("hostnames", []) for name, obj in self._world.ours("routes").items()}
         wanted: dict[str, list[str]] = {}
-        for row in rows.values():
-            if row.ports_held:
-                wanted |= {name: [hostname] for name, hostname in row.names.items()}
-                wanted |= {f"rt-{row.stack_id}": []} if row.names and row.ports else {}
-        if has != wanted:
-            yield f"the routes are {has}, and should be {wanted}"
-
-    def _inner(self, rows: dict[str, Row]) -> Iterator[str]:
-        """The pods of a stack with members have what connects them, and no other has."""
-        has = self._world.ours("inner").keys()
-        wanted = {
-            name
-            for row in rows.values()
-            if row.members and row.ports_held
-            for name in (f"{row.stack_id}-db", f"policy {row.stack_id}", f"policy {row.stack_id}-ingress")
-        }
-        if has != wanted:
-            yield f"the pods are connected by {sorted(has)}, and should be by {sorted(wanted)}"
+        inner: set[str] = set()
+        for row in [row for row in rows.values() if row.ports_held]:
+            stack_id = row.stack_id
+            wanted |= {name: [hostname] for name, hostname in row.names.items()}
+            wanted |= {f"rt-{stack_id}": []} if row.names and row.ports else {}
+            inner |= {f"{stack_id}-db", f"policy {stack_id}", f"policy {stack_id}-ingress"} if row.members else set()
+        for has, should in ((routes, wanted), (self._world.ours("inner").keys(), inner)):
+            if has != should:
+                yield f"the routes or connections are {has}, and should be {should}"
 
     def _promises(self, rows: dict[str, Row]) -> Iterator[str]:
         world, ledger = self._world, self._world.ledger
@@ -219,20 +202,19 @@ class Oracle:
 
     def final(self) -> None:
         world = self._world
-        others = world.foreign.differences()
-        world.checked("5 only ours", not others, f"{others}")
-        damage = world.file.damage()
-        world.checked("the file is intact", not damage, damage)
+        for invariant, wrong in (
+            ("5 only ours", world.foreign.differences()),
+            ("the file is intact", world.file.damage()),
+            (f"{ONCE}, and is not extended or restarted twice", world.file.done_twice()),
+        ):
+            world.checked(invariant, not wrong, str(wrong))
         for batch in world.ledger.batches:
             if batch.job_id is not None:
                 self._job(batch, batch.job_id)
-        twice = world.file.done_twice()
-        world.checked(ONCE, not twice, f"jobs have extended or restarted these twice: {twice}")
 
     def _job(self, batch: Batch, job_id: str) -> None:
         world, job = self._world, self._world.file.job(job_id)
-        if job is None:
-            return
+        assert job is not None
         counted = Counter(job.items.values())
         counted["not_found"] += job.total - len(job.items)  # those that were unknown from the beginning have no item
         same = {"done": job.done, "not_found": job.not_found, "failed": job.failed}
@@ -242,7 +224,7 @@ class Oracle:
         world.checked(ONCE, good, f"{job_id}: {job}")
         if batch.creates:
             self._creates(batch, {stack_id for stack_id, state in job.items.items() if state == "done"})
-        fails = [one for one in job.errors if one[0] in WAITED_FOR or not (self._fails or one[0] in CONFLICTS)]
+        fails = [code for code in job.errors if code in WAITED_FOR or not (self._fails or code in CONFLICTS)]
         world.checked("7 a stop fails nothing", not fails, f"{job_id}: {fails}")
         wrong = [name for name in batch.unknown if name in job.items]
         world.checked(ONCE, not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")

@@ -5,13 +5,12 @@ A plan depends only on its seed. ``pick`` is the position, from 0 to 1, of a sta
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import stackd
 
@@ -19,19 +18,13 @@ _SOURCE = "".join(path.read_text() for path in Path(stackd.__file__).parent.rglo
 POINTS = sorted(set(re.findall(r'crash_point\("([^"]+)"\)', _SOURCE)))
 """The names of all points in the code at which it can be killed."""
 
-ALL = os.environ.get("STACKD_TEST_SCHEDULES") == "all"
-"""Whether the tests run all schedules of the fixed set, or only the first ones of each theme."""
-
 ROUND_SECONDS = 1.2
 
 Parameters = Mapping[str, Any]
 """What is drawn for each parameter: one of a tuple, a number of a Span, or a constant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A number from ``low`` to ``high``."""
-
+class Span(NamedTuple):
     low: float = 0.0
     high: float = 1.0
 
@@ -40,17 +33,16 @@ def draw(random: Random, parameters: Parameters) -> dict[str, Any]:
     drawn = {}
     for name, choices in parameters.items():
         if isinstance(choices, Span):
-            drawn[name] = round(random.uniform(choices.low, choices.high), 4)
+            drawn[name] = round(random.uniform(*choices), 4)
         else:
             drawn[name] = random.choice(choices) if isinstance(choices, tuple) else choices
     return drawn
 
 
-# ---- what can be done: its weight among the operations, the method that does it, its parameters
+# ---- what can be done
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """``weight`` is its share, unless a theme says another one."""
 
     weight: int
@@ -210,8 +202,7 @@ THEMES = (
 # ---- the plan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(NamedTuple):
     """Something that is done ``at`` this many seconds after the beginning of its round."""
 
     at: float
@@ -251,13 +242,7 @@ def make_plan(seed: int) -> Plan:
         "STACKD_STACKS__NODE_PORT_MIN": "31001",
         "STACKD_STACKS__NODE_PORT_MAX": str(31000 + random.choice(theme.ports)),
     }
-    return Plan(
-        seed=seed,
-        theme=theme,
-        settings=settings,
-        starts=tuple(points),
-        rounds=rounds,
-    )
+    return Plan(seed=seed, theme=theme, settings=settings, starts=tuple(points), rounds=rounds)
 
 
 def _round(random: Random, theme: Theme) -> tuple[Step, ...]:

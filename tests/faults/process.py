@@ -1,71 +1,40 @@
-"""Daemons as processes: each is a fork of one that has imported everything, so it starts in 30 ms. ``kill -9`` is real.
-
-As ``python -m tests.faults.process FD`` this is that process: it forks daemons, and reports how each one ended.
-"""
+"""Daemons as processes: each is a fork of one that has imported everything, so it starts in 30 ms. ``kill -9`` is real."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
+import multiprocessing
 import os
 import signal
-import socket
-import subprocess
-import sys
-import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-ORDER_BYTES = 1 << 16
 LISTENING = "listening on "
 CLOCK = "STACKD_FAULTS_CLOCK"
-
-
-class ForkServer:
-    """For one thread; its calls block for some milliseconds."""
-
-    def __init__(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "tests.faults.process", str(theirs.fileno())]
-        self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
-        theirs.close()
-
-    def start(self, environment: dict[str, str], folder: Path) -> Process:
-        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(writing, True)
-        order = json.dumps([environment, str(folder)]).encode()
-        socket.send_fds(self._control, [order], [writing])
-        os.close(writing)
-        return Process(int(self._control.recv(64)), reading, self)
-
-    def ended(self, pid: int) -> int:
-        """The exit code of a daemon that has ended; minus the signal's number if a signal has ended it."""
-        self._control.send(json.dumps(pid).encode())
-        return int(self._control.recv(64))
-
-    def close(self) -> None:
-        self._control.close()
-        self._process.wait()
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["uvloop", "stackd.cli.machine", "stackd.cli.process", "stackd.daemon", __name__])
 
 
 class Process:
     """One daemon; ``exited`` gets its exit code once it has ended and all its output has been read."""
 
-    def __init__(self, pid: int, output: int, forkserver: ForkServer) -> None:
-        self.pid = pid
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self.lines: list[str] = []
         self.url = ""
         self.killed = False
-        self._output = output
-        self._forkserver = forkserver
         self._rest = b""
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
         self.listening: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(output, self._read)
+        self._output, theirs = FORKSERVER.Pipe(duplex=False)
+        self._process = FORKSERVER.Process(target=_serve, args=(environment, folder, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid or 0
+        self._loop.add_reader(self._output.fileno(), self._read)
 
     @property
     def alive(self) -> bool:
@@ -81,18 +50,16 @@ class Process:
         return [_record(line) for line in self.lines]
 
     def _read(self) -> None:
-        try:
-            data = os.read(self._output, 1 << 16)
-        except BlockingIOError:
-            return
+        data = os.read(self._output.fileno(), 1 << 16)
         *lines, self._rest = (self._rest + (data or b"\n")).split(b"\n")
-        for line in lines:
-            if line:
-                self._take(line.decode(errors="replace"))
+        for line in filter(None, lines):
+            self._take(line.decode(errors="replace"))
         if not data:
-            self._loop.remove_reader(self._output)
-            os.close(self._output)
-            self.exited.set_result(self._forkserver.ended(self.pid))
+            self._loop.remove_reader(self._output.fileno())
+            self._output.close()
+            self._process.join()
+            assert self._process.exitcode is not None
+            self.exited.set_result(self._process.exitcode)
             self.listening.cancel()
 
     def _take(self, line: str) -> None:
@@ -110,73 +77,17 @@ def _record(line: str) -> dict[str, Any]:
     return record
 
 
-# ---- the process that is forked
-
-
-def main() -> None:
-    """Obey orders until the other end of the socket is closed; then end every daemon that was started here."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    _import_everything()
-    gc.freeze()
-    living: set[int] = set()
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(control, ORDER_BYTES, 1)
-        if not message:
-            break
-        order = json.loads(message)
-        if isinstance(order, int):
-            _, status = os.waitpid(order, 0)
-            living.discard(order)
-            answer = os.waitstatus_to_exitcode(status)
-        else:
-            environment, folder = order
-            answer = os.fork() or _daemon(environment, folder, descriptors[0], control)
-            os.close(descriptors[0])
-            living.add(answer)
-        control.send(str(answer).encode())
-    for pid in living:
-        os.kill(pid, signal.SIGKILL)
-
-
-def _import_everything() -> None:
-    import uvloop  # noqa: F401
-
-    import stackd.cli.machine
-    import stackd.cli.process
-    import stackd.daemon  # noqa: F401
-
-
-def _daemon(environment: dict[str, str], folder: str, output: int, control: socket.socket) -> int:
-    """Run ``stackd serve`` in the forked process; never returns."""
-    code = 70
-    try:
-        control.close()
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
-        code = _serve()
-    except BaseException:  # noqa: BLE001 - the root of a process
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _serve() -> int:
+def _serve(environment: dict[str, str], folder: Path, output: Connection) -> None:
+    """Run ``stackd serve`` in the forked process."""
     from stackd.cli import main as command
     from tests.faults import skew
 
+    for stream in (1, 2):
+        os.dup2(output.fileno(), stream)
+    output.close()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
     if path := os.environ.pop(CLOCK, ""):
         skew.install(path)
-    try:
-        command(["serve"])
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
-
-
-if __name__ == "__main__":
-    main()
+    command(["serve"])

@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.injector import Injector
-from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import InvariantMonitor, Oracle
 from tests.faults.plan import OPERATIONS, Plan, Step, make_plan
-from tests.faults.process import ForkServer
-from tests.faults.world import World, world
+from tests.faults.world import TEMPLATE, World, world
 
 CONVERGENCE_SECONDS = 45.0
 LATE_WATCH_SECONDS = 8.0
@@ -29,66 +27,56 @@ SCHEDULE_SECONDS = 150.0
 FREE_ENDINGS = 10
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The result of one schedule."""
+    """The result of one schedule; ``story`` is all that is needed to understand a failure."""
 
     seed: int
-    theme: str
-    violations: list[str] = field(default_factory=list)
-    trace: list[str] = field(default_factory=list)
+    violations: list[str]
+    story: str = ""
     counts: Counter[str] = field(default_factory=Counter)
-    plan: str = ""
-    lines: list[str] = field(default_factory=list)
-
-    def story(self) -> str:
-        """All that is needed to understand a failure, and the command that replays it."""
-        lines = [*self.violations, "", self.plan, "", *self.trace, "", "the daemon's last lines:", *self.lines[-60:]]
-        return "\n".join([*lines, "", f"replay: python -m tests.faults --seed {self.seed} --schedules 1"])
 
 
-async def run(seeds: Iterable[int], forkserver: ForkServer, *, at_once: int, report: Callable[[Report], None]) -> None:
+async def run(seeds: Iterable[int], *, at_once: int, report: Callable[[Report], None]) -> None:
     """Run the schedules, so many at once: a schedule mostly waits. An exception in one is a finding, too."""
     waiting = iter(seeds)
 
     async def next_ones() -> None:
         for seed in waiting:
             try:
-                report(await _run(make_plan(seed), forkserver))
+                report(await _run(make_plan(seed)))
             except Exception:  # noqa: BLE001 - it is reported
-                report(Report(seed=seed, theme="broken", violations=[traceback.format_exc()]))
+                report(Report(seed=seed, violations=[traceback.format_exc()]))
 
     await asyncio.gather(*(next_ones() for _ in range(at_once)))
 
 
-async def _run(plan: Plan, forkserver: ForkServer) -> Report:
-    theme, settings = plan.theme, dict(plan.settings)
+async def _run(plan: Plan) -> Report:
     with tempfile.TemporaryDirectory(prefix=f"stackd-faults-{plan.seed}-") as folder:
-        async with world(Path(folder), forkserver, settings) as here:
+        async with world(Path(folder), dict(plan.settings)) as here:
             try:
                 async with asyncio.timeout(SCHEDULE_SECONDS):
                     await _play(plan, here)
             except TimeoutError:
                 here.violated("every request is answered", f"the schedule does not end in {SCHEDULE_SECONDS:.0f} s")
         lines = [line for process in here.machine.processes for line in process.lines]
-        return Report(
-            seed=plan.seed, theme=theme.name, violations=here.violations, trace=here.trace, plan=str(plan), lines=lines,
-            counts=here.counts,
-        )  # fmt: skip
+        replay = f"replay: python -m tests.faults --seed {plan.seed}"
+        story = "\n".join([str(plan), "", *here.trace, "", "the daemon's last lines:", *lines[-60:], "", replay])
+        return Report(seed=plan.seed, violations=here.violations, story=story, counts=here.counts)
 
 
 async def _play(plan: Plan, here: World) -> None:
     here.starts.extend(plan.starts)
     if plan.theme.pool:
         here.pool = plan.theme.pool
-        here.put_template(here.pool, RUNS_ON)
+        here.put_template(TEMPLATE, f"pool: {here.pool}")
     InvariantMonitor(here)
     operations, injector = Operations(here), Injector(here, plan.seed)
     oracle = Oracle(here, fails=plan.theme.fails)
     await here.keep_running()
     for steps in plan.rounds:
         here.note("a round begins")
-        await play_round(steps, operations, injector)
+        await _play_round(steps, operations, injector)
         await injector.lift()
         here.note("all faults are over")
         if not await converge(here, oracle):
@@ -114,7 +102,7 @@ async def judge(here: World, operations: Operations, oracle: Oracle, injector: I
         await oracle.answers()
 
 
-async def play_round(steps: Iterable[Step], operations: Operations, injector: Injector) -> None:
+async def _play_round(steps: Iterable[Step], operations: Operations, injector: Injector) -> None:
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for step in steps:
@@ -126,22 +114,17 @@ async def play_round(steps: Iterable[Step], operations: Operations, injector: In
 async def converge(here: World, oracle: Oracle, quiet: float = QUIET_SECONDS) -> bool:
     """Wait until nothing differs any more, and stays so; the operator confirms what a brake holds rightly."""
     end = time.monotonic() + CONVERGENCE_SECONDS
-    quiet_since: float | None = None
-    differences: list[str] = []
-    while time.monotonic() < end:
+    quiet_since, differences = 0.0, [""]
+    while (now := time.monotonic()) < end:
         await asyncio.sleep(0.05)
-        up = here.machine.up.is_set()
-        differences = oracle.differences() if up else []
-        if differences or not up:
-            quiet_since = None
-            if differences:
-                await _release_brake(here)
-        elif quiet_since is None:
-            quiet_since = time.monotonic()
-        elif time.monotonic() - quiet_since >= quiet:
-            here.counts["checked 4 convergence"] += 1
+        if not here.machine.up.is_set():
+            quiet_since, differences = 0.0, ["the daemon does not stay up"]
+        elif differences := oracle.differences():
+            quiet_since = 0.0
+            await _release_brake(here)
+        elif now - (quiet_since := quiet_since or now) > quiet:
             return True
-    for difference in differences or ["the daemon does not stay up"]:
+    for difference in differences:
         here.violated("4 convergence", difference)
     return False
 
@@ -149,12 +132,12 @@ async def converge(here: World, oracle: Oracle, quiet: float = QUIET_SECONDS) ->
 async def _release_brake(here: World) -> None:
     """Confirm what is held back, if so many stacks were ended by others that a brake is right."""
     right = len(here.ledger.touched) > FREE_ENDINGS
-    held = await held_back(here)
+    held = await _held_back(here)
     # A delayed watch has not shown recently created pods yet: their stacks are held back until it has.
     end = time.monotonic() + LATE_WATCH_SECONDS
     while held and not right and time.monotonic() < end:
         await asyncio.sleep(0.1)
-        held = await held_back(here)
+        held = await _held_back(here)
     if held:
         text = f"{held} are held back, and only {len(here.ledger.touched)} stacks were touched"
         here.checked("8 brakes", right, text)
@@ -162,10 +145,9 @@ async def _release_brake(here: World) -> None:
         await here.call("POST", "/reconcile/confirm")
 
 
-async def held_back(here: World) -> list[str]:
-    outcome = await here.call("GET", "/readyz")
-    held: list[str] = outcome.body.get("held", []) if isinstance(outcome.body, dict) else []
-    return held
+async def _held_back(here: World) -> list[str]:
+    body = (await here.call("GET", "/readyz")).body
+    return list(body.get("held", [])) if isinstance(body, dict) else []
 
 
 def _check_ports(here: World, injector: Injector) -> None:
@@ -175,5 +157,5 @@ def _check_ports(here: World, injector: Injector) -> None:
             words = str(record.get("message", "")).split("node port ")
             if len(words) > 1 and "trying another" in words[-1]:
                 port = int(words[1].split(":")[0])
-                theirs = port in injector.ever_taken | here.foreign.ports
+                theirs = port in injector.ever_taken.union(here.foreign.ports)
                 here.checked("2 one holder per port", theirs, f"port {port} was refused, and nobody else had it")

@@ -7,8 +7,9 @@ armed with the next, and may die of it before all has recovered.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,8 @@ from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import DURABLE, ROUTES, Operations
 from tests.faults.oracle import FINISHED, InvariantMonitor, Oracle
 from tests.faults.plan import POINTS
-from tests.faults.process import ForkServer
 from tests.faults.schedule import converge, judge
-from tests.faults.world import NAMESPACE, OURS, TEMPLATE_FILE, World, world
+from tests.faults.world import NAMESPACE, OURS, SHARED, STACK, TEMPLATE, TEMPLATE_FILE, World, world
 
 # Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
@@ -135,9 +135,10 @@ async def delete(stage: Stage, *, stopped: bool = False) -> None:
         await stage.operations.delete_one(stack_id)
 
 
-async def change(stage: Stage, verb: str) -> None:
+async def do(stage: Stage, what: str, **how: Any) -> None:
+    """A client does this with its new stack."""
     if await stage.stack():
-        await stage.operations.change(LAST, verb)
+        await getattr(stage.operations, what)(LAST, **how)
 
 
 async def restart_a_member(stage: Stage) -> None:
@@ -157,16 +158,6 @@ async def lose_member(stage: Stage) -> None:
     stage.world.ledger.touched.add(stack_id)
     stage.world.remove("pods", f"{stack_id}-mail")
     await stage.until_row(stack_id, lambda row: not row.ports_held)
-
-
-async def extend(stage: Stage) -> None:
-    if await stage.stack():
-        await stage.operations.extend(LAST, "10m", keyed=True)
-
-
-async def relabel(stage: Stage) -> None:
-    if await stage.stack():
-        await stage.operations.relabel(LAST)
 
 
 async def end(stage: Stage) -> None:
@@ -274,8 +265,7 @@ async def change_route(stage: Stage) -> None:
 
 async def leave_behind(stage: Stage) -> None:
     """There is a pod of a stack that the file says was deleted long ago."""
-    number = stage.world.counts["left behind"] = stage.world.counts["left behind"] + 1
-    name = f"stack-1e{number:014x}"
+    name = f"stack-{secrets.token_hex(8)}"
     stage.world.file.remember_as_removed(name)
     await _put_stray(stage, name)
 
@@ -289,7 +279,7 @@ async def leave_beside_an_ended_stack(stage: Stage) -> None:
 
 
 async def _put_stray(stage: Stage, name: str) -> None:
-    stage.world.foreign.put_pod(name, OURS | {"stackd.io/stack": name})
+    stage.world.foreign.put_pod(name, OURS | {STACK: name})
     await stage.until(lambda: name not in stage.world.objects("pods"))
 
 
@@ -325,17 +315,17 @@ async def share(stage: Stage) -> None:
 async def share_no_more(stage: Stage) -> None:
     """A template is shared at one start, and not at the next."""
     here = stage.world
-    await _start_again(stage, lambda: here.put_shared(RUNS_ON))
+    await _start_again(stage, lambda: here.put_template(SHARED, "shared: true"))
     await stage.until(lambda: _shared(stage, "running"))
     if not stage.over:
-        await _start_again(stage, lambda: here.put_unshared(RUNS_ON))
+        await _start_again(stage, lambda: here.put_template(SHARED, "shared: false"))
         await stage.until(lambda: not _shared_rows(stage))
 
 
 async def _start_again(stage: Stage, change: Callable[[], None]) -> None:
     """Stop the daemon, and start it after the change, to die of the same."""
     here = stage.world
-    await here.machine.gone(kill=False)
+    await here.machine.gone()
     here.starts[:0] = filter(None, [here.machine.crash_at])
     change()
     here.machine.absent = False
@@ -371,16 +361,16 @@ async def start(_: Stage) -> None:
     await asyncio.sleep(0.02)
 
 
-def twice(*points: str) -> tuple[str, ...]:
-    return tuple(f"{point}:{time}" for point in points for time in (1, 2))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Scene:
-    """``act`` is repeated until the daemon has died all these ``deaths``, each ``POINT:N``; "" is a life without one."""
+    """``act`` is repeated until the daemon has died all its deaths.
+
+    ``deaths`` are written as ``POINT:1,2`` for the first and the second time that it gets there, or ``POINT`` for both.
+    """
 
     act: Callable[[Stage], Awaitable[None]]
-    deaths: tuple[str, ...]
+    deaths: str
+    _: KW_ONLY
     routes: Sequence[str] = ROUTES
     ports: int = 60
     pool: int = 0
@@ -389,169 +379,103 @@ class Scene:
     shared: bool = False
     spares: int = 0
 
-
-_CREATES = (
-    "create.before_reserve", "create.reserved", "pod.created", "service.written", "route.written", "accept.decided",
-    "accept.accepted",
-)  # fmt: skip
-
-
-def removals(*numbers: int) -> tuple[str, ...]:
-    return tuple(f"object.removed:{number}" for number in numbers)
+    @property
+    def each(self) -> list[str]:
+        """Each death, ``POINT:N``."""
+        points = [word.partition(":") for word in self.deaths.split()]
+        return [f"{point}:{time}" for point, _, times in points for time in (times or "1,2").split(",")]
 
 
+CREATES = (
+    "create.before_reserve create.reserved pod.created service.written route.written accept.decided accept.accepted"
+)
+DELETES = "delete.marked delete.confirmed delete.removed"
+STOP, RESTART = (partial(do, what="change", verb=verb) for verb in ("stop", "restart"))
 SCENES = {
-    "create": Scene(
-        act=create,
-        # the last one dies while it undoes the create that the one before has begun
-        deaths=(*twice(*_CREATES), "service.written:1", "create.undo_marked:1"),
-    ),
+    # the last one dies while it undoes the create that the one before has begun
+    "create": Scene(create, f"{CREATES} service.written:1 create.undo_marked:1"),
     "take a spare": Scene(
-        act=take_a_spare,
-        deaths=(
-            *("spare.intended:1", "service.written:1", "create.reserved:1", "pod.created:1", "service.written:2"),
-            *("accept.decided:1", "accept.accepted:1", "service.written:1", "spare.delete_marked:1", *removals(1)),
-            *("delete.confirmed:1", "delete.removed:1"),
-        ),
+        take_a_spare,
+        "spare.intended:1 service.written:1 create.reserved:1 pod.created:1 service.written:2 accept.decided:1 "
+        "accept.accepted:1 service.written:1 spare.delete_marked:1 object.removed:1 delete.confirmed:1 delete.removed:1",
         routes=("",),
     ),
-    "create in vain": Scene(act=create_in_vain, deaths=twice("create.undo_marked")),
-    "create again": Scene(act=create_again_before_all_is_seen, deaths=("pod.created:1",) * 2),
-    "create without ports": Scene(act=create_where_all_ports_are_taken, deaths=twice("service.port_replaced")),
-    "lose service and port": Scene(act=partial(lose_service, port_too=True), deaths=twice("service.port_replaced")),
-    "lose service": Scene(act=lose_service, deaths=("service.written:2",) * 2),
-    "change service": Scene(act=change_service, deaths=("service.written:2",) * 2),
-    "lose record": Scene(act=lose_record, deaths=("service.written:2",) * 2),
-    "lose route": Scene(act=lose_route, deaths=("route.written:4",) * 2),
-    "change route": Scene(act=change_route, deaths=("route.written:4",) * 2),
-    "delete": Scene(
-        act=delete, deaths=(*twice("delete.marked", "delete.confirmed", "delete.removed"), *removals(1, 2, 3, 4))
-    ),
-    "delete a stopped one": Scene(act=partial(delete, stopped=True), deaths=twice("delete.confirmed")),
-    "end": Scene(act=end, deaths=("service.written:2", *removals(1), *twice("release.released"))),
-    "stop": Scene(
-        act=partial(change, verb="stop"),
-        deaths=(*twice("stop.intended", "stop.stopped"), "service.written:2", *removals(1)),
-    ),
+    "create in vain": Scene(create_in_vain, "create.undo_marked"),
+    "create again": Scene(create_again_before_all_is_seen, "pod.created:1,1"),
+    "create without ports": Scene(create_where_all_ports_are_taken, "service.port_replaced"),
+    "lose service and port": Scene(partial(lose_service, port_too=True), "service.port_replaced"),
+    "lose service": Scene(lose_service, "service.written:2,2"),
+    "change service": Scene(change_service, "service.written:2,2"),
+    "lose record": Scene(lose_record, "service.written:2,2"),
+    "lose route": Scene(lose_route, "route.written:4,4"),
+    "change route": Scene(change_route, "route.written:4,4"),
+    "delete": Scene(delete, f"{DELETES} object.removed:1,2,3,4"),
+    "delete a stopped one": Scene(partial(delete, stopped=True), "delete.confirmed"),
+    "end": Scene(end, "service.written:2 object.removed:1 release.released"),
+    "stop": Scene(STOP, "stop.intended stop.stopped service.written:2 object.removed:1"),
     "restart": Scene(
-        act=partial(change, verb="restart"),
-        deaths=(
-            *twice("restart.intended"),
-            *(
-                "service.written:2",
-                *removals(1),
-                "pod.created:2",
-                "accept.decided:2",
-                "accept.accepted:2",
-                "service.written:3",
-            ),
-        ),
+        RESTART,
+        "restart.intended service.written:2 object.removed:1 pod.created:2 accept.decided:2 accept.accepted:2 "
+        "service.written:3",
     ),
     "create with members": Scene(
-        act=create,
-        deaths=(
-            *(
-                "create.reserved:1",
-                "route.written:1",
-                "route.written:4",
-                "pod.created:1",
-                "pod.created:3",
-                "pod.created:6",
-            ),
-            *("service.written:1", "accept.decided:1", "accept.decided:2", "accept.accepted:1", "accept.accepted:2"),
-            *("route.written:2", "create.undo_marked:1", "object.removed:2"),
-        ),
+        create,
+        "create.reserved:1 route.written:1,4 pod.created:1,3,6 service.written:1 accept.decided:1,2 accept.accepted:1,2 "
+        "route.written:2 create.undo_marked:1 object.removed:2",
         routes=MEMBERS,
     ),
-    "delete with members": Scene(
-        act=delete,
-        deaths=(*twice("delete.marked", "delete.confirmed", "delete.removed"), *removals(1, 2, 3, 4, 5, 6, 7)),
-        routes=MEMBERS,
-    ),
+    "delete with members": Scene(delete, f"{DELETES} object.removed:1,2,3,4,5,6,7", routes=MEMBERS),
     "restart with members": Scene(
-        act=partial(change, verb="restart"),
-        deaths=(
-            *("restart.intended:1", "service.written:2", *removals(1, 2, 3), "pod.created:4", "pod.created:5"),
-            *("pod.created:6", "accept.decided:2", "accept.accepted:2"),
-        ),
+        RESTART,
+        "restart.intended:1 service.written:2 object.removed:1,2,3 pod.created:4,5,6 accept.decided:2 accept.accepted:2",
         routes=MEMBERS,
     ),
     "restart a member": Scene(
-        act=restart_a_member,
-        deaths=(
-            *("restart.intended:1", "service.written:2", *removals(1), "pod.created:4", "accept.decided:2"),
-            *("accept.accepted:2", "service.written:3"),
-        ),
+        restart_a_member,
+        "restart.intended:1 service.written:2 object.removed:1 pod.created:4 accept.decided:2 accept.accepted:2 "
+        "service.written:3",
         routes=MEMBERS,
     ),
-    "stop with members": Scene(
-        act=partial(change, verb="stop"),
-        deaths=("stop.intended:1", *removals(1, 2, 3), "stop.stopped:1"),
-        routes=MEMBERS,
-    ),
-    "lose a member": Scene(
-        act=lose_member, deaths=("service.written:2", *removals(1, 2, 3, 4), "release.released:1"), routes=MEMBERS
-    ),
-    "extend": Scene(act=extend, deaths=twice("extend.extended", "extend.recorded")),
-    "relabel": Scene(act=relabel, deaths=(*twice("relabel.relabelled"), "service.written:2")),
-    "expire": Scene(act=expire, deaths=twice("expire.marked")),
-    "batch": Scene(
-        act=batch,
-        deaths=twice("batch.queued", "batch.begun", "batch.delete_marked", "batch.confirmed", "batch.counted"),
-    ),
-    "extensions": Scene(act=partial(batch, action="extend"), deaths=twice("batch.begun")),
-    "restarts": Scene(
-        act=partial(batch, action="restart"), deaths=twice("batch.begun", "batch.confirmed", "batch.counted")
-    ),
+    "stop with members": Scene(STOP, "stop.intended:1 object.removed:1,2,3 stop.stopped:1", routes=MEMBERS),
+    "lose a member": Scene(lose_member, "service.written:2 object.removed:1,2,3,4 release.released:1", routes=MEMBERS),
+    "extend": Scene(partial(do, what="extend", ttl="10m", keyed=True), "extend.extended extend.recorded"),
+    "relabel": Scene(partial(do, what="relabel"), "relabel.relabelled service.written:2"),
+    "expire": Scene(expire, "expire.marked"),
+    "batch": Scene(batch, "batch.queued batch.begun batch.delete_marked batch.confirmed batch.counted"),
+    "extensions": Scene(partial(batch, action="extend"), "batch.begun"),
+    "restarts": Scene(partial(batch, action="restart"), "batch.begun batch.confirmed batch.counted"),
     "class": Scene(
-        act=start_a_class,
-        deaths=(
-            *("batch.begun:1", "create.reserved:2", "pod.created:1", "accept.accepted:2"),
-            *("assign.assigned:1", "batch.confirmed:2", "batch.counted:1"),
-        ),
+        start_a_class,
+        "batch.begun:1 create.reserved:2 pod.created:1 accept.accepted:2 assign.assigned:1 batch.confirmed:2 batch.counted:1",
         ports=400,
         pool=2,
     ),
-    "renewals": Scene(
-        act=renew,
-        deaths=("batch.begun:1", *removals(1, 2), "batch.counted:1"),
-        ports=400,
-        pool=1,
-    ),
-    "press": Scene(act=press, deaths=twice("assign.picked", "assign.assigned", "assign.opened"), pool=3),
-    "pool that ends": Scene(act=start, deaths=twice("pool.delete_marked"), pool=2, pooled=ENDS),
-    "need a port": Scene(act=need_a_port, deaths=twice("pool.preempted"), pool=12, ports=12),
-    "share": Scene(act=share, deaths=twice("shared.restart_intended", "shared.served", "shared.kept"), shared=True),
-    "share no more": Scene(act=share_no_more, deaths=("pool.delete_marked:1",) * 2, shared=True),
-    "check": Scene(
-        act=check,
-        deaths=("template_pod.created:1", *removals(1, 2)),
-        shared=True,
-    ),
-    "write a template": Scene(
-        act=write_a_template,
-        deaths=twice("template.written", "template.kept", "template.removed", "template.deleted"),
-    ),
-    "lose labels": Scene(act=lose_labels, deaths=twice("pod.labelled")),
-    "leave behind": Scene(act=leave_behind, deaths=removals(1, 1)),
-    "leave beside an ended one": Scene(act=leave_beside_an_ended_stack, deaths=removals(1, 1)),
-    "start": Scene(act=start, deaths=("bring_up.identified:1",)),
+    "renewals": Scene(renew, "batch.begun:1 object.removed:1,2 batch.counted:1", ports=400, pool=1),
+    "press": Scene(press, "assign.picked assign.assigned assign.opened", pool=3),
+    "pool that ends": Scene(start, "pool.delete_marked", pool=2, pooled=ENDS),
+    "need a port": Scene(need_a_port, "pool.preempted", pool=12, ports=12),
+    "share": Scene(share, "shared.restart_intended shared.served shared.kept", shared=True),
+    "share no more": Scene(share_no_more, "pool.delete_marked:1,1", shared=True),
+    "check": Scene(check, "template_pod.created:1 object.removed:1,2", shared=True),
+    "write a template": Scene(write_a_template, "template.written template.kept template.removed template.deleted"),
+    "lose labels": Scene(lose_labels, "pod.labelled"),
+    "leave behind": Scene(leave_behind, "object.removed:1,1"),
+    "leave beside an ended one": Scene(leave_beside_an_ended_stack, "object.removed:1,1"),
+    "start": Scene(start, "bring_up.identified:1"),
 }
 PARTS = 5
 """Scenes mostly wait, so several are played at once."""
 
 
 def test_every_crash_point_has_a_scene() -> None:
-    assert {death.partition(":")[0] for scene in SCENES.values() for death in scene.deaths} - {""} == set(POINTS)
+    assert {death.partition(":")[0] for scene in SCENES.values() for death in scene.each} == set(POINTS)
 
 
 @pytest.mark.timeout(480)
 @pytest.mark.parametrize("part", range(PARTS))
-async def test_a_crash_at_any_point_loses_nothing_and_leaks_nothing(
-    part: int, forkserver: ForkServer, tmp_path: Path
-) -> None:
+async def test_a_crash_at_any_point_loses_nothing_and_leaks_nothing(part: int, tmp_path: Path) -> None:
     titles = list(SCENES)[part::PARTS]
-    worlds = await asyncio.gather(*(play(title, forkserver, tmp_path / title) for title in titles))
+    worlds = await asyncio.gather(*(play(title, tmp_path / title) for title in titles))
     failed = [
         "\n".join([title, *here.violations, *here.trace, *here.machine.process.lines[-40:]])
         for title, here in zip(titles, worlds, strict=True)
@@ -560,30 +484,31 @@ async def test_a_crash_at_any_point_loses_nothing_and_leaks_nothing(
     assert not failed, "\n\n".join(failed)
 
 
-async def play(title: str, forkserver: ForkServer, folder: Path) -> World:
+async def play(title: str, folder: Path) -> World:
     """Let the daemon die its deaths; after each the next one recovers, and is judged."""
-    scene = SCENES[title]
+    scene, deaths = SCENES[title], SCENES[title].each
     folder.mkdir()
     settings = {
         "STACKD_STACKS__NODE_PORT_MIN": "31001",
         "STACKD_STACKS__NODE_PORT_MAX": str(31000 + scene.ports),
         "STACKD_STACKS__SPARE_SERVICES": str(scene.spares),
     }
-    async with world(folder, forkserver, settings) as here:
+    async with world(folder, settings) as here:
         if scene.pool:
-            here.put_template(scene.pool, scene.pooled)
+            here.put_template(TEMPLATE, f"pool: {scene.pool}", scene.pooled)
             here.pool = scene.pool if title == "press" else 0
         if scene.shared:
-            here.put_shared(RUNS_ON, checked=title == "check")
-        here.starts.extend(scene.deaths)
+            checked = "\ncheck: {image: app/exit0, every: 10s}" if title == "check" else ""
+            here.put_template(SHARED, f"shared: true{checked}")
+        here.starts.extend(deaths)
         oracle = Oracle(here)
         InvariantMonitor(here)
         operations, injector = Operations(here, routes=scene.routes), Injector(here, seed=1)
         stage = Stage(world=here, operations=operations, injector=injector)
         try:
-            async with asyncio.timeout(DEATH_SECONDS * len(scene.deaths)):
+            async with asyncio.timeout(DEATH_SECONDS * len(deaths)):
                 await here.keep_running()
-                while here.counts["deaths"] < len(scene.deaths) - scene.deaths.count(""):
+                while here.counts["deaths"] < len(deaths):
                     stage.before = here.counts["deaths"]
                     await scene.act(stage)
                     if stage.over and not await converge(here, oracle, 0.0):

@@ -19,21 +19,22 @@ import aiohttp
 from msgspec import json
 
 from stackd.embedded import EmbeddedCluster
-from stackd.embedded.request import RequestInfo, read_target
-from stackd.embedded.resources import CONFIG_MAPS, HTTP_ROUTES, NETWORK_POLICIES, PODS, SERVICES, Json, Resource
+from stackd.embedded.request import read_target
+from stackd.embedded.resources import HTTP_ROUTES, NETWORK_POLICIES, PODS, SERVICES, Json, Resource
 from stackd.embedded.store import LoopClock
 from tests.faults.file import StateFile
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import RUNS_ON, Ledger
 from tests.faults.machine import GATEWAY, Machine
-from tests.faults.process import ForkServer
 from tests.faults.skew import Skew
 from tests.harness import KEY, fast_cluster
 
 START_SECONDS = 30.0
 REPLY_SECONDS = 40.0
-NAMESPACE = "stacks"
+NAMESPACE, ELSEWHERE = "stacks", "elsewhere"
+OURS = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default"}
+STACK, THEIRS = "stackd.io/stack", "example.org/theirs"
 OUR_NAME = re.compile("(?:svc-|rt-)?(stack-[0-9a-f]{16})(?:-[a-z0-9]+)?")
-RESOURCES = {"pods": PODS, "services": SERVICES, "configmaps": CONFIG_MAPS}
+RESOURCES = {"pods": PODS, "services": SERVICES}
 TEMPLATE, SHARED = "pooled", "shared"
 TEMPLATE_FILE = """\
 target_port: [{{container_port: 80, protocol: TCP}}]
@@ -77,7 +78,6 @@ class World:
     folder: Path
     cluster: EmbeddedCluster
     foreign: Foreign
-    forkserver: ForkServer
     session: aiohttp.ClientSession
     skew: Skew
     settings: dict[str, str]
@@ -104,24 +104,13 @@ class World:
         self.note(f"VIOLATION {invariant}: {text}")
         self.violations.append(f"{invariant}: {text}")
 
-    def checked(self, invariant: str, holds: bool, text: str = "") -> bool:
-        """Count a check, and record a violation."""
-        self.counts[f"checked {invariant}"] += 1
+    def checked(self, invariant: str, holds: bool, text: str) -> bool:
         if not holds:
             self.violated(invariant, text)
         return holds
 
-    def put_template(self, pool: int, image: str) -> None:
-        self._put_template(TEMPLATE, f"pool: {pool}", image)
-
-    def put_shared(self, image: str, *, checked: bool = False) -> None:
-        check = "\ncheck: {image: app/exit0, every: 10s}" if checked else ""
-        self._put_template(SHARED, f"shared: true{check}", image)
-
-    def put_unshared(self, image: str) -> None:
-        self._put_template(SHARED, "shared: false", image)
-
-    def _put_template(self, name: str, kept: str, image: str) -> None:
+    def put_template(self, name: str, kept: str, image: str = RUNS_ON) -> None:
+        """``kept`` says how many stacks of it are kept, or that they are shared."""
         folder = self.folder / "templates"
         folder.mkdir(exist_ok=True)
         (folder / f"{name}.yaml").write_text(TEMPLATE_FILE.format(kept=kept, image=image))
@@ -150,7 +139,6 @@ class World:
     ) -> Outcome:
         """One request on its own connection; the client leaves after ``patience`` seconds."""
         headers = {"X-API-KEY": KEY} | ({"Idempotency-Key": key} if key else {})
-        self.counts["requests"] += 1
         self.machine.in_flight += 1
         try:
             async with asyncio.timeout(patience if patience is not None else REPLY_SECONDS):
@@ -181,23 +169,22 @@ class World:
     # ---- the cluster, as it is
 
     def objects(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All ``pods``, ``services`` or ``configmaps`` of the namespace, by name, read without the API.
+        """All of the namespace, by name, read without the API.
 
         ``routes`` are all that gives stacks names: HTTPRoutes, and the Services that are behind them alone. ``inner`` are all by
-        which the pods of a stack reach each other.
+        which the pods of a stack reach each other. Neither's Services are among the ``services``.
         """
         if kind == "inner":
-            services = {name: obj for name, obj in self._all(SERVICES).items() if name.startswith("stack-")}
-            policies = self._all(NETWORK_POLICIES).items()
-            return services | {f"policy {name}": obj for name, obj in policies if name.startswith("stack-")}
+            policies = {f"policy {name}": obj for name, obj in self._all(NETWORK_POLICIES, "stack-").items()}
+            return self._all(SERVICES, "stack-") | policies
         if kind == "routes":
-            behind = {name: obj for name, obj in self._all(SERVICES).items() if name.startswith("rt-")}
-            return self._all(HTTP_ROUTES) | behind
-        inner = ("rt-", "stack-") if kind == "services" else ("rt-",)
-        return {name: obj for name, obj in self._all(RESOURCES[kind]).items() if not name.startswith(inner)}
+            return self._all(HTTP_ROUTES) | self._all(SERVICES, "rt-")
+        inner = self._all(SERVICES, "rt-", "stack-") if kind == "services" else {}
+        return {name: obj for name, obj in self._all(RESOURCES[kind]).items() if name not in inner}
 
-    def _all(self, resource: Resource) -> dict[str, dict[str, Any]]:
-        return {record.key[1]: record.obj for record in self.cluster.store.of(resource).in_namespace(NAMESPACE)}
+    def _all(self, resource: Resource, *prefixes: str) -> dict[str, dict[str, Any]]:
+        every = {record.key[1]: record.obj for record in self.cluster.store.of(resource).in_namespace(NAMESPACE)}
+        return {name: obj for name, obj in every.items() if not prefixes or name.startswith(prefixes)}
 
     def ours(self, kind: str) -> dict[str, dict[str, Any]]:
         """The objects that the daemon has made, even if somebody has removed their labels."""
@@ -237,7 +224,7 @@ class Skewed(LoopClock):
 
 
 @asynccontextmanager
-async def world(folder: Path, forkserver: ForkServer, settings: dict[str, str]) -> AsyncIterator[World]:
+async def world(folder: Path, settings: dict[str, str]) -> AsyncIterator[World]:
     """A cluster and a machine with an empty folder; no daemon runs yet."""
     skew, home, kubeconfig = Skew(folder / "clock"), folder / "state", folder / "kubeconfig"
     home.mkdir()
@@ -245,8 +232,7 @@ async def world(folder: Path, forkserver: ForkServer, settings: dict[str, str]) 
     connector = aiohttp.TCPConnector(force_close=True, limit=0)
     async with EmbeddedCluster(options) as cluster, aiohttp.ClientSession(connector=connector) as session:
         here = World(
-            folder=folder, cluster=cluster, foreign=Foreign(cluster), forkserver=forkserver, session=session, skew=skew,
-            settings=settings,
+            folder=folder, cluster=cluster, foreign=Foreign(cluster), session=session, skew=skew, settings=settings
         )  # fmt: skip
         cluster.write_kubeconfig(kubeconfig)
         here.machine = Machine(world=here, folder=home, kubeconfig=kubeconfig)
@@ -260,50 +246,43 @@ async def world(folder: Path, forkserver: ForkServer, settings: dict[str, str]) 
 # ---- objects of others, which must not have changed at the end (invariant 5)
 
 
-OURS = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default"}
-ELSEWHERE, THEIRS = "elsewhere", "example.org/theirs"
-
-
 class Foreign:
     """Objects with names and labels much like stackd's; each differs in one respect."""
 
     def __init__(self, cluster: EmbeddedCluster) -> None:
         self._cluster = cluster
         self._kept: dict[tuple[str, str, str], tuple[Json, ...]] = {}
-        self.ports: set[int] = set()
+        self.ports = range(32700, 32704)
 
     def settle(self) -> None:
         for name in (NAMESPACE, ELSEWHERE):
-            self._cluster.api.create(_target("/api/v1/namespaces"), {}, json.encode({"metadata": {"name": name}}))
-        for number, labels in enumerate(
-            ({}, OURS | {"stackd.io/instance": "other"}, {"stackd.io/instance": "default"}, {"app": "stackd"})
-        ):
-            name, port = f"stack-{number:016x}", 32700 + number
+            self._create("/api/v1/namespaces", {"metadata": {"name": name}})
+        instance = "stackd.io/instance"
+        others: tuple[Json, ...] = ({}, OURS | {instance: "other"}, {instance: "default"}, {"app": "stackd"})
+        for port, labels in zip(self.ports, others, strict=True):
+            name = f"stack-{port:016x}"
+            self.put_pod(name, labels | {STACK: name})
             ports = [{"port": 80, "protocol": "TCP", "nodePort": port}]
-            self.put_pod(name, labels | {"stackd.io/stack": name})
-            self.put(
-                "services", f"svc-{name}", {"type": "NodePort", "ports": ports}, labels | {"stackd.io/stack": name}
-            )
-            self.ports.add(port)
-        self.put_pod("stack-00000000000000ff", OURS | {"stackd.io/stack": "stack-00000000000000ff"}, ELSEWHERE)
+            self._put("services", f"svc-{name}", {"type": "NodePort", "ports": ports}, labels | {STACK: name})
+        self.put_pod("stack-00000000000000ff", OURS | {STACK: "stack-00000000000000ff"}, ELSEWHERE)
 
-    def put_pod(self, name: str, labels: Json | None = None, namespace: str = NAMESPACE) -> None:
+    def put_pod(self, name: str, labels: Json, namespace: str = NAMESPACE) -> None:
+        """Create a pod of somebody else, which must not change unless it passes for an orphan of stackd."""
         spec = {"nodeSelector": {"for": "nobody"}, "containers": [{"name": "theirs", "image": "theirs/runs"}]}
-        self.put("pods", name, spec, labels, namespace)
+        self._put("pods", name, spec, labels, namespace)
 
-    def put(self, kind: str, name: str, spec: Json, labels: Json | None, namespace: str = NAMESPACE) -> None:
-        """Create an object of somebody else, which must not change unless it passes for an orphan of stackd."""
-        metadata = {"name": name, "labels": labels or {}, "annotations": {THEIRS: "yes"}}
-        target = _target(f"/api/v1/namespaces/{namespace}/{kind}")
-        self._cluster.api.create(target, {}, json.encode({"metadata": metadata, "spec": spec}))
-        if namespace == ELSEWHERE or not OURS.items() <= (labels or {}).items():
+    def _put(self, kind: str, name: str, spec: Json, labels: Json, namespace: str = NAMESPACE) -> None:
+        metadata = {"name": name, "labels": labels, "annotations": {THEIRS: "yes"}}
+        self._create(f"/api/v1/namespaces/{namespace}/{kind}", {"metadata": metadata, "spec": spec})
+        if namespace == ELSEWHERE or not OURS.items() <= labels.items():
             self._kept[kind, namespace, name] = self._seen(kind, namespace, name)
+
+    def _create(self, path: str, obj: Json) -> None:
+        self._cluster.api.create(read_target("POST", path, {}), {}, json.encode(obj))
 
     def differences(self) -> list[str]:
         now = {key: self._seen(*key) for key in self._kept}
-        return [
-            f"{'/'.join(key)} was {self._kept[key]} and is {now[key]}" for key in now if now[key] != self._kept[key]
-        ]
+        return [f"{key} was {before} and is {now[key]}" for key, before in self._kept.items() if now[key] != before]
 
     def _seen(self, kind: str, namespace: str, name: str) -> tuple[Json, ...]:
         """The uid, the labels, and the spec without the fields that the cluster adds."""
@@ -312,7 +291,3 @@ class Foreign:
             return ()
         spec = {key: value for key, value in record.obj["spec"].items() if key not in ("nodeName", "tolerations")}
         return ({"uid": record.uid}, record.obj["metadata"].get("labels", {}), spec)
-
-
-def _target(path: str) -> RequestInfo:
-    return read_target("POST", path, {})
