@@ -148,7 +148,7 @@ async def test_no_stack_expires_that_a_job_extends_while_kubernetes_is_away(at: 
 
 @pytest.mark.parametrize(("action", "outage"), [("stop", "refused"), ("restart", "failing"), ("delete", "silent")])
 async def test_a_job_waits_for_kubernetes(at: Harness, action: str, outage: str) -> None:
-    ids = [await at.running() for _ in range(8)]
+    ids = await asyncio.gather(*(at.running() for _ in range(8)))
     at.faults.add_fault(action="turns", verb="create|delete", resource="pods", seconds=0.1)
     job = await submit(at, action, stack_ids=ids)
     await eventually(lambda: at.counts.total("delete", "pods") >= 2)
@@ -207,8 +207,7 @@ async def eight(at: Harness, action: str) -> dict[str, Any]:
     each = [{"labels": {"player": f"seat-{number}"}} for number in range(8)]
     if action == "create":
         return {"template": "web-1", "each": each}
-    ids = [(await at.running({"template": "web-1"} | one)) for one in each]
-    return {"stack_ids": ids}
+    return {"stack_ids": await asyncio.gather(*(at.running({"template": "web-1"} | one) for one in each))}
 
 
 async def in_the_middle(at: Harness, job: Reply) -> None:
@@ -231,7 +230,10 @@ async def all_once(at: Harness, action: str, job: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("action", "cluster"), [("restart", "slow"), ("delete", "absent")])
 @pytest.mark.stackd(server__shutdown_timeout="500ms")
-async def test_a_stop_in_the_middle_of_a_job_loses_and_fails_nothing(vm: Machine, action: str, cluster: str) -> None:
+async def test_a_stop_in_the_middle_of_a_job_loses_and_fails_nothing(
+    vm: Machine, action: str, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.daemon.SHORTEN_SECONDS", 0.3)
     at = await start(vm, web_1=PLAIN)
     body = await eight(at, action)
     at.faults.add_fault(action="turns", verb="create|delete|patch", seconds=0.08)

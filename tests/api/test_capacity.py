@@ -17,7 +17,6 @@ NODES = (
     NodeSpec(name="control", cpu="64", memory="64Gi", labels={}),
     NodeSpec(name="cordoned", cpu="64", memory="64Gi", unschedulable=True),
 )
-ONE_WITH_DISK = (NodeSpec(name="a", ephemeral_storage="1Gi"), NodeSpec(name="none", ephemeral_storage=""))
 
 
 async def fits(at: Harness, query: str) -> tuple[int, str, dict[str, int]]:
@@ -44,7 +43,7 @@ async def test_without_a_node_there_is_no_room(at: Harness) -> None:
     assert await fits(at, "") == (0, "nodes", {})
 
 
-@pytest.mark.kubernetes(nodes=ONE_WITH_DISK)
+@pytest.mark.kubernetes(nodes=(NodeSpec(name="a", ephemeral_storage="1Gi"), NodeSpec(name="b", ephemeral_storage="")))
 async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(at: Harness) -> None:
     async def seen(body: dict[str, Any]) -> tuple[int, str, int]:
         answer = await at.post("/capacity", body)

@@ -95,12 +95,10 @@ async def test_what_cannot_be_created_says_why_and_the_rest_is_created(vm: Machi
     has_one = (await at.create({"template": "web-1", "labels": {"player": "seat-1"}}))["stack_id"]
     job = await finished(at, await submit(at, SIXTEEN[:3]))
     assert (job["status"], job["done"], job["failed"]) == ("completed", 2, 1)
-    (error,) = job["errors"]
-    assert (error["index"], error["stack_id"], error["code"]) == (1, "", "label_limit_reached")
-    assert error["labels"]["player"] == "seat-1"
-    assert has_one in error["error"]
-    failed = job["results"][1]
-    assert (failed["outcome"], failed["stack_id"], failed["code"]) == ("failed", "", "label_limit_reached")
+    (error,), failed = job["errors"], job["results"][1]
+    assert (error["index"], error["labels"]["player"], has_one in error["error"]) == (1, "seat-1", True)
+    assert (failed["outcome"], failed["stack_id"], failed["code"]) == ("failed", "", error["code"])
+    assert (error["stack_id"], error["code"]) == ("", "label_limit_reached")
     again = await finished(at, await submit(at, SIXTEEN[:3]))
     assert (again["status"], again["failed"]) == ("failed", 3), "everybody has one"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import yaml
 
@@ -104,12 +103,10 @@ def declaring(*containers: str, **more: str) -> dict[str, str]:
     pod = yaml.safe_load(str(seed()["pod_spec"]))
     (app,) = pod["spec"]["containers"]
 
-    def declares(name: str, ports: str) -> dict[str, Any]:
-        return {**app, "name": name, "ports": yaml.safe_load(ports)}
-
-    pod["spec"]["containers"] = [declares(f"c{number}", ports) for number, ports in enumerate(containers)]
-    pod["spec"]["initContainers"] = [declares(name, ports) for name, ports in more.items()]
-    pod["spec"]["initContainers"][-1]["restartPolicy"] = "Always"
+    declare = {f"c{number}": ports for number, ports in enumerate(containers)} | more
+    declared = [{**app, "name": name, "ports": yaml.safe_load(ports)} for name, ports in declare.items()]
+    declared[-1]["restartPolicy"] = "Always"
+    pod["spec"] |= {"containers": declared[: len(containers)], "initContainers": declared[len(containers) :]}
     return {"pod_spec": json.dumps(pod)}
 
 

@@ -230,5 +230,4 @@ async def test_what_cannot_be_waited_for_is_refused(at: Harness) -> None:
     for query in ("wait=deleted", "wait=ready", "timeout=", "wait=running&timeout=soon"):
         await at.refused(400, "", f"/stacks?{query}", seed())
     assert await at.listed() == [stack_id], "it is refused before anything is created"
-    for query in ("limit=1", "node=a&node=b", "fields=nothing"):
-        await at.refused(400, "", f"/events?{query}", method="GET")
+    await at.refused(400, "", "/events?limit=1", method="GET")

@@ -16,7 +16,6 @@ from tests.streams import follow
 
 MARK = "this is a long text "
 LIMIT = 64 << 10
-KEYED = {"Idempotency-Key": "one"}
 
 
 def long_request(size: int = 40_000) -> dict[str, Any]:
@@ -81,9 +80,9 @@ async def test_every_answer_and_event_has_the_whole_text(at: Harness) -> None:
 
 
 async def test_it_is_there_after_a_restart_and_under_an_idempotency_key(vm: Machine) -> None:
-    first = await (await vm.start()).call("POST", "/stacks", long_request(), headers=KEYED)
+    keyed = {"Idempotency-Key": "one"}
+    first = (await (await vm.start()).call("POST", "/stacks", long_request(), headers=keyed)).json
     at = await vm.start()
-    again = await at.call("POST", "/stacks", long_request(), headers=KEYED)
-    assert (again.status, again.json["stack_id"]) == (201, first.json["stack_id"])
-    assert again.json["pod_spec"] == first.json["pod_spec"]
-    assert (await at.stack(first.json["stack_id"]))["pod_spec"] == first.json["pod_spec"]
+    again = await at.post("/stacks", long_request(), 201, headers=keyed)
+    assert (again["stack_id"], again["pod_spec"]) == (first["stack_id"], first["pod_spec"])
+    assert (await at.stack(first["stack_id"]))["pod_spec"] == first["pod_spec"]
