@@ -33,7 +33,6 @@ class Pair:
     key: Path
 
     def server_context(self) -> ssl.SSLContext:
-        """The TLS context of a server that presents this certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.cert, self.key)
         return context
@@ -58,18 +57,13 @@ def issued(
     host: str = "IP:127.0.0.1",
     days: int = 30,
     plain: bool = False,
-    authority: bool = False,
 ) -> Pair:
-    """A certificate for ``host``, or of an ``authority``; ``plain``: without key identifiers.
-
-    With zero or negative ``days`` it has expired.
-    """
+    """A certificate for ``host``; ``plain``: without key identifiers. With zero or negative ``days`` it has expired."""
     pair = Pair(cert=folder / f"{name}.crt", key=folder / f"{name}.key")
     request = folder / f"{name}.csr"
     _openssl("req", "-new", *KEY, "-subj", f"/CN={name}", "-keyout", pair.key, "-out", request)
     identifiers = NO_KEY_IDS if plain else ("subjectKeyIdentifier=hash", "authorityKeyIdentifier=keyid")
-    purpose = "basicConstraints=critical,CA:TRUE" if authority else f"subjectAltName={host}"
-    extensions = _config(folder / f"{name}.cnf", (purpose, *identifiers))
+    extensions = _config(folder / f"{name}.cnf", (f"subjectAltName={host}", *identifiers))
     past = ("-not_before", "20200101000000Z", "-not_after", "20200201000000Z")
     times: tuple[object, ...] = ("-days", days) if days > 0 else past
     _openssl(
@@ -89,15 +83,11 @@ def _openssl(*arguments: object) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
 
 
-def self_signed(
-    folder: Path, name: str = "one", *, days: int = 90, password: str = "", kind: tuple[str, ...] = EC
-) -> tuple[str, str]:
+def self_signed(folder: Path, name: str = "one", *, days: int = 90, kind: tuple[str, ...] = EC) -> tuple[str, str]:
     """A self-signed certificate for 127.0.0.1, and its key."""
     cert, key = folder / f"{name}.crt", folder / f"{name}.key"
-    encryption = ["-passout", f"pass:{password}"] if password else ["-nodes"]
-    subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", str(days)]
-    command = ["openssl", "req", "-x509", *kind, *encryption, "-keyout", str(key), "-out", str(cert), *subject]
-    subprocess.run(command, check=True, capture_output=True)
+    subject = ("-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", days)
+    _openssl("req", "-x509", *kind, "-nodes", "-keyout", key, "-out", cert, *subject)
     return str(cert), str(key)
 
 

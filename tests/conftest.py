@@ -9,7 +9,6 @@ share something expensive run in one process.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 from collections.abc import Iterator
@@ -26,9 +25,6 @@ from stackd.logs import NOISY
 
 ONE_PROCESS_EACH = ("tests/package/", "tests/systemd/", "tests/ui/")
 """Tests of these folders share something that is slow to set up: a machine with systemd, a browser."""
-
-PROCESSES_PER_CPU = 2
-"""The tests mostly wait: for the daemon's next pass, for a time to live, for systemd."""
 
 os.environ |= dict.fromkeys(("SSL_CERT_FILE", "SSL_CERT_DIR"), os.devnull)
 
@@ -73,10 +69,10 @@ class OneProcessEach(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """How many processes ``--numprocesses logical`` starts, unless xdist's own variable says it."""
+    """How many processes ``--numprocesses logical`` starts, as the tests mostly wait; unless xdist's own variable says it."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
-    return math.ceil(PROCESSES_PER_CPU * len(os.sched_getaffinity(0)))
+    return 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,15 +18,10 @@ def validator(schema: Schema) -> Any:
     return jsonschema_rs.validator_for(schema | {"components": DESCRIBED["components"]}, validate_formats=False)
 
 
-def schema_of(name: str) -> Schema:
-    schema: Schema = DESCRIBED["components"]["schemas"][name]
-    return schema
-
-
 def matches(name: str, value: object) -> None:
     """Check that the value has exactly the schema's fields, in the schema's order."""
     validator({"$ref": f"#/components/schemas/{name}"}).validate(value)
-    schema = schema_of(name)
+    schema: Schema = DESCRIBED["components"]["schemas"][name]
     if isinstance(value, dict) and "properties" in schema:
         known = list(schema["properties"])
         assert list(value) == [field for field in known if field in value]

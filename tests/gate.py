@@ -1,36 +1,27 @@
-"""Proxies between a client and a server, in this process, which cut connections as crashes and load balancers do."""
+"""A proxy between a client and a server, in this process, which cuts connections as crashes and load balancers do."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from random import Random
-
-from tests.certificates import Pair
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Gate:
-    """Forwards bytes to the port ``behind`` as long as it is open; speaks TLS to clients if it has a context for that.
+    """Forwards bytes to the port ``behind`` as long as it is open; while it is ``held``, nothing arrives.
 
-    ``share`` of what arrives in either direction is lost, and its connection reset; so are the next ``lose`` answers. While
-    it is ``held``, nothing arrives.
+    The next ``lose`` answers are lost, and their connections reset.
     """
 
     behind: int
     host: str = "127.0.0.1"
     held: bool = False
-    tls: ssl.SSLContext | None = None
     port: int = 0
-    share: float = 0.0
     lose: int = 0
-    random: Random = field(default_factory=lambda: Random(1))
-    resets: int = 0
     _open: set[tuple[asyncio.StreamWriter, ...]] = field(default_factory=set)
     _server: asyncio.Server | None = None
     _reserved: socket.socket = field(default_factory=lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
@@ -38,7 +29,6 @@ class Gate:
 
     @property
     def url(self) -> str:
-        """The address that a client uses, without TLS."""
         return f"http://127.0.0.1:{self.port}"
 
     async def open(self) -> None:
@@ -47,24 +37,20 @@ class Gate:
             self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._reserved.bind(("127.0.0.1", 0))
             self.port = self._reserved.getsockname()[1]
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.tls)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
 
     async def shut(self) -> None:
         """Reset all connections and accept no more."""
         assert self._server is not None
         self.held = False
         self._server.close()
-        self.reset_all()
+        for pair in tuple(self._open):
+            self._reset(pair)
         await self._server.wait_closed()
 
     def close(self) -> None:
         """Give the port back."""
         self._reserved.close()
-
-    def reset_all(self) -> None:
-        """Reset all open connections: those that are kept for later, and those of watches and of running requests."""
-        for pair in tuple(self._open):
-            self._reset(pair)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -86,8 +72,6 @@ class Gate:
                     await asyncio.sleep(0.02)
                 if source.exception() is not None:
                     return None  # the sender has reset the connection: what the network still held is lost
-                if self.random.random() < self.share:
-                    return self._reset(pair)
                 if self.lose and sink is pair[0]:
                     self.lose -= 1
                     return self._reset(pair)
@@ -99,7 +83,6 @@ class Gate:
             sink.close()
 
     def _reset(self, pair: tuple[asyncio.StreamWriter, ...]) -> None:
-        self.resets += 1
         for writer in pair:
             with suppress(OSError, AttributeError):  # it is closed already
                 sock = writer.get_extra_info("socket")
@@ -108,9 +91,9 @@ class Gate:
 
 
 @asynccontextmanager
-async def gate(port: int, presents: Pair | None = None, host: str = "127.0.0.1") -> AsyncIterator[Gate]:
-    """An open gate before this port, which presents a certificate if there is one; it is shut at the end."""
-    front = Gate(behind=port, host=host, tls=presents.server_context() if presents else None)
+async def gate(port: int, host: str = "127.0.0.1") -> AsyncIterator[Gate]:
+    """An open gate before this port; it is shut at the end."""
+    front = Gate(behind=port, host=host)
     await front.open()
     try:
         yield front

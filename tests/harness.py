@@ -102,7 +102,6 @@ class Reply:
 
     @property
     def code(self) -> str:
-        """The code of an error response."""
         assert self.error
         return str(self.json["code"])
 
@@ -112,7 +111,6 @@ class Reply:
 
     @property
     def detail(self) -> str:
-        """What an error response says to the operator."""
         return str(self.json.get("detail", ""))
 
     @property
@@ -131,7 +129,6 @@ class Client:
 
     @property
     def port(self) -> int:
-        """The port that the daemon listens on."""
         return int(self.url.rpartition(":")[2])
 
     # ---- requests
@@ -146,7 +143,6 @@ class Client:
             return Reply(answer.status, await answer.text(), dict(answer.headers))
 
     async def get(self, path: str, **options: Any) -> Any:
-        """The JSON of a GET, which has to be answered with 200."""
         reply = await self.call("GET", path, **options)
         assert reply.status == 200, reply.text
         return reply.json
@@ -176,7 +172,6 @@ class Client:
         return stack_id
 
     async def stack(self, stack_id: str) -> dict[str, Any]:
-        """The stack as the API shows it now."""
         stack: dict[str, Any] = await self.get(f"/stacks/{stack_id}")
         return stack
 
@@ -202,12 +197,10 @@ class Client:
         return {stack_id: await self.stack(stack_id) | {"updated_at": ""} for stack_id in await self.listed()}
 
     async def stacks(self) -> list[dict[str, Any]]:
-        """All stacks as the list shows them."""
         stacks: list[dict[str, Any]] = (await self.get("/stacks"))["stacks"]
         return stacks
 
     async def listed(self) -> list[str]:
-        """The ids of all stacks."""
         return [stack["stack_id"] for stack in (await self.get("/stacks?fields=stack_id"))["stacks"]]
 
     async def used_ports(self) -> int:
@@ -228,7 +221,6 @@ class Client:
     # ---- waiting
 
     async def until_metric(self, name: str, *values: float, **labels: str) -> None:
-        """Return once the metric has one of these values."""
         await until(lambda: self.metric(name, **labels), lambda seen: seen in values)
 
     async def until_at_least(self, name: str, least: float, **labels: str) -> None:
@@ -244,11 +236,9 @@ class Client:
         return await until(self.listed, lambda seen: len(seen) == count)
 
     async def until_status(self, stack_id: str, status: str) -> dict[str, Any]:
-        """Return the stack as soon as it has this status."""
         return await until(lambda: self.stack(stack_id), lambda seen: seen["status"] == status)
 
     async def until_ready(self, deadline: float = DEADLINE) -> None:
-        """Return once the daemon says that it is ready."""
         await until(lambda: self.call("GET", "/readyz"), lambda seen: seen.status == 200, deadline)
 
     async def until_unready(self, words: str) -> str:
@@ -263,7 +253,6 @@ class Client:
         return reason
 
     async def finished_job(self, job_id: str) -> dict[str, Any]:
-        """Return the batch-delete job once it has finished."""
         job: dict[str, Any] = await until(
             lambda: self.get(f"/stacks/batch-delete/{job_id}"), lambda seen: seen["status"] in ("completed", "failed")
         )
@@ -280,7 +269,6 @@ class Harness(Client):
 
     @property
     def config(self) -> Config:
-        """The settings in force."""
         return self.daemon.context.config
 
     @property
@@ -311,7 +299,6 @@ class Harness(Client):
     # ---- the state file
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """The result of a query on the state file, over a connection of its own."""
         path = self.config.state.path
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
             return reader.execute(query).fetchall()
@@ -349,7 +336,6 @@ class Harness(Client):
             self.daemon.api.feed.row_changed(row, row)
 
     async def run_now(self, task: str) -> None:
-        """Run this task of the schedule now."""
         await self.daemon.schedule.now(task)
 
     @asynccontextmanager
@@ -464,13 +450,11 @@ class Harness(Client):
         assert made["kind"] != "Status", made
 
     async def patch(self, kind: str, name: str, change: object) -> dict[str, Any]:
-        """Change an object by hand with a merge patch."""
         patched = await self.kubectl("PATCH", f"{path_of(kind)}/{name}", change)
         assert patched["kind"] != "Status", patched
         return patched
 
     async def delete_object(self, kind: str, name: str) -> None:
-        """Delete a pod, a Service or a route by hand."""
         path = f"{path_of(kind)}/{name}"
         await self.kubectl("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})
 
@@ -526,16 +510,8 @@ def fast_cluster(**options: Any) -> EmbeddedOptions:
 
     If a test says whether node ports answer, those of other runs of the tests do not: the nodes have another address.
     """
-    quick: dict[str, Any] = {
-        "start_delay": 0.01,
-        "run_time": 0.02,
-        "stop_delay": 0.01,
-        "backoff": 0.02,
-        "gc_delay": 0.02,
-        "pod_gc_delay": 0.1,
-        "bookmark_interval": 0.5,
-        "serve_node_ports": False,
-    }
+    delays = {"start_delay": 0.01, "run_time": 0.02, "stop_delay": 0.01, "backoff": 0.02, "gc_delay": 0.02}
+    quick: dict[str, Any] = delays | {"pod_gc_delay": 0.1, "bookmark_interval": 0.5, "serve_node_ports": False}
     if "serve_node_ports" in options:
         nodes = options.get("nodes", DEFAULT_NODES)
         own = [replace(one, external_ip=OWN_LOOPBACK) if one.external_ip else one for one in nodes]
@@ -623,13 +599,11 @@ class Machine:
         return await self._running.enter_async_context(starting)
 
     async def stop(self) -> None:
-        """Stop the stackd that runs, if there is one."""
         if self._running is not None:
             running, self._running = self._running, None
             await running.aclose()
 
     async def lose_file(self) -> None:
-        """Stop stackd, and lose its state file."""
         await self.stop()
         lose_file(self.folder)
 

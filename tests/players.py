@@ -67,11 +67,9 @@ class Browser:
         return await self.call("POST", "/play/session", {"token": token_of(link)} | more)
 
     async def type(self, code: str) -> Reply:
-        """Type a short code on the page."""
         return await self.call("POST", "/play/session", {"code": code})
 
     async def enter(self, link: dict[str, Any]) -> None:
-        """Open the link; it has to work."""
         reply = await self.open(link)
         assert reply.status == 204, reply.text
 

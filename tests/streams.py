@@ -16,8 +16,6 @@ from tests.harness import DEADLINE, Client
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One server-sent event."""
-
     kind: str
     data: Any
     id: str

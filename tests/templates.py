@@ -53,7 +53,6 @@ def folder_with(folder: Path, **templates: str) -> dict[str, str]:
 
 
 def take_away(folder: Path, *names: str) -> None:
-    """Delete the files of these templates."""
     for name in names:
         (folder / "templates" / f"{name}.yaml").unlink()
 

@@ -24,10 +24,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from stackd.embedded import EmbeddedCluster
 from tests.certificates import authority, issued
-from tests.daemons import on
+from tests.daemons import LOST, STACKD, on
 from tests.harness import METRICS_KEY, Client, eventually, fast_cluster, key_for_checks, seed
 from tests.ports import free_port
-from tests.process import LOST, STACKD
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "two-vms"
 NAME = "stackd.example.org"

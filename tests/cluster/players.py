@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.daemons import LOST
 from tests.harness import Client, seed
-from tests.process import LOST
 
 CLIENTS = 8
 NEW_CONNECTION = 0.2

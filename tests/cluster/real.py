@@ -12,8 +12,8 @@ from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.template_maps import selector
 from stackd.kube.wire import CONFIG_MAPS
+from tests.daemons import Daemon
 from tests.harness import Client, eventually
-from tests.process import Daemon
 
 
 @dataclass(slots=True, kw_only=True)
