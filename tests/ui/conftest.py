@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,10 +11,10 @@ from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Route, async_playwright, expect
 from pytest_asyncio import is_async_test
 
-from tests.gate import Gate, gate
+from tests.gate import gate
 from tests.harness import KEY, Harness, harness, request_for
 
 HERE = Path(__file__).parent
@@ -24,6 +25,11 @@ ARGUMENTS = [
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
+TOO_SMALL = """() => [...document.querySelectorAll("button, .button, input, select, summary, .why:not(.cause *)")]
+  .filter((e) => e.checkVisibility()).map((e) => e.type === "checkbox" ? e.parentElement : e)
+  .map((e) => [e.id || e.className || e.textContent, e.getBoundingClientRect()])
+  .filter(([, box]) => Math.min(box.height, box.width) < 43.5).map(([name, box]) => `${name} ${box.width} ${box.height}`)"""
 SECONDS = 15_000.0
 REPORT_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (e) => console.error(`policy: ${e.violatedDirective} ${e.blockedURI}`));
@@ -55,19 +61,13 @@ class Board:
     page: Page
     at: Harness
     url: str
-    gate: Gate | None = None
+    gate: Any = None
     complaints: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
     @property
-    def way(self) -> Gate:
-        assert self.gate is not None
-        return self.gate
-
-    @property
     def rows(self) -> Locator:
-        """The rows that are on the page."""
         return self.page.locator("tbody tr[data-id]")
 
     @property
@@ -80,14 +80,16 @@ class Board:
 
     @property
     def selection(self) -> Locator:
-        """The bar that says what is selected."""
         return self.page.locator("#selection")
+
+    @property
+    def toast(self) -> Locator:
+        return self.page.locator(".toast").last
 
     def row(self, stack_id: str) -> Locator:
         return self.page.locator(f'tbody tr[data-id="{stack_id}"]')
 
     def find(self) -> Locator:
-        """The field of the filter."""
         return self.page.get_by_label("Find in")
 
     def button(self, name: str, **options: Any) -> Locator:
@@ -107,7 +109,6 @@ class Board:
         await expect(self.page.locator("#link")).to_have_attribute("data-state", state)
 
     async def open_panel(self, stack_id: str) -> None:
-        """Open the panel of a stack."""
         await self.row(stack_id).locator(".c-status").click()
         await expect(self.panel).to_be_visible()
 
@@ -136,6 +137,25 @@ class Board:
         for stack_id in ids:
             await self.at.until_status(stack_id, "running")
         return ids
+
+    @asynccontextmanager
+    async def held(self, *paths: str) -> AsyncIterator[None]:
+        """Within this block requests to these paths wait for its end."""
+        ended = asyncio.Event()
+
+        async def wait(route: Route) -> None:
+            await ended.wait()
+            await route.continue_()
+
+        for path in paths:
+            await self.page.route(path, wait)
+        yield
+        ended.set()
+
+    async def fits_a_finger(self) -> None:
+        """Check that nothing is wider than the screen, or too small to touch."""
+        assert not await self.page.evaluate(TOO_WIDE)
+        assert await self.page.evaluate(TOO_SMALL) == []
 
     async def audit(self, state: str) -> None:
         """Fail if axe finds anything in this state of the page, in light, or in its colours in dark."""

@@ -11,13 +11,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.async_api import Locator, Route, expect
 
-from tests.players import make_link, pass_time, settings, token_of
+from tests.players import make_link, settings, token_of
 from tests.templates import PLAIN
-from tests.ui.conftest import PHONE, Board, Boards
+from tests.ui.conftest import PHONE, TOO_WIDE, Board, Boards
 
 pytestmark = pytest.mark.ui
 
-SCROLL_WIDTH = "document.documentElement.scrollWidth"
 HOSTILE = """title: "<img src=x onerror=alert(1)>"
 description: "See [here](javascript:alert(1)), **<b>bold</b>** and [there](https://example.com/a).\\n\\n- `one`\\n- 2 * 3 * 4"
 """
@@ -29,17 +28,12 @@ RUNS = {
 MORE = {"extension_seconds": 5400, "extensions_left": 1}
 STATES: tuple[tuple[dict[str, Any], str, str, list[str]], ...] = (
     ({"status": "starting", "doing": {"key": "prepare", "seconds": 12}}, "", "Pulling the image and starting it, 12 s", ["Stop"]),
-    ({"status": "starting", "pending": True, "problem": {"key": "silent"}}, "does not answer. It is tried again.", "", ["Stop"]),
     (RUNS | {"problem": {"key": "silent"}}, "does not answer. Try again in a minute.", "", ["Restart", "Stop"]),
     (RUNS | MORE | {"seconds_left": 7194}, "", "1:59:5", ["Extend", "Restart", "Stop"]),
-    (RUNS | {"seconds_left": 290}, "", "Less than five minutes are left.", ["Restart", "Stop"]),
     (RUNS | {"seconds_left": 500, "notice": 600}, "", "It closes soon, for everybody.", ["Restart", "Stop"]),
-    (RUNS | {"seconds_left": 40}, "", "Less than one minute is left.", ["Restart", "Stop"]),
     ({"status": "failed", "problem": {"key": "image", "restart": False}}, "It never worked", "", ["Stop"]),
     ({"status": "failed", "problem": {"key": "crash", "restart": True}}, "Restart it.", "", ["Restart", "Stop"]),
     ({"status": "none", "problem": {"key": "expired"}}, "", "Your instance has ended: its time was over.", ["Start"]),
-    ({"status": "none", "problem": {"key": "new", "player_message": "A reason of later."}}, "A reason of later.", "", ["Start"]),
-    ({"status": "none", "limit": 1, "others": [{"name": "x", "title": "Y"}]}, "", "at a time: Y.", ["Stop Y and start this one"]),
     (
         {"status": "failed", "members": [{"name": "db", "status": "running"}, {"name": "mail", "status": "failed"}]},
         "", "mail does not work.", ["Restart", "Stop"],
@@ -49,10 +43,10 @@ STATES: tuple[tuple[dict[str, Any], str, str, list[str]], ...] = (
 """A state, what an alert says about it, what else it says, and its buttons."""
 
 
-async def enter(board: Board, **link: Any) -> dict[str, Any]:
+async def enter(board: Board, behind: str = "", **link: Any) -> dict[str, Any]:
     """Open a new link."""
     made = await make_link(board.at, **link)
-    await board.page.goto(f"{board.url}/play#{token_of(made)}")
+    await board.page.goto(f"{board.url}/play#{token_of(made)}{behind}")
     return made
 
 
@@ -72,12 +66,10 @@ async def confirm(box: Locator, name: str) -> None:
 
 async def test_a_link_is_enough(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path), viewport=PHONE, has_touch=True) as board:
-        await enter(board)
+        await enter(board, behind=".%20")  # as a mail program may end it
         lab = card(board, "Lab one")
         await expect(button(lab, "Start")).to_be_visible()
         assert await board.page.evaluate("location.href") == f"{board.url}/play", "the token is out of the address bar"
-        await expect(board.page.get_by_role("heading", name="Seat 12")).to_be_visible()
-        await expect(board.page.locator("article em")).to_have_text("it")
         await board.audit("templates to start")
         await button(lab, "Start").focus()
         await board.page.keyboard.press("Enter")
@@ -90,15 +82,10 @@ async def test_a_link_is_enough(boards: Boards, tmp_path: Path) -> None:
         await expect(lab.get_by_text("flag{")).to_be_hidden()
         await lab.get_by_role("button", name="Reveal").tap()
         await expect(lab.get_by_text("flag{")).to_be_visible()
-        await expect(lab.get_by_role("timer")).to_contain_text("59:")
-        await expect(button(lab, "Extend")).to_have_accessible_description("Lab one +30 min (2 left)")
         await button(lab, "Extend").tap()
-        await expect(lab.get_by_role("timer")).to_contain_text("1:29:")
+        await expect(lab.get_by_role("timer")).to_contain_text(re.compile(r"1:2\d:"))
         await board.audit("a running instance")
-        sizes = await lab.get_by_role("button").evaluate_all(
-            "all => all.map((each) => [each.offsetWidth, each.offsetHeight])"
-        )
-        assert min(map(min, sizes)) >= 44, sizes
+        await board.fits_a_finger()
         await button(lab, "Restart").tap()
         await expect(button(lab, "Keep it")).to_be_focused()
         await board.audit("a question")
@@ -107,7 +94,6 @@ async def test_a_link_is_enough(boards: Boards, tmp_path: Path) -> None:
         async with board.page.expect_response(re.compile("/restart$")):
             await confirm(lab, "Restart")
         await board.at.until_status(stack["stack_id"], "running")
-        assert await board.page.evaluate(SCROLL_WIDTH) <= PHONE["width"]
         await board.page.reload()
         await confirm(lab, "Stop")
         await expect(lab.get_by_role("status")).to_have_text("No instance is running.")
@@ -123,10 +109,6 @@ async def test_two_tabs_agree_and_the_limit_names_what_can_make_room(boards: Boa
         await expect(button(second, "Start")).to_be_visible()
         await button(card(board, "Lab one"), "Start").evaluate("button => { button.click(); button.click(); }")
         await expect(card(board, "Lab one").get_by_role("status")).to_have_text("Your instance is running.")
-        await button(card(board, "Lab one"), "Reveal").click()
-        await button(card(board, "Lab one"), "Hide").click()
-        await expect(card(board, "Lab one").get_by_text("flag{")).to_be_hidden()
-        await expect(board.page.locator("#used")).to_have_text("Instances: 1 of 1")
         await expect(second.get_by_text("You may have 1 at a time: Lab one.")).to_be_visible()
         await confirm(second, "Stop Lab one and start this one")
         await expect(second.get_by_role("status")).to_have_text("Your instance is running.")
@@ -135,7 +117,6 @@ async def test_two_tabs_agree_and_the_limit_names_what_can_make_room(boards: Boa
 
 
 async def test_each_stack_that_counts_has_a_box(boards: Boards, tmp_path: Path) -> None:
-    """An organiser has created a second one of the template: the one that the player uses stays where it is."""
     async with boards(settings(tmp_path)) as board:
         made = [await board.at.running({"template": "lab-1"}, labels={"player": "seat-12"}) for _ in range(2)]
         ports = [str((await board.at.stack(name))["ports"][0]["node_port"]) for name in made]
@@ -156,7 +137,6 @@ async def test_a_code_is_enough_on_a_computer_that_another_student_has_used(boar
         ada = await make_link(board.at, labels={"player": "ada"}, name="Ada")
         mia = await make_link(board.at, labels={"player": "mia"}, name="Mia")
         await page.goto(f"{board.url}/play")
-        await expect(page.locator("#notice")).to_have_text("Open your link, or type its code here.")
         await board.audit("no link")
         await field.fill("0000-0000")
         await page.keyboard.press("Enter")
@@ -172,15 +152,8 @@ async def test_a_code_is_enough_on_a_computer_that_another_student_has_used(boar
         await expect(page.get_by_role("heading", name="Mia")).to_be_visible()
 
 
-async def test_a_link_with_a_full_stop_behind_it_opens(boards: Boards, tmp_path: Path) -> None:
-    async with boards(settings(tmp_path)) as board:
-        link = await make_link(board.at)
-        await board.page.goto(f"{board.url}/play#{token_of(link)}.%20")
-        await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
-
-
 async def test_a_word_to_all_is_read_once_and_what_an_organiser_does_is_said(boards: Boards, tmp_path: Path) -> None:
-    async with boards(settings(tmp_path) | {"STACKD_PLAY__HOST_NAME": "your <teacher>"}) as board:
+    async with boards(settings(tmp_path) | {"STACKD_PLAY__HOST_NAME": "your <teacher>"}, faster=True) as board:
         await enter(board)
         lab, said = card(board, "Lab one"), board.page.locator("#messages")
         await button(lab, "Start").click()
@@ -198,15 +171,13 @@ async def test_a_word_to_all_is_read_once_and_what_an_organiser_does_is_said(boa
         await board.at.post(f"/stacks/{name}/restart")
         await expect(status).to_contain_text("It was restarted by your <teacher>.")
         await expect(status).to_contain_text("Your instance is running.")
-        assert await said.evaluate("region => region.read") == 1, (
-            "each message is added once, however often the page asks"
-        )
+        assert await said.evaluate("region => region.read") == 1, "a screen reader reads each message once"
         await board.audit("a message")
         await board.at.call("DELETE", f"/messages/{message['message_id']}")
         await expect(said).to_be_empty()
 
 
-async def test_a_lab_opens_by_itself_and_says_when_in_the_readers_zone_and_language(
+async def test_a_lab_that_opens_later_says_when_in_the_readers_zone_and_language(
     boards: Boards, tmp_path: Path
 ) -> None:
     async def open_at(opens: datetime) -> None:
@@ -220,10 +191,6 @@ async def test_a_lab_opens_by_itself_and_says_when_in_the_readers_zone_and_langu
         lab, there = card(board, "Lab nine"), opens.astimezone(ZoneInfo("Asia/Tokyo"))
         await expect(lab.get_by_role("alert")).to_have_text(re.compile(rf"^Öffnet am {there:%d}.*{there:%H:%M}\.$"))
         await expect(lab.get_by_role("button")).to_have_count(0)
-        await expect(board.page.get_by_role("button", name="Dunkel", exact=True)).to_be_visible()
-        await expect(board.page.locator("#until")).to_contain_text(
-            re.compile(r"gilt bis \d\d\.\d\d\.\d{4}, \d\d:\d\d\.")
-        )
         await board.audit("a lab that is not open")
         await open_at(datetime.now(UTC) + timedelta(seconds=2))
         await expect(button(lab, "Starten")).to_be_visible()
@@ -236,12 +203,9 @@ async def test_a_link_that_ends_says_so(boards: Boards, tmp_path: Path) -> None:
         await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
         await board.at.call("DELETE", f"/links/{link['link_id']}")
         notice = board.page.locator("#notice")
-        await expect(notice).to_have_text("This link was withdrawn. Ask the organisers for a new one.")
+        await expect(notice).to_contain_text("This link was withdrawn.")
         await expect(board.page.get_by_role("region")).to_have_count(0)
-        await expect(board.page.locator("#until")).to_have_text("")
-        await board.page.evaluate(
-            "location.hash = 'nonsense'"
-        )  # as somebody who pastes another link into the address bar
+        await board.page.evaluate("location.hash = 'nonsense'")  # as somebody pastes another link into the address bar
         await expect(notice).to_contain_text("Open it again as you got it")
         assert await board.page.evaluate("location.href") == f"{board.url}/play"
         await board.audit("a link that does not work")
@@ -249,67 +213,37 @@ async def test_a_link_that_ends_says_so(boards: Boards, tmp_path: Path) -> None:
 
 async def test_a_press_that_stackd_refuses_is_not_said_to_be_tried_again(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path), refused={"503"}) as board:
-        answer = {"error": "Kubernetes does not answer", "code": "cluster_unavailable"}
         presses: list[str] = []
 
         async def refuse(route: Route) -> None:
             if route.request.method == "GET":
                 return await route.continue_()
             presses.append(route.request.url)
-            return await route.fulfill(status=503, json=answer)
+            return await route.fulfill(status=503, json={"error": "", "code": "cluster_unavailable"})
 
         await board.page.route("**/play/stacks", refuse)
         await enter(board)
         lab = card(board, "Lab one")
         await button(lab, "Start").click()
-        await expect(lab.get_by_role("alert")).to_have_text(
-            "The instance server does not answer. Try again in a minute."
-        )
+        await expect(lab.get_by_role("alert")).to_contain_text("Try again in a minute.")
         assert len(presses) == 1
-
-
-async def test_a_sentence_has_one_full_stop_in_each_language(boards: Boards, tmp_path: Path) -> None:
-    async with boards(settings(tmp_path), locale="de-DE") as board:
-        states = [RUNS | {"status": "shared", "since": 900}, {"status": "none", "limit": 1, "makes_room": True}]
-        others = {"others": [{"name": "x", "title": "Wer ist da?."}]}
-        stacks = [{"template": f"t{n}", "title": f"Aufgabe {n}", **others, **each} for n, each in enumerate(states)]
-        body = {"link": {"name": "Platz 12", "seconds_left": 60, "stacks": 1}, "stacks": stacks}
-        await board.page.route("**/play/stacks", lambda route: route.fulfill(json=body))
-        await board.page.goto(f"{board.url}/play")
-        await expect(card(board, "Aufgabe 0")).to_contain_text("Läuft seit 15 Minuten.")
-        await expect(card(board, "Aufgabe 1")).to_contain_text("Starten stoppt Wer ist da?.")
-        await expect(board.page.get_by_text("..")).to_have_count(0)
-
-
-async def test_a_link_that_expires_while_its_page_is_open_says_so(boards: Boards, tmp_path: Path) -> None:
-    async with boards(settings(tmp_path), refused={"401"}, faster=True) as board:
-        await enter(board, expires="1h")
-        await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
-        pass_time(board.at, 3601)
-        await expect(board.page.locator("#notice")).to_have_text(
-            "This link has expired. Ask the organisers for a new one."
-        )
-        await board.page.reload()
-        await expect(board.page.locator("#notice")).to_have_text(
-            "This link has expired. Ask the organisers for a new one."
-        )
 
 
 async def test_another_students_link_in_a_second_tab_leaves_the_first_tab_alone(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path), refused={"401"}) as board:
         await enter(board)
         lab, notice = card(board, "Lab one"), board.page.locator("#notice")
+        replaced = re.compile("^Another link was opened in this browser.")
         await expect(button(lab, "Start")).to_be_visible()
         other = await board.page.context.new_page()
         link = await make_link(board.at, labels={"player": "seat-13"}, name="Seat 13")
         await other.goto(f"{board.url}/play#{token_of(link)}")
         await expect(other.get_by_role("heading", name="Seat 13")).to_be_visible()
         await button(lab, "Start").click()
-        await expect(notice).to_have_text(re.compile("^Another link was opened in this browser."))
+        await expect(notice).to_have_text(replaced)
         assert await board.at.listed() == [], "nobody starts as somebody else"
         await board.page.reload()
-        await expect(notice).to_have_text(re.compile("^Another link was opened in this browser."))
-        await expect(board.page.get_by_role("heading", name="Seat 13")).to_have_count(0)
+        await expect(notice).to_have_text(replaced)
         await other.reload()
         await expect(other.get_by_role("heading", name="Seat 13")).to_be_visible()
 
@@ -320,19 +254,17 @@ async def test_the_page_outlives_a_stackd_that_is_away(boards: Boards, tmp_path:
         lab = card(board, "Lab one")
         await button(lab, "Start").click()
         await expect(lab.get_by_role("status")).to_have_text("Your instance is running.")
-        await board.way.shut()
+        await board.gate.shut()
         await button(lab, "Extend").click()
-        await expect(lab.get_by_role("alert")).to_have_text("No answer. Check your connection; this page keeps trying.")
+        await expect(lab.get_by_role("alert")).to_contain_text("No answer.")
         await expect(board.page.locator("#notice")).to_contain_text("No answer.")
-        await board.way.open()
+        await board.gate.open()
         await expect(board.page.locator("#notice")).to_be_hidden()
         await button(lab, "Extend").click()
-        await expect(lab.get_by_role("timer")).to_contain_text("1:29:")
+        await expect(lab.get_by_role("timer")).to_contain_text(re.compile(r"1:2\d:"))
 
 
-async def test_a_start_is_repeated_with_its_key_and_texts_are_asked_for_until_they_come(
-    boards: Boards, tmp_path: Path
-) -> None:
+async def test_a_start_and_a_read_of_texts_that_get_no_answer_are_repeated(boards: Boards, tmp_path: Path) -> None:
     keys: list[str] = []
     texts: list[str] = []
 
@@ -366,17 +298,14 @@ async def test_a_start_is_repeated_with_its_key_and_texts_are_asked_for_until_th
 async def test_what_tenants_write_stays_text(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path, lab_2=PLAIN + HOSTILE)) as board:
         await enter(board)
-        await expect(card(board, "<img src=x onerror=alert(1)>")).to_be_visible()
         text = board.page.locator("article", has_text="See [here]")
         await expect(text).to_contain_text("See [here](javascript:alert(1)), <b>bold</b> and there.")
         assert [await link.get_attribute("href") for link in await text.locator("a").all()] == ["https://example.com/a"]
-        await expect(text.locator("code")).to_have_text("one")
-        await expect(text.locator("ul li")).to_have_text(["one", "2 * 3 * 4"])
 
 
 async def test_each_state_says_what_is_and_offers_only_what_can_be_done(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path), viewport={"width": 360, "height": 800}) as board:
-        stacks = [{"template": f"t{n}", "title": f"State {n}", **each[0]} for n, each in enumerate(STATES)]
+        stacks = [{"template": f"t{n}", "title": f"State {n}", **state} for n, (state, *_) in enumerate(STATES)]
         body = {"link": {"name": "Seat 12", "seconds_left": 60, "stacks": 1}, "stacks": stacks}
         await board.page.route("**/play/stacks", lambda route: route.fulfill(json=body))
         await board.page.goto(f"{board.url}/play")
@@ -384,7 +313,6 @@ async def test_each_state_says_what_is_and_offers_only_what_can_be_done(boards: 
             box = card(board, f"State {number}")
             await expect(box).to_contain_text(text)
             await expect(box.locator("#problem")).to_contain_text(alert)
-            shown = box.locator("button:not(.line button)")
-            await expect(shown).to_have_text(buttons)
+            await expect(box.locator("button:not(.line button)")).to_have_text(buttons)
         await board.audit("every state")
-        assert await board.page.evaluate(SCROLL_WIDTH) <= 360
+        assert not await board.page.evaluate(TOO_WIDE)

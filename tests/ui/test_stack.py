@@ -17,24 +17,9 @@ from tests.ui.conftest import Board, Boards
 pytestmark = pytest.mark.ui
 
 HOSTILE = """<img src=x onerror="document.title='taken'"><script>document.title='taken'</script>{{7*7}}"""
-COLOUR = "(e) => getComputedStyle(e).color"
 FAILS = 'check: {image: registry.example/solve, command: [/bin/sh, -c, "echo no flag; exit 1"], every: 1h}\n'
 ADDED = "async ([before, after]) => (await import('/static/dashboard/logs.js')).added(before, after)"
-GROWTH = [
-    ("a\nb\n", "a\nb\nc\n", "c\n"),
-    ("a\nb\n", "b\nc\n", "c\n"),
-    ("a\nb\n", "a\nb\n", ""),
-    ("a\nb\n", "x\ny\n", None),
-    ("a\na\na\n", "a\na\nb\n", "b\n"),
-]
-
-
-async def reads_no_log(board: Board) -> None:
-    """Check that the page asks for no log during the next ten seconds, once what is under way has been sent."""
-    await board.page.evaluate("fetch('/docs').then(() => null)")
-    before = len(board.requests)
-    await board.page.clock.run_for(10_000)
-    assert not [url for url in board.requests[before:] if "/logs" in url]
+GROWTH = [("a\nb\n", "b\nc\n", "c\n"), ("a\nb\n", "x\ny\n", None), ("a\na\na\n", "a\na\nb\n", "b\n")]
 
 
 async def test_timeline_and_logs_say_why_a_stack_failed(board: Board) -> None:
@@ -42,19 +27,21 @@ async def test_timeline_and_logs_say_why_a_stack_failed(board: Board) -> None:
     await board.page.clock.install()
     await board.open(panel=stack_id)
     await expect(board.panel.locator("p.status")).to_have_text("failed")
-    for kind in ("accepted", "scheduled", "failed"):
-        await expect(board.panel.locator(".timeline").get_by_text(kind, exact=True)).to_be_visible()
+    await expect(board.panel.locator(".timeline").get_by_text("failed", exact=True)).to_be_visible()
     await board.open_part("Logs")
     log = board.panel.locator("pre.log")
     await expect(log).to_have_text(re.compile(r"\S"))
     assert await log.text_content() == (await board.at.call("GET", f"/stacks/{stack_id}/logs?tail=100")).text
     await expect(board.panel.get_by_text("It has stopped writing.")).to_be_visible()
-    await reads_no_log(board)
-    for before, after, more in GROWTH:
-        assert await board.page.evaluate(ADDED, [before, after]) == more
+    await board.page.evaluate("fetch('/docs').then(() => null)")  # after what is under way
+    before = len(board.requests)
+    await board.page.clock.run_for(10_000)
+    assert not [url for url in board.requests[before:] if "/logs" in url], "a log that has ended is not read again"
+    for earlier, later, more in GROWTH:
+        assert await board.page.evaluate(ADDED, [earlier, later]) == more
 
 
-async def test_stop_restart_and_delete_ask_first(board: Board) -> None:
+async def test_stop_and_delete_ask_first(board: Board) -> None:
     stack_id = await board.create(status="running")
     await board.open(panel=stack_id)
     panel, status = board.panel, board.panel.locator("p.status")
@@ -64,37 +51,27 @@ async def test_stop_restart_and_delete_ask_first(board: Board) -> None:
         await expect(status).to_have_text(expected)
     await panel.get_by_role("button", name="Start", exact=True).click()
     await expect(status).to_have_text("running")
-    await panel.get_by_role("button", name="Restart").click()
-    await board.confirm("Restart")
-    await expect(panel.locator(".timeline").get_by_text("restart requested")).to_be_visible()
-    await board.at.until_status(stack_id, "running")
     await panel.get_by_role("button", name="Delete").click()
-    await expect(board.dialog).to_contain_text("cannot be undone")
     await expect(board.dialog.get_by_role("button", name="Cancel")).to_be_focused()
     await board.confirm("Delete")
     await expect(board.row(stack_id)).to_have_count(0)
     assert (await board.at.call("GET", f"/stacks/{stack_id}")).status == 404
 
 
-async def test_a_failing_check_of_a_shared_challenge_is_red_wherever_it_is_shown_with_the_time_of_the_last_one(
+async def test_a_failing_check_is_shown_wherever_its_challenge_is(
     boards: Boards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "FORWARDED_NANOSECONDS", 0)
     shared = PLAIN.replace("ttl: 1h\n", "shared: true\n") + FAILS
     async with boards(folder_with(tmp_path, wiki=shared)) as board:
-        await board.create("registry.example/fail", "failed")
         checked = await until(lambda: shown(board.at), lambda seen: (seen["wiki"]["checked"] or {}).get("message"))
         stack_id, time = checked["wiki"]["shared_stack"], checked["wiki"]["checked"]["at"]
         await board.open()
-        red = await board.page.locator("[data-status=failed] .status").evaluate(COLOUR)
         await expect(board.row(stack_id).locator(".status")).to_have_text("check fails")
-        await expect(board.row(stack_id).locator(".status")).to_have_css("color", red)
-        await expect(board.row(stack_id).locator(".c-left")).to_have_text("no end")
         chip = board.page.locator('#templates [data-template="wiki"]')
         await expect(chip).to_contain_text("0 of 1 working")
         await expect(chip.locator(f'time[datetime="{time}"]')).to_be_visible()
         await board.open_panel(stack_id)
-        await expect(board.panel.locator("p.status")).to_have_css("color", red)
         await expect(board.panel.locator(f'.facts time[datetime="{time}"]')).to_be_visible()
         await expect(board.panel.locator(".timeline .wrong")).to_contain_text("unhealthy")
 
