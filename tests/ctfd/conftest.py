@@ -7,7 +7,7 @@ with its requirements.txt (without it: .venv/bin/python in the checkout).
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import os
 import re
 import shutil
@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Locator, Page, expect
 
 from stackd.keys import ApiKey, digest
 from tests.harness import KEY, Harness, eventually, harness
@@ -29,31 +29,28 @@ from tests.templates import WEB, folder_with
 from tests.ui.conftest import chromium
 
 PLUGIN = Path(__file__).parents[2] / "integrations" / "ctfd" / "stackd_instances"
+API = "/api/v1/stackd/admin"
 PASSWORD = "password1"
+Source = tuple[Path, Path]
+SECONDS = 20_000.0
 TENANT = "sk-tenant-0123456789abcdef0123456789"
 """CTFd's own key."""
+OF_CTFD: dict[str, Any] = {"labels": {"event": "a"}, "templates": ("web-*",), "templates_write": True}
 KEYS = (
     ApiKey(name="admin", sha256=digest(KEY)),
-    ApiKey(
-        name="ctfd", sha256=digest(TENANT), scope="tenant", labels={"event": "a"}, templates=("web-*",), templates_write=True
-    ),
-)  # fmt: skip
+    ApiKey(name="ctfd", sha256=digest(TENANT), scope="tenant", **OF_CTFD),
+)
 CHALLENGE = {
     "name": "Web", "category": "web", "description": "Find it.", "value": 100, "state": "visible", "type": "stackd",
     "function": "static", "stackd_template": "web-1", "stackd_ttl": "30m", "stackd_extension": "10m",
     "stackd_extensions": 2, "stackd_connection": "80 http://{host}:{port}", "stackd_flag_source": "stack",
     "stackd_value": "FLAG", "stackd_stop_when_solved": "true",
 }  # fmt: skip
-
-
-DATABASE = {
-    "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "db"},
-    "spec": {"containers": [{
-        "name": "app", "image": "registry.example/fail-3:1", "ports": [{"containerPort": 5432}],
-        "resources": {"limits": {"cpu": "100m", "memory": "64Mi"}},
-    }]},
-}  # fmt: skip
-"""A member that crashes."""
+CRASHES = (
+    "{name: app, image: 'registry.example/fail-3:1', ports: [{containerPort: 5432}],"
+    " resources: {limits: {cpu: 100m, memory: 64Mi}}}"
+)
+DATABASE = f"members: {{db: {{pod: {{apiVersion: v1, kind: Pod, metadata: {{name: db}}, spec: {{containers: [{CRASHES}]}}}}}}}}\n"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,6 +148,15 @@ class Ctfd:
             await self.admin.data("POST", f"/api/v1/teams/{team}/members", {"user_id": user})
         return team
 
+    async def configure(self, **settings: object) -> None:
+        """Save settings of the plugin on its page."""
+        await self.admin.data("PATCH", f"{API}/settings", settings)
+
+    async def act(self, action: str, *names: str) -> None:
+        """Do this with instances on the organisers' page."""
+        done = await self.admin.data("POST", f"{API}/instances", {"action": action, "names": names})
+        assert done == {"count": len(names)}
+
     async def challenge(self, **fields: object) -> int:
         """A new challenge, as the admin's form makes it."""
         return int((await self.admin.data("POST", "/api/v1/challenges", {**CHALLENGE, **fields}))["id"])
@@ -162,6 +168,32 @@ async def nonce(session: aiohttp.ClientSession, path: str) -> str:
         match = re.search(r"""['"]?csrfNonce['"]?: "([^"]+)"|name="nonce"[^>]*value="([^"]+)\"""", await answer.text())
         assert match is not None, answer.url
         return match.group(1) or match.group(2)
+
+
+async def page_of(browser: Browser, ctfd: Ctfd, name: str, **options: Any) -> Page:
+    """A page of somebody who is logged in."""
+    context = await browser.new_context(
+        base_url=ctfd.url, viewport={"width": 1200, "height": 900}, reduced_motion="reduce", **options
+    )
+    context.set_default_timeout(SECONDS)
+    expect.set_options(timeout=SECONDS)
+    page = await context.new_page()
+    page.on("pageerror", lambda error: (_ for _ in ()).throw(AssertionError(str(error))))
+    await page.goto("/login")
+    await page.fill("input[name=name]", name)
+    await page.fill("input[name=password]", PASSWORD)
+    await page.press("input[name=password]", "Enter")
+    await page.wait_for_url("**/challenges*")
+    return page
+
+
+async def open_challenge(page: Page, name: str = "Web") -> Locator:
+    """Open the challenge's window; returns the box."""
+    await page.goto("/challenges")
+    await page.get_by_role("button", name=name).click()
+    box = page.get_by_role("region", name="Instance")
+    await expect(box).to_be_visible()
+    return box
 
 
 async def flag_of(stackd: Harness, stack_id: str) -> str:
@@ -179,7 +211,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
     """A copy of CTFd with the plugin in it, and the Python that runs it."""
     checkout = os.environ.get("STACKD_TEST_CTFD")
     if not checkout:
@@ -197,7 +229,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pat
 
 @asynccontextmanager
 async def ctfd_running(
-    source: tuple[Path, Path],
+    source: Source,
     folder: Path,
     *,
     stackd: str,
@@ -219,7 +251,8 @@ async def ctfd_running(
     shutil.rmtree(copy / ".data", ignore_errors=True)  # the cache of an earlier CTFd
     port = free_port()
     with (folder / "ctfd.log").open("a") as log:
-        for words in (["-m", "flask", "db", "upgrade"], *([["import.py", str(imported)]] if imported else [])):
+        upgrade = [] if environment["DATABASE_URL"].startswith("sqlite") else [["-m", "flask", "db", "upgrade"]]
+        for words in (*upgrade, *([["import.py", str(imported)]] if imported else [])):
             step = await asyncio.create_subprocess_exec(
                 python, *words, cwd=copy, env={**environment, "FLASK_APP": "CTFd:create_app()"}, stdout=log, stderr=log
             )
@@ -253,11 +286,11 @@ async def responds(ctfd: Ctfd) -> bool:
         return False
 
 
-async def set_up(ctfd: Ctfd, mode: str = "users", theme: str = "core") -> None:
+async def set_up(ctfd: Ctfd, mode: str = "users") -> None:
     """Fill in CTFd's first form."""
     ctfd.admin = await ctfd.person(
         "/setup", ctf_name="Test", ctf_description="A test", user_mode=mode, name="admin", email="admin@example.com",
-        password=PASSWORD, ctf_theme=theme, challenge_visibility="private", account_visibility="public",
+        password=PASSWORD, ctf_theme="core", challenge_visibility="private", account_visibility="public",
         score_visibility="public", registration_visibility="public", verify_emails="", team_size="", start="", end="",
     )  # fmt: skip
     await ctfd.admin.call("PATCH", "/api/v1/configs", {"stackd_starts_per_minute": 1000})
@@ -270,29 +303,29 @@ async def mariadb(source: object, tmp_path: Path) -> AsyncIterator[str]:
     if server is None:
         pytest.skip("MariaDB is not installed (Debian: apt-get install mariadb-server)")
     folder, port = tmp_path / "mariadb", free_port()
-    options = ["--no-defaults", f"--datadir={folder}", "--user=root"]
+    options, quiet = ["--no-defaults", f"--datadir={folder}", "--user=root"], asyncio.subprocess.DEVNULL
     create = await asyncio.create_subprocess_exec(
-        "mariadb-install-db", *options, "--auth-root-authentication-method=normal", "--skip-test-db",
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        "mariadb-install-db", *options, "--auth-root-authentication-method=normal", "--skip-test-db", stdout=quiet, stderr=quiet
     )  # fmt: skip
     assert await create.wait() == 0
+    (first := tmp_path / "first.sql").write_text(
+        "CREATE DATABASE ctfd;\nCREATE USER ctfd@'%' IDENTIFIED BY 'ctfd';\nGRANT ALL ON ctfd.* TO ctfd@'%';\n"
+    )
     process = await asyncio.create_subprocess_exec(
         server, *options, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/sock", "--skip-log-bin",
         "--loose-innodb-snapshot-isolation=OFF",  # as in the releases that CTFd is made for; with it CTFd's own tracking fails
-        "--character-set-server=utf8mb4", "--collation-server=utf8mb4_unicode_ci",
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        "--character-set-server=utf8mb4", "--collation-server=utf8mb4_unicode_ci", f"--init-file={first}",
+        stdout=quiet, stderr=quiet,
     )  # fmt: skip
 
-    async def created() -> bool:
-        client = await asyncio.create_subprocess_exec(
-            "mariadb", "--no-defaults", f"--socket={folder}/sock", "--user=root",
-            "-e", "CREATE DATABASE IF NOT EXISTS ctfd; CREATE USER IF NOT EXISTS ctfd@'%' IDENTIFIED BY 'ctfd'; "
-            "GRANT ALL ON ctfd.* TO ctfd@'%'",
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        return await client.wait() == 0
+    async def listens() -> bool:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return True
+        return False
 
-    await eventually(created, lambda: "MariaDB does not start", 60, pause=0.5)
+    await eventually(listens, lambda: "MariaDB does not start", 60, pause=0.2)
     yield f"mysql+pymysql://ctfd:ctfd@127.0.0.1:{port}/ctfd"
     process.kill()
     await process.wait()
@@ -307,7 +340,7 @@ async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
         "web_name": WEB.replace("nginx:stable", "registry.example/badname:1"),
         "web_pull": WEB.replace("nginx:stable", "registry.invalid/app:1"),
         "web_fail": WEB.replace("nginx:stable", "registry.example/fail-3:1"),
-        "web_db": f"{WEB}members: {{db: {{pod: {json.dumps(DATABASE)}}}}}\n",
+        "web_db": WEB + DATABASE,
     }
     async with harness(tmp_path / "stackd", folder_with(tmp_path, **templates)) as running:
         running.put_keys_in_force(*KEYS)
@@ -315,10 +348,20 @@ async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 @pytest_asyncio.fixture
-async def ctfd(source: tuple[Path, Path], stackd: Harness, tmp_path: Path) -> AsyncIterator[Ctfd]:
+async def ctfd(source: Source, stackd: Harness, tmp_path: Path) -> AsyncIterator[Ctfd]:
     """CTFd for single users on that stackd."""
     async with ctfd_running(source, tmp_path / "ctfd", stackd=stackd.url) as running:
         await set_up(running)
+        yield running
+
+
+@pytest_asyncio.fixture
+async def two_workers(source: Source, mariadb: str, stackd: Harness, tmp_path: Path) -> AsyncIterator[Ctfd]:
+    """CTFd with two workers on MariaDB, as an event runs it; it is not set up."""
+    gunicorn = ("--worker-class", "gevent", "--workers", "2")
+    async with ctfd_running(
+        source, tmp_path / "ctfd", stackd=stackd.url, gunicorn=gunicorn, DATABASE_URL=mariadb
+    ) as running:
         yield running
 
 

@@ -9,7 +9,6 @@ import json
 from stackd.codes import ErrorCode
 
 CODES = {code.status: code for code in (*ErrorCode, ErrorCode.LABEL_LIMIT_REACHED, ErrorCode.NO_ROOM)}
-STATUSES = (400, 401, 403, 404, 409, 422, 429, 500, 503)
 RUBBISH = {
     "page": b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
     "list": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
@@ -17,11 +16,11 @@ RUBBISH = {
     "short": b"HTTP/1.1 201 Created\r\nContent-Length: 99\r\n\r\n{",
     "closed": b"",
 }
-BEHAVIOURS = {"hang", "trickle", *RUBBISH, *map(str, STATUSES)}
+BEHAVIOURS = {"hang", "trickle", "401", "503", *RUBBISH}
 
 
 class Misbehaving(contextlib.AbstractAsyncContextManager["Misbehaving"]):
-    """``behaviour`` is one of ``BEHAVIOURS``, and may be changed at any time."""
+    """``behaviour`` is one of ``BEHAVIOURS`` or an error status, and may be changed at any time."""
 
     def __init__(self, behaviour: str) -> None:
         self.behaviour = behaviour
@@ -51,16 +50,14 @@ class Misbehaving(contextlib.AbstractAsyncContextManager["Misbehaving"]):
                     await writer.drain()
                     await asyncio.sleep(0.2)
             else:
-                writer.write(RUBBISH.get(self.behaviour) or self._refusal())
+                writer.write(RUBBISH[self.behaviour] if self.behaviour in RUBBISH else self._refusal())
                 await writer.drain()
         writer.close()
         self._writers.discard(writer)
 
     def _refusal(self) -> bytes:
-        if self.behaviour == "closed":
-            return b""
         code = CODES[int(self.behaviour)]
         error = {"error": "label player=x has 1 of 1 stacks (limits.stacks_per_label)", "code": code}
         body = json.dumps(error | {"player_message": code.players}).encode()
-        head = f"HTTP/1.1 {self.behaviour} No\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nRetry-After: 30"
-        return head.encode() + b"\r\n\r\n" + body
+        head = f"HTTP/1.1 {self.behaviour} No\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        return head.encode() + b"Retry-After: 30\r\n\r\n" + body

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.ctfd.conftest import CHALLENGE, PASSWORD, TENANT, Ctfd, ctfd_running, flag_of, set_up
+from tests.ctfd.conftest import API, CHALLENGE, PASSWORD, TENANT, Ctfd, Source, ctfd_running, flag_of, set_up
 from tests.ctfd.misbehaving import Misbehaving
 from tests.harness import Harness
 
@@ -26,6 +26,10 @@ EXTRA = {name: value for name, value in CHALLENGE.items() if name.startswith("st
 AS_COLUMNS = {
     name if name.startswith("stackd_") else f"stackd_{name}": value for name, value in EXTRA.items()
 }  # how CTFd's API returns them
+NEW_COLUMNS = (
+    "problem", "phase", "phase_since", "running_since", "amount", "updated", "organiser", "organiser_at", "hopeless", "batch",
+    "unseen",
+)  # fmt: skip
 GENERATED = {"type": "stackd", "content": "stackd generates a flag for each account", "data": ""}
 
 
@@ -78,21 +82,22 @@ async def test_a_challenge_stays_whole_with_ctfcli(ctfd: Ctfd, tmp_path: Path) -
     await ctf("verify")
     listed = await ctfd.admin.data("GET", "/api/v1/challenges/2/flags")
     assert [flag["type"] for flag in listed] == ["stackd"], "one entry, however often it was sent"
-    lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
-    assert (lines[-1]["ok"], lines[-1]["text"]) == (True, "Web: would start")
 
 
-async def test_what_the_api_returns_of_a_challenge_it_takes_back(ctfd: Ctfd) -> None:
+async def test_the_api_has_the_forms_defaults_and_takes_back_what_it_returns(ctfd: Ctfd) -> None:
     challenge = await ctfd.challenge(**EXTRA)
     fields = await whole(ctfd, challenge)
     assert fields == AS_COLUMNS
-    copy = {"name": "Copy", "category": "web", "value": 500, "type": "stackd", **fields}
-    assert await whole(ctfd, (await ctfd.admin.data("POST", "/api/v1/challenges", copy))["id"]) == AS_COLUMNS
+    plain = {"name": "Copy", "category": "web", "value": 500, "state": "visible", "type": "stackd"}
+    copy = await ctfd.admin.data("POST", "/api/v1/challenges", {**plain, **fields})
+    assert await whole(ctfd, copy["id"]) == AS_COLUMNS
+    made = await ctfd.admin.data("POST", "/api/v1/challenges", {**plain, "stackd_template": "web-1"})
+    assert (made["stackd_extension"], made["stackd_extensions"], made["stackd_value"]) == ("30m", 2, "FLAG")
+    shown = await (await ctfd.player("ada")).data("GET", f"/api/v1/challenges/{made['id']}")
+    assert not any(name.startswith("stackd_") for name in shown), "for organisers only"
 
 
-async def test_a_challenge_stays_whole_through_export_and_import(
-    source: tuple[Path, Path], mariadb: str, stackd: Harness, tmp_path: Path
-) -> None:
+async def test_an_import_has_all_of_an_export(source: Source, mariadb: str, stackd: Harness, tmp_path: Path) -> None:
     async with ctfd_running(source, tmp_path / "ctfd", stackd=stackd.url, DATABASE_URL=mariadb) as ctfd:
         await set_up(ctfd)
         challenge = await ctfd.challenge(**EXTRA)
@@ -112,28 +117,14 @@ async def test_a_challenge_stays_whole_through_export_and_import(
         assert await player.submit(challenge, flag) == "correct"
 
 
-async def test_the_tables_of_an_earlier_version_get_the_new_columns(
-    source: tuple[Path, Path], stackd: Harness, tmp_path: Path
-) -> None:
+async def test_earlier_tables_get_the_new_columns(source: Source, stackd: Harness, tmp_path: Path) -> None:
     folder = tmp_path / "ctfd"
     async with ctfd_running(source, folder, stackd=stackd.url) as ctfd:
         await set_up(ctfd)
         challenge = await ctfd.challenge()
         await (await ctfd.player("ada")).start(challenge)
     with closing(sqlite3.connect(folder / "ctfd.db")) as file, file:
-        for column in (
-            "problem",
-            "phase",
-            "phase_since",
-            "running_since",
-            "amount",
-            "updated",
-            "organiser",
-            "organiser_at",
-            "hopeless",
-            "batch",
-            "unseen",
-        ):
+        for column in NEW_COLUMNS:
             file.execute(f"ALTER TABLE stackd_instances DROP COLUMN {column}")
         for column in ("opens", "closes", "cost"):
             file.execute(f"ALTER TABLE stackd_challenge DROP COLUMN stackd_{column}")
@@ -148,26 +139,22 @@ async def test_the_tables_of_an_earlier_version_get_the_new_columns(
         await stackd.until_listed(0)
 
 
-async def test_a_key_in_the_environment_goes_to_no_address_of_the_page(
-    source: tuple[Path, Path], stackd: Harness, tmp_path: Path
+async def test_a_key_in_the_environment_goes_to_no_other_address(
+    source: Source, stackd: Harness, tmp_path: Path
 ) -> None:
     async with Misbehaving("401") as elsewhere:
         async with ctfd_running(source, tmp_path / "ctfd", stackd="") as ctfd:
             await set_up(ctfd)
-            path = "/api/v1/stackd/admin/settings"
+            path = f"{API}/settings"
             status, answer = await ctfd.admin.call("PATCH", path, {"stackd_url": elsewhere.url})
             why = "STACKD_KEY is in the environment of CTFd, so STACKD_URL has to be there, too."
             assert (status, answer["errors"][""]) == (400, [why])
             await ctfd.admin.call("PATCH", "/api/v1/configs", {"stackd_url": elsewhere.url})  # past the page
-            lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
-            assert lines[0]["ok"] is False
-            assert lines[0]["text"] == why
-            async with ctfd.admin.session.get("/admin/stackd") as page:
-                assert why in await page.text()
+            lines = await ctfd.admin.data("POST", f"{API}/test", {})
+            assert (lines[0]["ok"], lines[0]["text"]) == (False, why)
             assert elsewhere.requests == []
         async with ctfd_running(source, tmp_path / "ctfd", stackd="", key="") as ctfd:
             ctfd.admin = await ctfd.person("/login", name="admin", password=PASSWORD)
-            saved = {"stackd_url": stackd.url, "stackd_key": TENANT}
-            await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", saved)
-            lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
+            await ctfd.configure(stackd_url=stackd.url, stackd_key=TENANT)
+            lines = await ctfd.admin.data("POST", f"{API}/test", {})
             assert [line["ok"] for line in lines] == [True, True], lines
