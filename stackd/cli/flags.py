@@ -30,15 +30,15 @@ def flags() -> None:
 @client_options
 @click.argument("value")
 @output_option("json", "jsonl", "name")
-@click.pass_context
-def find(context: click.Context, client: Client, value: str, output: str | None) -> None:
+def find(client: Client, value: str, output: str | None) -> None:
     """Say whose a value is; exit code 1 if it is nobody's.
 
     Finds stacks that are gone, too, for as long as their history is kept.
     """
     found = [one.raw for one in client.find_value(value)]
     render.print_list("found", found, COLUMNS, output, "stack_id")
-    context.exit(0 if found else NOBODY)
+    if not found:
+        sys.exit(NOBODY)
 
 
 @flags.command(short_help="Say whose each value of a file is.")

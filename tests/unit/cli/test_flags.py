@@ -36,6 +36,7 @@ async def test_each_answer_of_a_class_gets_the_stack_whose_it_is(shell: Shell) -
     for value, code in ((second["values"]["FLAG"], 0), ("nobody's", 1)):
         result = await shell.any_command("flags", "find", value, "-o", "name")
         assert (result.exit_code, result.stdout.split()) == (code, [] if code else [second["stack_id"]])
+        assert await (await shell.process("flags", "find", value)).wait() == code
 
 
 async def test_a_grader_gets_all_values_of_a_template(shell: Shell) -> None:
