@@ -199,11 +199,12 @@ async def get_stack_status(call: ApiCall) -> web.StreamResponse:
     delete does once the stack is gone.
     """
     stack: Stack | None = call.stack
-    seconds, wait = patience(call), call.parameters.get(WAIT)
-    if wait == frozenset({DELETED}):
-        stack = await until_gone(call.api.context, call.stack_id, seconds)
-    elif wait is not None:
-        stack = await until_status(call.api.context, call.stack_id, [*map(StackStatus, wait)], seconds)
+    if call.parameters:
+        seconds, wait = patience(call), call.parameters.get(WAIT)
+        if wait == frozenset({DELETED}):
+            stack = await until_gone(call.api.context, call.stack_id, seconds)
+        elif wait is not None:
+            stack = await until_status(call.api.context, call.stack_id, [*map(StackStatus, wait)], seconds)
     if stack is None:
         return json_response(contract.Deleted(stack_id=call.stack_id))
     return json_response(call.api.bodies.status(stack))
