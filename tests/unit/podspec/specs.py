@@ -20,20 +20,12 @@ REFUSALS: dict[str, list[dict[str, Any]]] = yaml.safe_load(Path(__file__).with_n
 DEFAULT_POLICY = Policy()
 HTTP = (TargetPort(container_port=80, protocol="TCP"),)
 _SEED: dict[str, Any] = {
-    "apiVersion": "v1",
-    "kind": "Pod",
-    "metadata": {"name": "challenge"},
-    "spec": {
-        "containers": [
-            {
-                "name": "app",
-                "image": "nginx:stable",
-                "ports": [{"containerPort": 80, "protocol": "TCP"}],
-                "resources": {"limits": {"cpu": "100m", "memory": "128Mi"}},
-            }
-        ]
-    },
-}
+    "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "challenge"},
+    "spec": {"containers": [{
+        "name": "app", "image": "nginx:stable", "ports": [{"containerPort": 80, "protocol": "TCP"}],
+        "resources": {"limits": {"cpu": "100m", "memory": "128Mi"}},
+    }]},
+}  # fmt: skip
 
 
 def seed() -> dict[str, Any]:
@@ -45,12 +37,12 @@ def changed(case: dict[str, Any]) -> dict[str, Any]:
     """The seed with the fields of one of the refusals: in its container, its spec, its metadata, or itself."""
     pod = seed()
     spec = pod["spec"]
-    for name, owner in (
-        ("container", spec["containers"][0]),
-        ("spec", spec),
-        ("metadata", pod["metadata"]),
-        ("pod", pod),
-    ):
+    for name, owner in {
+        "container": spec["containers"][0],
+        "spec": spec,
+        "metadata": pod["metadata"],
+        "pod": pod,
+    }.items():
         owner.update(case.get(name, {}))
     return pod
 
