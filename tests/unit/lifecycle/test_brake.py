@@ -48,8 +48,7 @@ def test_up_to_ten_endings_or_a_share_of_all_go_ahead(ending: int, among: int, s
     assert bool(braked.brake.held) is not goes
 
 
-Step = Callable[[Braked], object]
-"""What happens next, or a pair: what is seen, and what was expected."""
+Step = Callable[[Braked], object]  # what happens next, or a pair: what is seen, and what was expected
 
 
 def ends(ids: list[str]) -> Step:
@@ -88,16 +87,9 @@ SITUATIONS: dict[str, list[Step]] = {
         holds(names(1, FREE_ENDINGS)),
     ],
     "endings of more than a minute ago count no longer": [ends(FREE), wait(WINDOW_SECONDS + 0.1), ends(NEXT)],
-    **{
-        f"an ending that is tried again every {pause} s counts once": [
-            *[ends(names(5)), wait(pause)] * 100,
-            ends(names(FREE_ENDINGS - 5, 5)),
-        ]
-        for pause in (0.0, WINDOW_SECONDS / 2, WINDOW_SECONDS + 1)
-    },
+    "an ending that is tried again counts once": [*[ends(names(5)), wait(9)] * 20, ends(names(FREE_ENDINGS - 5, 5))],
     "tries do not keep an ending in the window": [
-        *(ends(names(5)), wait(WINDOW_SECONDS - 1), ends(names(5)), wait(2)),
-        ends(names(FREE_ENDINGS, 5)),
+        *(ends(names(5)), wait(WINDOW_SECONDS - 1), ends(names(5)), wait(2), ends(names(FREE_ENDINGS, 5)))
     ],
     "what is held makes further endings wait, and what is true no longer does not": [
         *(holds(ALL), holds(names(1, MANY)), forget(ALL), ends(names(1, MANY)), is_off)
@@ -110,8 +102,9 @@ SITUATIONS: dict[str, list[Step]] = {
         *(holds(ALL), confirms(ALL), holds(names(2 * MANY), held=names(MANY, MANY)))
     ],
     "a confirmation where nothing is held is for nothing": [confirms([]), holds(ALL)],
-    "a confirmation lasts for a minute": [holds(ALL), confirms(ALL), wait(CONFIRMED_SECONDS - 1), ends(ALL)],
-    "a confirmation ends after a minute": [holds(ALL), confirms(ALL), wait(CONFIRMED_SECONDS), holds(ALL)],
+    "a confirmation lasts for a minute": [
+        *(holds(ALL), confirms(ALL), wait(CONFIRMED_SECONDS - 1), ends(ALL), wait(1), holds(ALL))
+    ],
     "what led to a confirmation has been looked at": [
         *(ends(FREE), holds(names(MANY, FREE_ENDINGS)), confirms(names(MANY, FREE_ENDINGS))),
         *(ends(names(MANY, FREE_ENDINGS)), ends(names(FREE_ENDINGS, FREE_ENDINGS + MANY))),
@@ -141,8 +134,11 @@ class SetWhileRead(TestClock):
     def now(self) -> int:
         read = super().now()
         by, self.by = self.by, 0.0
-        jump(self, by)
+        self.jump(by)
         return read
+
+    def jump(self, seconds: float) -> None:
+        self.wall += round(seconds * NANOSECONDS)
 
 
 @pytest.fixture
@@ -159,47 +155,42 @@ def date(seconds: float = 0.0) -> str:
     return formatdate(START / NANOSECONDS + seconds, usegmt=True)
 
 
-def jump(clock: TestClock, seconds: float) -> None:
-    clock.wall += round(seconds * NANOSECONDS)
-
-
 @pytest.mark.parametrize(
-    ("ahead", "took", "trusted", "says"),
+    ("ahead", "took", "says"),
     [
-        (0.0, 0.0, True, ""), (60.0, 0.0, True, ""), (-60.0, 0.0, True, ""),
-        (90.0, 0.0, False, "the clock of this machine is 89 s ahead of the API server's"),
-        (-90.0, 0.0, False, "the clock of this machine is 90 s behind the API server's"), (90.0, 40.0, True, ""),
-        (YEARS, 5.0, False, "ahead of the API server's: no stack expires until they agree"),
+        (0.0, 0.0, ""), (60.0, 0.0, ""), (-60.0, 0.0, ""), (90.0, 0.0, "89 s ahead of"), (-90.0, 0.0, "90 s behind"),
+        (90.0, 40.0, ""), (YEARS, 5.0, "ahead of the API server's: no stack expires until they agree"),
     ],
 )  # fmt: skip
 def test_the_clocks_may_differ_by_a_minute_beside_the_time_that_the_answer_took(
-    wall_clock: WallClock, clock: TestClock, ahead: float, took: float, trusted: bool, says: str
+    wall_clock: WallClock, clock: SetWhileRead, ahead: float, took: float, says: str
 ) -> None:
-    jump(clock, ahead)
+    clock.jump(ahead)
     assert (wall_clock.trusted, wall_clock.why_untrusted()) == (False, ""), "before the first answer"
     wall_clock.observe_date(date(), took)
-    assert wall_clock.trusted is trusted
-    assert (says in wall_clock.why_untrusted(), bool(says)) == (True, bool(wall_clock.why_untrusted()))
-    clock.advance(36_000)
-    assert wall_clock.trusted is trusted, "hours without an answer are no jump"
+    for _ in range(2):
+        assert wall_clock.trusted is not bool(says)
+        assert (says in wall_clock.why_untrusted(), bool(wall_clock.why_untrusted())) == (True, bool(says))
+        clock.advance(36_000)  # hours without an answer are no jump
 
 
 @pytest.mark.parametrize("seconds", [YEARS, 6.0, -6.0, -YEARS])
-def test_a_clock_that_was_set_is_believed_again_later(wall_clock: WallClock, clock: TestClock, seconds: float) -> None:
+def test_a_clock_that_was_set_is_believed_again_later(
+    wall_clock: WallClock, clock: SetWhileRead, seconds: float
+) -> None:
     wall_clock.observe_date(date(), 0.0)
-    jump(clock, seconds)
-    assert not wall_clock.trusted
-    assert f"was set by {seconds:+.0f} s" in wall_clock.why_untrusted()
+    clock.jump(seconds)
+    assert (wall_clock.trusted, f"set by {seconds:+.0f} s" in wall_clock.why_untrusted()) == (False, True)
     wall_clock.observe_date(date(seconds), 0.0)
     assert (wall_clock.trusted, wall_clock.why_untrusted()) == (True, "")
     assert wall_clock.sudden_until == (clock.now() if seconds > 0 else 0)
 
 
-def test_a_clock_that_was_ahead_is_not_suspected_afterwards(wall_clock: WallClock, clock: TestClock) -> None:
+def test_a_clock_that_was_ahead_is_not_suspected_afterwards(wall_clock: WallClock, clock: SetWhileRead) -> None:
     wall_clock.observe_date(date(), 0.0)
-    jump(clock, YEARS)
+    clock.jump(YEARS)
     wall_clock.observe_date(date(), 0.0)
-    jump(clock, -YEARS)
+    clock.jump(-YEARS)
     assert not wall_clock.trusted
     wall_clock.changed = False
     wall_clock.observe_date(date(), 0.0)
@@ -207,14 +198,11 @@ def test_a_clock_that_was_ahead_is_not_suspected_afterwards(wall_clock: WallCloc
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1 Jan 99999999999 00:00:00 GMT"])
-def test_an_impossible_date_means_nothing(wall_clock: WallClock, clock: TestClock, text: str) -> None:
-    jump(clock, -3600.0)
-    wall_clock.observe_date(text, 0.1)
-    assert (wall_clock.trusted, wall_clock.why_untrusted()) == (True, "")
-    wall_clock.observe_date(date(), 0.0)
-    assert (wall_clock.trusted, wall_clock.now()) == (False, START)
-    wall_clock.observe_date(text, 0.0)
-    assert not wall_clock.trusted
+def test_an_impossible_date_means_nothing(wall_clock: WallClock, clock: SetWhileRead, text: str) -> None:
+    clock.jump(-3600.0)
+    for date_of_answer, trusted in ((text, True), (date(), False), (text, False)):
+        wall_clock.observe_date(date_of_answer, 0.0)
+        assert wall_clock.trusted is trusted
 
 
 @pytest.mark.parametrize("by", [3600.0, -3600.0, -YEARS])
@@ -223,10 +211,9 @@ def test_a_clock_that_is_set_while_it_is_read_is_not_believed(
 ) -> None:
     """Otherwise everything that is created until the clocks agree would expire too early or too late by that much."""
     clock.by = by
-    wall_clock.observe_date(date(), 0.0)
-    assert (wall_clock.trusted, wall_clock.now()) == (False, START)
-    wall_clock.observe_date(date(), 0.0)
-    assert (wall_clock.trusted, wall_clock.now()) == (False, START)
+    for _ in range(2):
+        wall_clock.observe_date(date(), 0.0)
+        assert (wall_clock.trusted, wall_clock.now()) == (False, START)
 
 
 def test_the_time_was_read_before_the_clock_was_set_or_is_not_its(wall_clock: WallClock, clock: SetWhileRead) -> None:

@@ -33,11 +33,9 @@ PORTS = (PortMapping(container_port=80, protocol="TCP", node_port=31001),)
 
 def template(**changes: Any) -> Template:
     spec = SanitizedSpec(text="", manifest={}, requested_cpu_milli=1, requested_memory_bytes=1)
-    ports = (TargetPort(container_port=80, protocol="TCP"),)
-    made = Template(
-        name="notes", spec=spec, target_ports=ports, policy=Policy(), digest="now", shared=True, node_ports={80: 31001}
-    )
-    return replace(made, target_ports=ports, **changes)
+    made: dict[str, Any] = {"name": "notes", "spec": spec, "policy": Policy(), "digest": "now", "shared": True}
+    made |= {"target_ports": (TargetPort(container_port=80, protocol="TCP"),), "node_ports": {80: 31001}}
+    return Template(**made | changes)
 
 
 def shared(**changes: Any) -> Stack:
@@ -52,8 +50,8 @@ def decided(row: Stack, of: Template | None = None, *, gone: bool = False, **see
 
 def words(work: Work) -> list[str]:
     """What is done, in words."""
-    found = [f"restart: {reason}" for _, reason in work.restarts] + ["delete" for _ in work.failing]
-    return found + ["keep" for _ in work.kept] + ["make"] * work.missing
+    found = [f"restart: {reason}" for _, reason in work.restarts] + ["delete"] * len(work.failing)
+    return found + ["keep"] * len(work.kept) + ["make"] * work.missing
 
 
 ENDED = shared(ended=True, status=StackStatus.FAILED, status_reason="Error")
@@ -66,35 +64,25 @@ LATE = replace(LOST, updated_at=NOW - round(UNREADY_SECONDS * NANOSECONDS))
     [
         (shared(), {}, []),
         # its pod has ended, is being deleted, or is not ready any more
-        (ENDED, {}, ["restart: Error"]),
-        (shared(status=StackStatus.NODE_DELETED), {}, ["restart: node_deleted"]),
-        (shared(status_reason="Terminating"), {}, ["restart: Terminating"]),
-        (LOST, {}, []),
-        (LATE, {}, ["restart: NotReady"]),
+        (ENDED, {}, ["restart: Error"]), (shared(status=StackStatus.NODE_DELETED), {}, ["restart: node_deleted"]),
+        (shared(status_reason="Terminating"), {}, ["restart: Terminating"]), (LOST, {}, []), (LATE, {}, ["restart: NotReady"]),
         # it fails its check
         (shared(), {"unhealthy": [NAME]}, ["restart: CheckFailed"]),
         # its template has changed, or has gone
         (shared(digest="old"), {}, ["restart: TemplateChanged"]),
-        (replace(ENDED, digest="old"), {}, ["restart: TemplateChanged"]),
-        (shared(), {"gone": True}, ["delete"]),
-        (shared(), {"gone": True, "missing": True}, []),
-        (ENDED, {"gone": True, "missing": True}, ["restart: Error"]),
-        (shared(), {"of": template(shared=False)}, ["delete"]),
+        (shared(), {"gone": True}, ["delete"]), (shared(), {"gone": True, "missing": True}, []),
+        (ENDED, {"gone": True, "missing": True}, ["restart: Error"]), (shared(), {"of": template(shared=False)}, ["delete"]),
         (shared(), {"of": template(hours=Hours(closes=NOW))}, ["delete"]),
         (shared(), {"of": template(node_ports={80: 31002})}, ["delete"]),
-        # not after a failure, not while it is stopped, and not while it is being started
-        (ENDED, {"paused": 4.0}, []),
-        (replace(ENDED, desired=Desired.STOPPED), {}, []),
-        (shared(pod_uid=None, status=StackStatus.CREATING), {}, []),
-        # its end is put off
-        (shared(ttl_expires_at=NOW + LIFE // 2), {}, ["keep"]),
-        # but not beyond the time at which its template closes
-        (shared(ttl_expires_at=NOW + LIFE // 4), {"of": template(hours=Hours(closes=NOW + LIFE // 4))}, []),
-        # it is being deleted
-        (shared(deleting_since=NOW), {}, []),
+        # not after a failure, not while it is stopped, not while it is being started, and not while it is being deleted
+        (ENDED, {"paused": 4.0}, []), (replace(ENDED, desired=Desired.STOPPED), {}, []),
+        (shared(pod_uid=None, status=StackStatus.CREATING), {}, []), (shared(deleting_since=NOW), {}, []),
         (shared(accepted=False), {}, []),
+        # its end is put off, but not beyond the time at which its template closes
+        (shared(ttl_expires_at=NOW + LIFE // 2), {}, ["keep"]),
+        (shared(ttl_expires_at=NOW + LIFE // 4), {"of": template(hours=Hours(closes=NOW + LIFE // 4))}, []),
     ],
-)
+)  # fmt: skip
 def test_what_a_shared_stack_needs(row: Stack, seen: dict[str, Any], expected: list[str]) -> None:
     assert words(decided(row, **seen)) == expected
 
@@ -146,8 +134,7 @@ def full(number: int = 2, **changes: Any) -> Pool:
     ("pool", "of", "seen", "expected"),
     [
         # of a shared stack: its pod, once it serves
-        (Pool(shared={NAME: ROW}), CHECKED, {}, SERVES),
-        (Pool(shared={NAME: ROW}), template(), {}, None),
+        (Pool(shared={NAME: ROW}), CHECKED, {}, SERVES), (Pool(shared={NAME: ROW}), template(), {}, None),
         (Pool(shared={NAME: shared(generation=3, serving=2)}), CHECKED, {}, None),
         (Pool(shared={NAME: replace(ROW, status=StackStatus.CREATING)}), CHECKED, {}, None),
         (Pool(), CHECKED, {}, None),
@@ -160,9 +147,7 @@ def full(number: int = 2, **changes: Any) -> Pool:
         (Pool(shared={NAME: replace(ROW, digest="old")}), CHECKED, {}, None),
         (Pool(shared={NAME: ROW}), replace(CHECKED, node_ports={80: 31002}), {}, None),
         # of a pool: once it is full, and whenever the template is another one
-        (full(), POOLED, {}, OF_POOL),
-        (full(1), POOLED, {}, None),
-        (full(digest="old"), POOLED, {}, None),
+        (full(), POOLED, {}, OF_POOL), (full(1), POOLED, {}, None), (full(digest="old"), POOLED, {}, None),
         (full(), POOLED, {"checked": OF_POOL, "recheck": 3610.0}, 3600.0),
         (full(), POOLED, {"checked": Subject(digest="old"), "recheck": 3610.0}, OF_POOL),
         # few at a time: the end of another one wakes it, and no time
@@ -170,7 +155,7 @@ def full(number: int = 2, **changes: Any) -> Pool:
         (Pool(shared={NAME: ROW}), CHECKED, {"checking": CHECKS_AT_ONCE}, "waits"),
         (Pool(shared={NAME: ROW}), CHECKED, {"checking": 4, "checked": SERVES, "recheck": 17.0}, 7.0),
     ],
-)
+)  # fmt: skip
 def test_what_is_checked_and_when(pool: Pool, of: Template, seen: dict[str, Any], expected: object) -> None:
     work = decide_template(pool, of, NOW, Seen(longest_life=LIFE // 4, clock=10.0, **seen))
     assert (work.check or ("waits" if work.check_waits else None)) == (None if type(expected) is float else expected)
@@ -192,16 +177,12 @@ def on(node: str, image: str) -> ImageOnNode:
         ([on("a", "x"), on("a", "y"), on("b", "y")], {on("a", "x"): Pull(pod="p")}, [on("b", "y")], math.inf),
         ([on("a", "x"), on("b", "x"), on("c", "x")], {on(n, "x"): Pull(pod="p") for n in "ab"}, [], math.inf),
         # the one that is due longest; the others when they are due
-        (
-            [on("a", "x"), on("a", "y"), on("b", "y")],
-            {on("a", "x"): Pull(due=5.0), on("a", "y"): Pull(due=4.0), on("b", "y"): Pull(due=11.0)},
-            [on("a", "y")],
-            1.0,
-        ),
+        ([on("a", "x"), on("a", "y"), on("b", "y")],
+         {on("a", "x"): Pull(due=5.0), on("a", "y"): Pull(due=4.0), on("b", "y"): Pull(due=11.0)}, [on("a", "y")], 1.0),
         # a node that has joined, and one that has left
         ([on("b", "x")], {on("a", "x"): Pull(pod="p")}, [on("b", "x")], math.inf),
     ],
-)
+)  # fmt: skip
 def test_few_images_are_pulled_at_a_time(
     images: list[ImageOnNode], pulls: dict[ImageOnNode, Pull], begun: list[ImageOnNode], again: float
 ) -> None:
@@ -216,13 +197,12 @@ def test_few_images_are_pulled_at_a_time(
     ("work", "again"),
     [
         (decided(shared()), LIFE / 2 / NANOSECONDS),  # its end is put off then
-        (decided(LOST), UNREADY_SECONDS),
-        (decided(ENDED, paused=4.0), 4.0),
+        (decided(LOST), UNREADY_SECONDS), (decided(ENDED, paused=4.0), 4.0),
         (decide_template(Pool(), template(), NOW), math.inf),
         (decide_template(Pool(), template(hours=Hours(opens=NOW + 3 * NANOSECONDS)), NOW), 3.0),
         (decided(shared(), of=template(hours=Hours(closes=NOW + 3 * NANOSECONDS))), 3.0),
         (decide_template(Pool(shared={NAME: shared(updated_at=NOW)}, failures=1), None, NOW), PROVEN_SECONDS),
     ],
-)
+)  # fmt: skip
 def test_when_to_look_again(work: Work, again: float) -> None:
     assert work.again == again

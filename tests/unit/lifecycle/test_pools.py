@@ -12,7 +12,7 @@ from stackd.config import RoutesSection
 from stackd.kube.objects import PodState, ServiceState, node_state
 from stackd.lifecycle.assign import may_be_assigned
 from stackd.lifecycle.desired import desired
-from stackd.lifecycle.owned import Work, decide_template, may_begin
+from stackd.lifecycle.owned import Work, decide_template
 from stackd.lifecycle.pools import Pool, Pools
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
@@ -27,9 +27,7 @@ UNREADY = replace(NODE, ready=False)
 
 def in_order(row: Stack, seen: Any, leads: Any, node: Any) -> bool:
     wanted = desired(row, RoutesSection(), "default").service
-    if wanted is None:
-        return False
-    return may_be_assigned(row, seen, leads, node, wanted)
+    return wanted is not None and may_be_assigned(row, seen, leads, node, wanted)
 
 
 def waits(name: str = NAME, **changes: Any) -> Stack:
@@ -138,14 +136,6 @@ def test_what_was_given_or_ended_or_changed_while_it_was_taken_is_not_taken_agai
 )  # fmt: skip
 def test_so_many_are_missing(pool: Pool, missing: int) -> None:
     assert decide_template(pool, web(), NOW).missing == missing
-
-
-@pytest.mark.parametrize(
-    ("fill", "making", "begin"),
-    [(0.0, 0, 24), (0.25, 0, 14), (0.5, 0, 6), (0.75, 0, 2), (1.0, 0, 2), (0.0, 20, 4), (0.5, 5, 1), (0.5, 9, 0)],
-)
-def test_the_fuller_a_pool_is_the_fewer_stacks_are_made_for_it_at_a_time(fill: float, making: int, begin: int) -> None:
-    assert may_begin(fill, making) == begin
 
 
 def test_what_has_failed_or_is_of_an_earlier_template_or_too_much_goes() -> None:
