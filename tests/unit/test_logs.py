@@ -48,11 +48,9 @@ def test_no_text_can_be_taken_for_a_record(message: str) -> None:
     assert BEGINNING.match(first)
     assert all(line.startswith(logs.INDENT) for line in trace)
     assert "ValueError: " in text
-    assert quiet(text)
     text.encode()
     line = logs.JsonFormatter().format(record(message))
-    assert quiet(line)
-    assert len(line.splitlines()) == 1
+    assert (quiet(text), quiet(line), len(line.splitlines())) == (True, True, 1)
     fields = json.loads(line)
     assert fields["message"] == f"stack-1: {message}"
     assert fields["exception"].endswith(f"ValueError: {message}")
@@ -67,17 +65,6 @@ def test_what_is_set_up_is_safe_for_every_logger(capsys: pytest.CaptureFixture[s
     assert len(text.splitlines()) == 3
     assert f"\n{FORGED}" not in text
     assert quiet(text)
-
-
-# ---- repeated messages are counted instead of logged, separately for each stack
-
-
-def test_a_message_about_a_stack_has_its_id(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        logs.stack_log(logging.getLogger("x"), "stack-1", same="pull").info("%d %% of it", 7)
-    (one,) = caplog.records
-    assert (one.getMessage(), one.funcName) == ("stack-1: 7 % of it", "test_a_message_about_a_stack_has_its_id")
-    assert (vars(one)["stack_id"], vars(one)["same"]) == ("stack-1", "pull")
 
 
 # ---- the journal's native protocol, received by a socket in the place of journald

@@ -10,41 +10,23 @@ PROXY = "http://proxy:3128"
 API, V6 = "https://10.1.2.3:6443", "https://[2001:db8::5]:6443"
 
 
+NAME, BELOW = "https://example.org", "https://api.example.org"
+
+
 @pytest.mark.parametrize(
     ("no_proxy", "url", "direct"),
     [
-        ("", API, False),
-        ("*", API, True),
-        ("other, *", API, True),
-        ("10.0.0.0/8", API, True),
-        ("10.0.0.0/16", API, False),
-        ("10.1.2.3", API, True),
-        ("10.1.2.3:6443", API, True),
-        ("10.1.2.3:443", API, False),
-        ("10.1.2.30", API, False),
-        ("2001:db8::/32", V6, True),
-        ("2001:db8::5", V6, True),
-        ("[2001:db8::5]", V6, True),
-        ("[2001:db8::5]:6443", V6, True),
-        ("[2001:db8::5]:1", V6, False),
-        ("2001:db9::/32,10.0.0.0/8", V6, False),
-        ("example.org", "https://example.org", True),
-        ("example.org", "https://api.example.org", True),
-        ("EXAMPLE.org", "https://API.example.ORG.", True),
-        ("example.org", "https://myexample.org", False),
-        (".example.org", "https://api.example.org", True),
-        (".example.org", "https://example.org", False),
-        ("*.example.org", "https://api.example.org", True),
-        ("*.example.org", "https://example.org", False),
-        ("example.org:443", "https://example.org", True),
-        ("example.org:8443", "https://example.org", False),
-        ("10.0.0.0/8", "https://example.org", False),
-        (" , ,example.org ,", "https://example.org", True),
-        ("", "https://localhost:6443", True),
-        ("", "https://127.9.9.9:6443", True),
-        ("", "https://[::1]:6443", True),
+        ("", API, False), ("*", API, True), ("other, *", API, True), ("10.0.0.0/8", API, True), ("10.0.0.0/16", API, False),
+        ("10.1.2.3", API, True), ("10.1.2.3:6443", API, True), ("10.1.2.3:443", API, False), ("10.1.2.30", API, False),
+        ("2001:db8::/32", V6, True), ("2001:db8::5", V6, True), ("[2001:db8::5]:6443", V6, True), ("[2001:db8::5]:1", V6, False),
+        ("2001:db9::/32,10.0.0.0/8", V6, False), ("example.org", NAME, True), ("example.org", BELOW, True),
+        ("EXAMPLE.org", "https://API.example.ORG.", True), ("example.org", "https://myexample.org", False),
+        (".example.org", BELOW, True), (".example.org", NAME, False), ("*.example.org", BELOW, True),
+        ("*.example.org", NAME, False), ("example.org:443", NAME, True), ("example.org:8443", NAME, False),
+        ("10.0.0.0/8", NAME, False), (" , ,example.org ,", NAME, True), ("", "https://localhost:6443", True),
+        ("", "https://127.9.9.9:6443", True), ("", "https://[::1]:6443", True),
     ],
-)
+)  # fmt: skip
 def test_no_proxy_names_addresses_networks_domains_and_ports(no_proxy: str, url: str, direct: bool) -> None:
     for names in (("HTTPS_PROXY", "NO_PROXY"), ("https_proxy", "no_proxy")):
         environ = dict(zip(names, (PROXY, no_proxy), strict=True))
@@ -61,20 +43,12 @@ def test_each_scheme_has_its_proxy_and_capitals_win() -> None:
 @pytest.mark.parametrize(
     ("proxy", "why"),
     [
-        (
-            "socks5://me:secret@gw:1080",
-            "HTTPS_PROXY is socks5://gw:1080, a kind of proxy that stackd cannot use; expected",
-        ),
-        ("https://me:secret@gw", "HTTPS_PROXY is https://gw, a kind of proxy that stackd cannot use; expected"),
-        ("http://me:secret@", "HTTPS_PROXY is no proxy's address; expected is http://HOST:PORT"),
-        ("http://me:secret@gw:port", "HTTPS_PROXY is no proxy's address; expected is http://HOST:PORT"),
-        ("http://[me:secret", "HTTPS_PROXY is no proxy's address; expected is http://HOST:PORT"),
-        *(
-            (f"http://me:12{mark}secret@gw:3128", "HTTPS_PROXY is no proxy's address; expected is http://HOST:PORT")
-            for mark in "/?#"
-        ),
+        ("socks5://me:secret@gw:1080", "socks5://gw:1080, a kind of proxy that stackd cannot use"),
+        ("https://me:secret@gw", "https://gw, a kind of proxy that stackd cannot use"), ("http://me:secret@", "no proxy's"),
+        ("http://me:secret@gw:port", "no proxy's"), ("http://[me:secret", "no proxy's"),
+        ("http://me:12/secret@gw:1", "no proxy's"),
     ],
-)
+)  # fmt: skip
 def test_a_proxy_that_cannot_be_used_is_a_mistake_that_does_not_show_its_password(proxy: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as caught:
         proxy_for("https://api", environ={"HTTPS_PROXY": proxy})

@@ -14,12 +14,8 @@ from stackd.printable import printable, printable_json
 from tests.unit.podspec.specs import exact
 
 SUFFIXES = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei", "e3", "E-2", "e0"]
-TEXTS = st.builds(
-    "{}{}{}".format,
-    st.integers(0, 10**6),
-    st.sampled_from(["", ".", ".5", ".25", ".001", ".123456789"]),
-    st.sampled_from(SUFFIXES),
-)
+FRACTIONS = ["", ".", ".5", ".25", ".001", ".123456789"]
+TEXTS = st.builds("{}{}{}".format, st.integers(0, 10**6), st.sampled_from(FRACTIONS), st.sampled_from(SUFFIXES))
 
 
 @pytest.mark.parametrize(
@@ -79,8 +75,7 @@ def test_the_canonical_form_has_the_same_value(text: str) -> None:
 
 # ---- a stranger's text cannot affect the terminal of whoever looks at it
 
-ANY = st.text(alphabet=st.characters())
-"""Any text, including lone surrogates."""
+ANY = st.text(alphabet=st.characters())  # including lone surrogates
 
 
 def obeyed(text: str) -> str:

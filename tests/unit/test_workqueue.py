@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -138,14 +138,9 @@ async def test_whoever_waits_makes_a_failed_key_due_and_nobody_else_does(late: W
     await late.until_begun("a", "b")  # and not "a" again
     late.queue.add("a", reset=True)
     await late.until_begun("a", "b", "a")
-
-
-async def test_whoever_comes_while_a_try_fails_gets_a_try_at_once(late: Work) -> None:
-    late.queue.add("a")
-    await late.until_begun("a")
-    late.queue.add("a", reset=True)
+    late.queue.add("a", reset=True)  # while a try is under way, which fails
     await late.end("a", FAILURE)
-    await late.until_begun("a", "a")
+    await late.until_begun("a", "b", "a", "a")
 
 
 async def test_what_has_failed_is_due_at_once_when_the_cause_is_over(late: Work) -> None:
@@ -172,43 +167,44 @@ async def test_a_defect_ends_the_process(tasks: Tasks, late: Work) -> None:
         await tasks.failure
 
 
+class Line:
+    """Who waits for the only slot, and in which order they got it."""
+
+    def __init__(self, most: Callable[[int], int] = lambda _: 1) -> None:
+        self.slots, self.order = Slots(1, most), list[str]()
+
+    def wait(self, name: str, priority: int, *, failed: bool = False) -> asyncio.Task[None]:
+        return asyncio.create_task(self._work(name, priority, failed))
+
+    async def _work(self, name: str, priority: int, failed: bool) -> None:
+        async with self.slots.acquired(priority, failed=failed):
+            self.order.append(name)
+
+
 async def test_slots_go_to_what_has_not_failed_then_by_priority_then_in_order() -> None:
-    slots, order = Slots(1, lambda priority: 1), list[str]()
-
-    async def work(name: str, priority: int, *, failed: bool = False) -> None:
-        async with slots.acquired(priority, failed=failed):
-            order.append(name)
-
-    async with slots.acquired(0) as waited:
-        waiting = [
-            asyncio.create_task(work(name, priority, failed=failed))
-            for name, priority, failed in (("hopeless", 0, True), ("low", 2, False), ("b", 1, False), ("c", 1, False))
-        ]
-        leaves = asyncio.create_task(work("leaves", 0))
+    line = Line()
+    async with line.slots.acquired(0) as waited:
+        waiting = [line.wait("hopeless", 0, failed=True), line.wait("low", 2), line.wait("b", 1), line.wait("c", 1)]
+        leaves = line.wait("leaves", 0)
         await asyncio.sleep(0)
         leaves.cancel()
-        assert (waited, order) == (False, [])
+        assert (waited, line.order) == (False, [])
     await asyncio.gather(*waiting)
-    assert order == ["b", "c", "low", "hopeless"]
+    assert line.order == ["b", "c", "low", "hopeless"]
 
 
 async def test_what_has_waited_for_long_takes_turns_with_what_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """While clients keep all slots busy, every other slot goes to who has waited longest."""
     monkeypatch.setattr("stackd.workqueue.LATE_SECONDS", 0.0)
-    slots, order = Slots(1, lambda priority: 0 if priority == 2 else 1), list[str]()
-
-    async def work(name: str, priority: int, *, failed: bool = False) -> None:
-        async with slots.acquired(priority, failed=failed):
-            order.append(name)
-
-    async with slots.acquired(0):
-        waiting = [asyncio.create_task(work("expiry", 2)), asyncio.create_task(work("failed", 0, failed=True))]
-        waiting += [asyncio.create_task(work(f"client-{number}", 0)) for number in range(4)]
+    line = Line(lambda priority: 0 if priority == 2 else 1)
+    async with line.slots.acquired(0):
+        waiting = [line.wait("expiry", 2), line.wait("failed", 0, failed=True)]
+        waiting += [line.wait(f"client-{number}", 0) for number in range(4)]
         await asyncio.sleep(0)
-        assert slots.is_late
+        assert line.slots.is_late
     await asyncio.gather(*waiting)
-    assert [order.index("expiry"), order.index("failed")] == [0, 2]
-    assert not slots.is_late
+    assert [line.order.index("expiry"), line.order.index("failed")] == [0, 2]
+    assert not line.slots.is_late
 
 
 async def test_work_of_one_priority_leaves_slots_to_the_others() -> None:

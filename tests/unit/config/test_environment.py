@@ -37,19 +37,11 @@ def test_every_key_has_a_variable_and_an_origin() -> None:
     assert loaded.config == load(None, {"STACKD_AUTH__KEY": KEY}).config
 
 
-TABLE, LIST = {"role": "stack", "zone": "a"}, ("ExternalIP", "InternalIP")
-TABLES = [
-    '{"role":"stack","zone":"a"}',
-    '{ role = "stack", zone = "a" }',
-    "role=stack,zone=a",
-    " role = stack , zone=a ",
-]
-LISTS = ['["ExternalIP","InternalIP"]', "['ExternalIP', 'InternalIP']", "ExternalIP, InternalIP"]
-
-
 def test_a_table_or_list_is_read_as_json_toml_or_words() -> None:
-    assert [of(STACKD_STACKS__NODE_SELECTOR=text).stacks.node_selector for text in TABLES] == [TABLE] * 4
-    assert [of(STACKD_STACKS__ADDRESS_TYPES=text).stacks.address_types for text in LISTS] == [LIST] * 3
+    for text in ('{"role":"stack","zone":"a"}', '{ role = "stack", zone = "a" }', " role = stack , zone=a "):
+        assert of(STACKD_STACKS__NODE_SELECTOR=text).stacks.node_selector == {"role": "stack", "zone": "a"}
+    for text in ('["ExternalIP","InternalIP"]', "['ExternalIP', 'InternalIP']", "ExternalIP, InternalIP"):
+        assert of(STACKD_STACKS__ADDRESS_TYPES=text).stacks.address_types == ("ExternalIP", "InternalIP")
 
 
 # ---- Which cluster is used, depending on what is there
@@ -63,14 +55,12 @@ NAMED = "environment STACKD_CLUSTER__KUBECONFIG"
 @pytest.mark.parametrize(
     ("environ", "credential", "decision"),
     [
-        ({"STACKD_CLUSTER__KUBECONFIG": "{home}/.kube/config"}, True, HOME + NAMED),
         ({"STACKD_CLUSTER__KUBECONFIG": "~/.kube/config"}, True, HOME + NAMED),
         (SERVED, True, "kubeconfig {home}/kubeconfig credential kubeconfig"),
         (SERVED, False, "in-cluster  environment KUBERNETES_SERVICE_HOST"),
         ({"KUBECONFIG": BOTH}, False, f"kubeconfig {BOTH} environment KUBECONFIG"),
         ({}, False, HOME + "~/.kube/config"),
         ({"STACKD_CLUSTER__MODE": "kubeconfig", **SERVED}, False, HOME + "~/.kube/config"),
-        ({"STACKD_CLUSTER__MODE": "embedded"}, True, "embedded  default"),
         ({"STACKD_CLUSTER__MODE": "in-cluster"}, True, "in-cluster  default"),
     ],
 )  # fmt: skip
@@ -84,10 +74,11 @@ def test_which_cluster_is_meant(tmp_path: Path, environ: dict[str, str], credent
     assert f"{cluster.mode} {cluster.kubeconfig} {origin}" == decision.replace("{home}", str(tmp_path))
 
 
-def test_without_a_cluster_the_configuration_can_be_checked_but_not_served() -> None:
-    for config in (of(), of(STACKD_CLUSTER__MODE="embedded")):
-        with pytest.raises(ConfigError, match="no cluster is configured"):
-            require_cluster(config)
+@pytest.mark.parametrize("environ", [{}, {"STACKD_CLUSTER__MODE": "embedded"}])
+def test_without_a_cluster_the_configuration_can_be_checked_but_not_served(environ: dict[str, str]) -> None:
+    config = of(**environ)
+    with pytest.raises(ConfigError, match="no cluster is configured"):
+        require_cluster(config)
 
 
 # ---- the example file and the pod policy agree with the models
@@ -106,43 +97,21 @@ def test_the_example_loads_to_exactly_the_defaults() -> None:
     loaded = load(EXAMPLE, {"STACKD_AUTH__KEY": KEY})
     assert loaded.config == load(None, {"STACKD_AUTH__KEY": KEY}).config
     assert loaded.config.model_copy(update={"auth": Config().auth}) == Config()
-    assert {key for key, origin in loaded.origins.items() if not origin.startswith(str(EXAMPLE))} == {
-        "auth.keys",
-        "auth.oidc",
-    }
+    missing = {key for key, origin in loaded.origins.items() if not origin.startswith(str(EXAMPLE))}
+    assert missing == {"auth.keys", "auth.oidc"}
     assert policy_of(Config()) == Policy()
 
 
 def test_what_the_operator_sets_reaches_the_pod_policy(load_text: Load) -> None:
-    text = """\
-[stacks]
-restart_policy = "Always"
-ttl = "90m"
-public_ips = { "worker.1" = "203.0.113.7" }
-[policy]
-profile = "restricted"
-max_cpu = "2"
-tolerations = [{ key = "stacks", operator = "Exists", tolerationSeconds = 60 }]
-"""
-    config = load_text(text).config
+    tolerations = 'tolerations = [{ key = "stacks", operator = "Exists", tolerationSeconds = 60 }]'
+    config = load_text(
+        '[stacks]\nrestart_policy = "Always"\nttl = "90m"\npublic_ips = { "worker.1" = "203.0.113.7" }\n'
+        f'[policy]\nprofile = "restricted"\nmax_cpu = "2"\n{tolerations}\n'
+    ).config
     policy = policy_of(config)
     assert (policy.restart_policy, policy.profile, str(policy.amount("max_cpu"))) == ("Always", "restricted", "2")
-    assert [one.manifest() for one in policy.tolerations] == [
-        {"key": "stacks", "operator": "Exists", "tolerationSeconds": 60}
-    ]
+    (toleration,) = policy.tolerations
+    assert toleration.manifest() == {"key": "stacks", "operator": "Exists", "tolerationSeconds": 60}
     values = {setting.name: setting.text(config) for setting in settings()}
-    assert values["stacks.ttl"] == '"1h30m"'
-    assert values["stacks.public_ips"] == '{ "worker.1" = "203.0.113.7" }'
+    assert (values["stacks.ttl"], values["stacks.public_ips"]) == ('"1h30m"', '{ "worker.1" = "203.0.113.7" }')
     assert values["auth.keys"] == '[{ name = "environment", scope = "admin" }]'
-
-
-# ---- What a reload applies, and what needs a restart
-
-
-def test_what_operators_tune_during_an_event_is_live() -> None:
-    live = {
-        "stacks.ttl", "stacks.public_ips", "limits.creates_per_second", "policy.images_deny", "auth.keys", "log.level",
-    }  # fmt: skip
-    fixed = {"server.port", "state.path", "cluster.mode", "stacks.namespace", "stacks.node_port_min", "auth.enabled"}
-    changeable = {setting.name for setting in settings() if setting.live}
-    assert live <= changeable and changeable.isdisjoint(fixed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -42,27 +41,15 @@ level = "debgu"
 [play]
 work = 18
 """
-    assert mistakes_in(text, {"STACKD_SERVER__HOST": "a b"}) == [
-        "config.toml:1: port: this key belongs in a section (did you mean [server] port?)",
-        'config.toml:3: [servr]: unknown section (did you mean "server"?)',
-        'config.toml:5: [server] prot: unknown key (did you mean "port"?)',
-        'config.toml:6: [server] port: a port from 1 to 65535 (0 for any free one) is expected, not "8081"',
-        'config.toml:7: [server] max_body: "1XB" has the unknown unit "XB"; a size from "1KiB" to "1GiB" is expected',
-        "config.toml:10: [stacks] node_port_min: node_port_min 32000 is above node_port_max 31000; "
-        "lower node_port_min, or raise node_port_max",
-        'config.toml:12: [stacks] ttl: "two hours" is not a duration; '
-        'a duration above zero, such as "2h", "1h30m", "10s" or "250ms" is expected',
-        'config.toml:13: [stacks] node_selector.role: a table of labels such as { role = "stack" } is expected, not 1',
-        'config.toml:16: [log] level: one of "debug", "info", "warning", "error" is expected, not "debgu" '
-        '(did you mean "debug"?)',
-        "config.toml:19: [play] work: this key has gone, and proof of work with it: take it out; "
-        "the total of an open link limits its visitors",
-        'environment STACKD_SERVER__HOST: [server] host: "a b" is neither an IP address nor a host name; '
-        "an IP address or a host name is expected",
-        "config.toml: [auth] keys: no API key is configured, and auth.enabled is true; `stackd key new` prints one and "
-        "its SHA-256: set it as STACKD_AUTH__KEY, in auth.key_file, as the systemd credential api-key (/etc/stackd/api-key), "
-        "or its SHA-256 in [[auth.keys]]",
-    ]
+    starts = [
+        "config.toml:1: port: this key belongs in a section", "config.toml:3: [servr]: unknown section",
+        "config.toml:5: [server] prot: unknown key", "config.toml:6: [server] port: ", "config.toml:7: [server] max_body: ",
+        "config.toml:10: [stacks] node_port_min: ", "config.toml:12: [stacks] ttl: ",
+        "config.toml:13: [stacks] node_selector.role: ", "config.toml:16: [log] level: ", "config.toml:19: [play] work: ",
+        "environment STACKD_SERVER__HOST: [server] host: ", "config.toml: [auth] keys: no API key is configured",
+    ]  # fmt: skip
+    found = mistakes_in(text, {"STACKD_SERVER__HOST": "a b"})
+    assert [mistake[: len(start)] for mistake, start in zip(found, starts, strict=True)] == starts
 
 
 @pytest.mark.parametrize(
@@ -89,7 +76,7 @@ def test_a_value_that_cannot_work_is_refused(mistakes_in: Mistakes, line: str, s
 
 
 @given(text=st.text(st.sampled_from("[]{}=.,\"'#\n\\ abks10:é"), max_size=60))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_no_text_brings_down_the_reader(load_text: Load, text: str) -> None:
     with contextlib.suppress(ConfigError):
         assert load_text(text).config.server.port == 8081
@@ -100,9 +87,11 @@ def test_no_text_brings_down_the_reader(load_text: Load, text: str) -> None:
 DURATIONS = {"2h": 7200, "1h30m": 5400, "10s": 10, "250ms": 0.25, "0s": 0, "0": 0, "1.5h": 5400, "7d": 604800}
 SIZES = {"1MiB": 1 << 20, "512KiB": 1 << 19, "4096": 4096, "10kB": 10_000, "1 GiB": 1 << 30}
 RATES = {"6/min": (6, 60), "1/s": (1, 1), "20/10min": (20, 600), "1/day": (1, 86400), "5 / 30 s": (5, 30)}
-NO_DURATIONS = ["", "10", "h", "1x", "1h-", "-1s", "1h 30m", "1e3s", "\u0661s"]
-NO_SIZES = ["", "MiB", "1XB", "-1", "1.5MiB"]
-NO_RATES = ["", "6", "6/", "/min", "0/min", "-1/min", "6/0s", "6/fortnight", "1.5/min", "6/2day", "99999/s"]
+NONE = {
+    parse_duration: ["", "10", "h", "1x", "1h-", "-1s", "1h 30m", "1e3s", "\u0661s"],
+    parse_size: ["", "MiB", "1XB", "-1", "1.5MiB"],
+    parse_frequency: ["", "6", "6/", "/min", "0/min", "-1/min", "6/0s", "6/fortnight", "1.5/min", "6/2day", "99999/s"],
+}
 
 
 def test_units_are_read_as_people_write_them() -> None:
@@ -114,10 +103,7 @@ def test_units_are_read_as_people_write_them() -> None:
     assert [(seconds, format_duration(seconds)) for seconds, _ in printed] == printed
 
 
-@pytest.mark.parametrize(
-    ("parse", "text"),
-    [*product([parse_duration], NO_DURATIONS), *product([parse_size], NO_SIZES), *product([parse_frequency], NO_RATES)],
-)
+@pytest.mark.parametrize(("parse", "text"), [(parse, text) for parse, texts in NONE.items() for text in texts])
 def test_what_is_none_is_refused(parse: Callable[[str], object], text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a |has no unit|unknown unit|is not from 1 to|above zero"):
         parse(text)
