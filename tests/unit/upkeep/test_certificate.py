@@ -53,11 +53,9 @@ async def test_the_pair_is_served_with_modern_defaults_only(tmp_path: Path) -> N
 
 
 def test_the_time_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) -> None:
-    for days in (1, 90, 365 * 60):
+    for days in (1, 365 * 60):
         cert, _ = self_signed(tmp_path, days=days)
-        shown = subprocess.run(
-            ["openssl", "x509", "-in", cert, "-noout", "-enddate"], check=True, capture_output=True, text=True
-        ).stdout
+        shown = subprocess.check_output(["openssl", "x509", "-in", cert, "-noout", "-enddate"], text=True)
         valid = validity(Path(cert))
         assert valid.ends == ssl.cert_time_to_seconds(shown.strip().partition("=")[2])
         assert valid.ends - valid.begins == pytest.approx(days * DAY_SECONDS, abs=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -39,22 +39,17 @@ async def test_a_key_is_rotated_by_writing_the_key_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reload, "KEY_FILE_SECONDS", 0.02)
+    refused = "and is not used"
     async with with_key_file(tmp_path) as (at, file):
-
-        async def valid_after(change: Callable[[], object], *expected: bool) -> None:
-            change()
-            await asyncio.sleep(0.1)
-            await eventually(lambda: valid(at) == list(expected), lambda: f"{valid(at)}", 5.0)
-
-        await valid_after(lambda: None, True, False, True)
-        await valid_after(lambda: file.write_text(f"{KEY}\n{NEW_KEY}\n"), True, True, True)
-        await valid_after(lambda: file.write_text(""), True, True, True)
-        (tmp_path / "next").write_text(NEW_KEY)
-        await valid_after(lambda: os.replace(tmp_path / "next", file), False, True, True)
-        await valid_after(file.unlink, False, True, True)
-    assert sum("and is not used" in line for line in caplog.messages) == 1, (
-        "a file that is missing is none that changed"
-    )
+        for keys, expected in ((f"{KEY}\n{NEW_KEY}\n", [True, True, True]), (NEW_KEY, [False, True, True])):
+            (tmp_path / "next").write_text(keys)
+            os.replace(tmp_path / "next", file)
+            await eventually(lambda expected=expected: valid(at) == expected)  # type: ignore[misc]
+        file.write_text("")
+        await eventually(lambda: refused in caplog.text)
+        file.unlink()
+        await asyncio.sleep(0.1)  # a file that is missing is none that changed
+        assert (valid(at), sum(refused in line for line in caplog.messages)) == ([False, True, True], 1)
 
 
 async def test_a_key_rotated_during_a_reload_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +65,9 @@ async def test_a_key_rotated_during_a_reload_is_in_force(tmp_path: Path, monkeyp
 
         monkeypatch.setattr(at.daemon.context.cluster, "reload_credentials", reload_credentials)
         os.kill(os.getpid(), signal.SIGHUP)
-        await asyncio.wait_for(read.wait(), 5.0)
+        await asyncio.wait_for(read.wait(), 30)
         await asyncio.sleep(0.2)
-        await eventually(lambda: valid(at) == [False, True, True], deadline=2.0)
+        await eventually(lambda: valid(at) == [False, True, True])
 
 
 async def test_what_the_kubelet_mounts_anew_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,10 +64,10 @@ def asked(host: str, **headers: str) -> bool:
 def test_without_keys_stackd_answers_under_its_own_names(host: str) -> None:
     assert asked(host)
     assert asked(host, **{"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"})
-    assert not asked(host, Origin="http://evil.example")
-    assert not asked(host, Origin="null")
-    assert not asked(host, **{"Sec-Fetch-Site": "cross-site"})
-    assert not asked(host, **{"Sec-Fetch-Site": "same-site"})
+    for origin in ("http://evil.example", "null"):
+        assert not asked(host, Origin=origin)
+    for site in ("cross-site", "same-site"):
+        assert not asked(host, **{"Sec-Fetch-Site": site})
 
 
 @pytest.mark.parametrize("host", ["evil.example:8081", "127.0.0.1.evil.example", "stackd.example.org.evil.example"])
@@ -130,7 +130,7 @@ def test_a_refusal_by_one_label_counts_for_no_other() -> None:
 def test_values_that_were_not_seen_lately_are_forgotten() -> None:
     clock = TestClock()
     counted = rates(clock, player="3/min")
-    for number in range(20 * SWEEP_ABOVE):
+    for number in range(3 * SWEEP_ABOVE):
         clock.seconds += 1.0
         create(counted, player=f"p{number}")
     assert len(counted._creates) <= SWEEP_ABOVE + 1

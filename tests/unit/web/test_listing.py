@@ -14,7 +14,6 @@ from typing import cast
 import pytest
 from msgspec import json
 
-from stackd.contract import host_and_port
 from stackd.lifecycle.context import Context
 from stackd.model import Stack
 from stackd.store import Store
@@ -68,8 +67,8 @@ async def fill(store: Store, long: Callable[[int], bool], count: int = 70) -> li
     return [(stack_id(number), text) for number, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize("gone", [range(0), range(70), range(1), range(20), range(16, 70), range(0, 70, 2)])
-@pytest.mark.parametrize("long", [lambda number: number != 40, lambda number: number % 3, lambda number: number > 5])
+@pytest.mark.parametrize("gone", [range(0), range(70), range(16, 70), range(0, 70, 2)])
+@pytest.mark.parametrize("long", [lambda number: number != 40, lambda number: number % 3])
 async def test_long_texts_are_read_in_place_if_they_are_there(
     store: Store, long: Callable[[int], bool], gone: range
 ) -> None:
@@ -79,12 +78,6 @@ async def test_long_texts_are_read_in_place_if_they_are_there(
     body = b"[" + b"".join([piece async for piece in read_entries(stacks, store, with_text)]) + b"]"
     expected = [one for number, one in enumerate(wanted) if number not in gone or not long(number)]
     assert [(one["stack_id"], one["pod_spec"]) for one in json.decode(body)] == expected
-
-
-async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
-    await fill(store, lambda _: True, count=40)
-    reading = read_entries(store.stacks.ordered(), store, with_text)
-    assert [piece.count(b"stack_id") async for piece in reading] == [4] * 10
 
 
 @pytest.mark.parametrize("long", [True, False])
@@ -133,13 +126,6 @@ async def test_others_get_a_turn_during_filters_and_rendering(store: Store, monk
     task.cancel()
     assert turns >= len(entries) == 70
     assert await cache.entries(stacks) is entries, "readers share them"
-
-
-# ---- where stackd says that it listens, and how clients are accepted
-
-
-def test_an_ipv6_address_is_in_brackets() -> None:
-    assert (host_and_port("::1", 8081), host_and_port("localhost", 8081)) == ("[::1]:8081", "localhost:8081")
 
 
 async def test_a_client_that_sends_many_requests_at_once_gets_one_answer_in_a_turn_of_the_loop(tmp_path: Path) -> None:
