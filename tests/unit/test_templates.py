@@ -153,6 +153,8 @@ STARTS = [
         (WEB + "network: {egress: [10.0.0.1/8]}\n", "web-1.yaml:14: network.egress: 10.0.0.1/8 has host bits set"),
         (WEB + "values: {GREETING: <uuid>}\n", "web-1.yaml:14: values.GREETING: a container of the pod has this"),
         (WEB + "values:\n  FLAG: 'flag{<hexx:8>}'\n", "web-1.yaml:15: values.FLAG: <hexx:8> is not known"),
+        (WEB + "values: {1-a: <uuid>}\n", "is not the name of a variable"),
+        (WEB + "values: {" + "".join(f"A{n}: <uuid>, " for n in range(33)) + "}\n", "values: 33 values; 32 at most"),
         (WEB + "a: [*a]\n", "web-1.yaml:14: a[0]: the alias"), (WEB + 'title: "a\\nb"\n', "web-1.yaml:14: title: a line of"),
         (WEB + f"description: {'é' * 4097}\n", "description: a text (Markdown) of at most 8192 bytes is expected"),
         (WEB + "values: {FLAG: <uuid>}\nshow: [FLAGS]\n", "web-1.yaml:15: show: FLAGS is none of its values"),

@@ -32,6 +32,7 @@ def refusal(text: str) -> str:
         ("1e3", 1000.0), ("08", 8.0), ("off", False), ("null", None), ("~", None), ("", None),
         ("2026-02-10", "2026-02-10"), ("12:30", "12:30"), ("'1'", "1"), ('"yes"', "yes"), ("!!str 1", "1"),
         ("!!int 1", 1), ("!!float 1.5", 1.5), ("!!bool on", True), ("!!null ~", None), ("! 1", "1"), ("-7", -7),
+        ("9" * 500, "9" * 500),
     ],
 )  # fmt: skip
 def test_plain_scalars_mean_what_kubernetes_reads_in_them(plain: str, value: object) -> None:
