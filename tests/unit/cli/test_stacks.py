@@ -7,8 +7,6 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.api.scenes import three
 from tests.harness import eventually, harness, request_for, seed, until
 from tests.templates import PLAIN, WEB, folder_with
@@ -33,49 +31,39 @@ async def test_create_takes_a_pod_or_a_complete_request(shell: Shell) -> None:
 
 async def test_usage_errors_have_code_2_and_ask_nothing(shell: Shell) -> None:
     for words, complaint in (
-        ("create -f /nowhere/pod.yaml", "cannot be read"),
-        ("create -f - -p eighty", "--port must be like 80 or 53/udp"),
-        ("create -f - -p 80 -l team", "--label must be like player=7"),
-        ("create -f - --ttl soon", "write it like 30m, 2h or 1h30m"),
-        ("create", "say what to create: either --file or --template"),
-        ("create --template web-1 --file pod.yaml", "either --file or --template"),
-        ("create --template web-1 --port 80", "--port goes with --file"),
-        ("show ../stats", "not a stack's id"),
-        ("delete ..", "not a stack's id"),
-        ("list --status walking", "'walking' is not one of"),
-        ("batch-delete", "name stacks, choose them"),
-        ("batch-delete stack-1 --all", "name stacks, choose them"),
-    ):
+        ("create -f /nowhere/pod.yaml", "cannot be read"), ("create -f - -p eighty", "--port must be like"),
+        ("create -f - -p 80 -l team", "--label must be like"), ("create -f - --ttl soon", "write it like 30m"),
+        ("create", "either --file or --template"), ("create --template web-1 --file pod.yaml", "either --file or --template"),
+        ("create --template web-1 --port 80", "--port goes with --file"), ("show ../stats", "not a stack's id"),
+        ("create -f - --players -", "goes with --template"), ("restart --all --yes --member db", "about one stack"),
+        ("label stack-1 player", "a label must be like"), ("batch-delete stack-1 --all", "name stacks, choose them"),
+    ):  # fmt: skip
         assert complaint in await shell.failing(2, *words.split(), stdin="kind: Pod\nspec: {containers: [{name: a}]}")
-    assert (await shell.at.call("GET", "/stacks")).json == {"stacks": []}
+    assert await shell.at.listed() == []
 
 
 async def test_a_job_that_deletes_needs_a_yes_where_nobody_can_be_asked(shell: Shell) -> None:
     for team in ("7", "7", "8", "9"):
         await shell.at.create(seed() | {"labels": {"team": team}})
     text = await shell.good("batch-delete", "-", stdin=await shell.good("list", "--label", "team=7"))
-    assert text.startswith("job-")
     assert text.rstrip("\n").split("\t")[1:] == ["2 deleted", "0 not found", "0 failed"]
-    refused = await shell.failing(2, "batch-delete", "--label", "team=8")
-    assert "this would delete 1 stack; confirm with --yes" in refused
+    assert "this would delete 1 stack" in await shell.failing(2, "batch-delete", "--label", "team=8")
     assert "1 deleted" in await shell.good("batch-delete", "--label", "team=8", "--yes")
     job_id = (await shell.good("batch-delete", "--all", "--yes", "--no-wait")).strip()
     assert (await shell.at.finished_job(job_id))["deleted"] == 1
-    for chosen in (("--all",), ("--label", "team=7")):
-        result = await shell.run("batch-delete", *chosen, "--yes")
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no stack matches: nothing to delete\n")
+    assert await shell.good("batch-delete", "--all", "--yes") == ""
 
 
-@pytest.mark.parametrize(("chosen", "jobs"), [(("--label", "team=7", "--yes"), 1), (("-",), 3)])
-async def test_more_are_deleted_than_one_job_takes(tmp_path: Path, chosen: tuple[str, ...], jobs: int) -> None:
+async def test_more_are_deleted_than_one_job_takes(tmp_path: Path) -> None:
     async with harness(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "2"}) as at:
         shell = Shell(at=at, home=tmp_path)
-        for _ in range(5):
-            await at.create(seed() | {"labels": {"team": "7"}})
-        text = await shell.good("batch-delete", *chosen, stdin=await shell.good("list"))
-        assert text.count("job-") == jobs
-        assert sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines()) == 5
-        assert await at.listed() == []
+        for chosen, jobs in ((("--label", "team=7", "--yes"), 1), (("-",), 2)):
+            for _ in range(3):
+                await at.create(seed() | {"labels": {"team": "7"}})
+            text = await shell.good("batch-delete", *chosen, stdin=await shell.good("list"))
+            assert text.count("job-") == jobs
+            assert sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines()) == 3
+            assert await at.listed() == []
 
 
 # ---- templates
@@ -104,24 +92,16 @@ async def test_a_file_of_players_gets_a_stack_each(tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["seat-3", "seat-9"]
         assert "-:3: label player=seat-9 has 1 of 1 stacks" in result.stderr
-        assert result.stderr.endswith("Error: 1 of 2 failed\n")
         document = json.loads(await shell.good(*words[:-1], "-", "--json", stdin="player\nseat-4\n"))
         assert [(one["player"], one["outcome"]) for one in document["results"]] == [("seat-4", "done")]
         assert (await shell.good(*words[:-1], "-", "-o", "name", stdin="player\nseat-5\n")).startswith("stack-")
-        for text, complaint in {
-            "player\n": "- has no players",
-            "player\na\u2028b\n": "-:2: player 'a\\u2028b': 1 to 254",
-            "name,player\nA,x\nB,\n": "-:3: player ''",
-            "player\nx\ny\nX\n": "-:4: X stands in line 2, too",
-        }.items():
-            assert complaint in await shell.failing(2, *words[:-1], "-", stdin=text)
+        assert "-:3: player ''" in await shell.failing(2, *words[:-1], "-", stdin="name,player\nA,x\nB,\n")
         (tmp_path / "templates" / "lab-1.yaml").write_text(WEB.replace("nginx:stable", "nginx:alpine"))
         await at.reload_templates()
         (named, *_) = stacks.values()
         assert (await shell.good("renew", named["stack_id"])).startswith(f"{named['stack_id']}\t")
         assert "6 renewed\t0 not found\t0 failed" in await shell.good("renew", "--template", "lab-1", "--yes")
         assert "nginx:alpine" in (await at.stack(named["stack_id"]))["pod_spec"]
-        assert "goes with --template" in await shell.failing(2, "create", "-f", "-", "--players", "-", stdin="x")
         assert len(await at.listed()) == 6
 
 
@@ -138,10 +118,8 @@ async def test_who_has_a_stack_of_the_template_is_skipped(tmp_path: Path) -> Non
         words = ("create", "--template", "lab-1", "--label", "room=b12", "--players", "-")
         first = await shell.run(*words, stdin=table)
         assert [line.split("\t")[0] for line in first.stdout.splitlines()] == ["seat-2", "seat-3", "seat-4"]
-        assert first.stderr == "1 player with a stack of lab-1 already: skipped seat-1\n"
-        again = await shell.run(*words, "--json", stdin=table)
-        assert (again.exit_code, "4 players with a stack" in again.stderr) == (0, True)
-        document = json.loads(again.stdout)
+        assert "skipped seat-1" in first.stderr
+        document = json.loads(await shell.good(*words, "--json", stdin=table))
         assert (document["results"], document["skipped"]["seat-1"], len(document["skipped"])) == ([], own, 4)
         assert len(await at.listed()) == 7
 
@@ -192,7 +170,6 @@ async def test_labels_are_set_and_removed(shell: Shell) -> None:
     stack_id = (await shell.at.create(request_for("nginx") | {"labels": {"player": "7", "seat": "3"}}))["stack_id"]
     assert await shell.good("label", stack_id, "player=8", "seat-") == f"{stack_id}\tplayer=8\n"
     assert (await shell.at.stack(stack_id))["labels"] == {"player": "8"}
-    assert "a label must be like player=7" in await shell.failing(2, "label", stack_id, "player")
 
 
 async def test_a_member_is_shown_and_restarted_and_its_log_read(shell: Shell) -> None:
@@ -203,4 +180,3 @@ async def test_a_member_is_shown_and_restarted_and_its_log_read(shell: Shell) ->
     before = (await shell.at.objects("pods"))[f"{stack_id}-db"]["metadata"]["uid"]
     await shell.good("restart", stack_id, "--member", "db")
     assert (await shell.at.objects("pods"))[f"{stack_id}-db"]["metadata"]["uid"] != before
-    assert "about one stack" in await shell.failing(2, "restart", "--all", "--yes", "--member", "db")
