@@ -39,7 +39,7 @@ async def dashboard(page: Page, at: Harness) -> None:
 
 
 async def box(page: Page, at: Harness) -> None:
-    link = await make_link(at, templates=["web-1", "pwn-1"])
+    link = await make_link(at, templates=["web-1", "pwn-1"], stacks=2)
     await page.set_viewport_size({"width": 620, "height": 560})
     await page.goto(f"{at.url}/play#{token_of(link)}")
     await page.get_by_role("region", name="Login").get_by_role("button", name="Start").click()
