@@ -233,7 +233,7 @@ async def all_once(at: Harness, action: str, job: dict[str, Any]) -> None:
 async def test_a_stop_in_the_middle_of_a_job_loses_and_fails_nothing(
     vm: Machine, action: str, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stackd.daemon.SHORTEN_SECONDS", 0.3)
+    monkeypatch.setattr("stackd.timing.SHORTEN_SECONDS", 0.3)
     at = await start(vm, web_1=PLAIN)
     body = await eight(at, action)
     at.faults.add_fault(action="turns", verb="create|delete|patch", seconds=0.08)

@@ -260,7 +260,7 @@ async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, mon
 
 @pytest.mark.stackd(server__shutdown_timeout="300ms")
 async def test_a_stop_while_the_api_server_hangs_ends(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stackd.daemon.SHORTEN_SECONDS", 0.3)
+    monkeypatch.setattr("stackd.timing.SHORTEN_SECONDS", 0.3)
     at = await vm.start()
     at.faults.pause()
     creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(5)]
