@@ -35,7 +35,8 @@ async def test_the_file_gives_address_and_key(shell: Shell) -> None:
         result = await shell.run("list", *words, **environment)
         return result.exit_code, result.stderr
 
-    assert "cannot be reached" in (await listing("--url", "http://127.0.0.1:1"))[1]
+    for command in ("list", "watch"):
+        assert "cannot be reached" in (await shell.run(command, "--url", "http://127.0.0.1:1")).stderr
     assert "no API key was given; set STACKD_API_KEY" in (await listing(STACKD_API_KEY=""))[1]
     nothing = {"STACKD_URL": "", "STACKD_API_KEY": ""}
     file = write(shell, f'url = "{shell.at.url}"\nkey = "{KEY}"\n')
@@ -115,7 +116,7 @@ def configured(shell: Shell, monkeypatch: pytest.MonkeyPatch, more: str) -> Path
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may start a program as another user")
 @pytest.mark.parametrize(
-    "words", ["stats", "doctor", "setup --plan --no-admin", "rehearse --stacks 1 --burst --template x"]
+    "words", ["stats", "events", "doctor", "setup --plan --no-admin", "rehearse --stacks 1 --burst --template x"]
 )
 async def test_a_stranger_on_its_port_gets_no_key(shell: Shell, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     port = free_port()

@@ -115,6 +115,7 @@ async def test_the_roster_says_who_has_not_started_and_how_the_others_are(shell:
     await shell.at.create()
     assert await roster() == [("Mia Meier", "running", True), ("=1+1", "not started", False)]
     assert await roster("--not-started") == await roster("--label", "player=seat-2") == [("=1+1", "not started", False)]
+    assert "Mia Meier\t" in (await shell.any_command("players")).stdout
     (line,) = [line.split("\t") for line in (await shell.good("list", "-o", "wide")).splitlines() if name in line]
     assert {"Mia Meier", "lab-1"} <= {*line}
 
@@ -204,7 +205,7 @@ async def test_a_class_gets_its_links_however_slowly_the_key_may_make_them(shell
     assert "too fast: the next link is made in 1 s" in result.stderr
 
 
-@pytest.mark.parametrize("form", [(), ("--html",), ("--json",)])
+@pytest.mark.parametrize("form", [(), ("--html",), ("--json",), ("-o", "jsonl")])
 async def test_no_link_that_was_made_is_lost_with_an_error(shell: Shell, form: tuple[str, ...]) -> None:
     """stackd shows it to nobody again."""
     async with saying(link(1), link(2), BROKEN) as url:

@@ -95,6 +95,7 @@ async def test_a_file_of_players_gets_a_stack_each(tmp_path: Path) -> None:
         document = json.loads(await shell.good(*words[:-1], "-", "--json", stdin="player\nseat-4\n"))
         assert [(one["player"], one["outcome"]) for one in document["results"]] == [("seat-4", "done")]
         assert (await shell.good(*words[:-1], "-", "-o", "name", stdin="player\nseat-5\n")).startswith("stack-")
+        assert "- has no players" in await shell.failing(2, *words[:-1], "-", stdin="player\n")
         assert "-:3: player ''" in await shell.failing(2, *words[:-1], "-", stdin="name,player\nA,x\nB,\n")
         (tmp_path / "templates" / "lab-1.yaml").write_text(WEB.replace("nginx:stable", "nginx:alpine"))
         await at.reload_templates()
