@@ -431,7 +431,7 @@ def images(pods: dict[str, Any]) -> list[str]:
 async def test_while_the_templates_cannot_be_read_an_older_file_changes_no_pool(
     at: Harness, vm: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("stackd.daemon", "stackd.lifecycle.templates"):
+    for module in ("stackd.timing", "stackd.lifecycle.templates"):
         monkeypatch.setattr(f"{module}.TEMPLATES_LISTED_SECONDS", 0.2)
     await put(at, "web-1", POOLED)
     await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
