@@ -61,15 +61,14 @@ async def test_a_message_reaches_those_whom_it_is_for_until_it_ends_or_is_delete
 
 async def test_a_message_to_chosen_links_is_one_message_and_reaches_nobody_else(at: Harness) -> None:
     async with AsyncExitStack() as stack:
-        seats = [await stack.enter_async_context(player(at, labels={"player": f"seat-{n}"})) for n in range(12)]
+        seats = [await stack.enter_async_context(player(at, labels={"player": f"seat-{n}"})) for n in range(3)]
         opened = {"labels": {}, "each": "visitor", "total": 5, "name": "Workshop"}
         visitors = [await stack.enter_async_context(player(at, **opened)) for _ in range(2)]
         ids = [(await seat.call("GET", "/play/stacks")).json["link"]["id"] for seat in (*seats, *visitors)]
-        chosen = [*ids[:11], ids[12], ids[13].partition("/")[0]]
+        chosen = [*ids[:2], ids[3], ids[4].partition("/")[0]]
         message = await say(at, "Come to the front", links=chosen)
-        assert [await read(seat) for seat in (*seats, *visitors)] == [["Come to the front"]] * 11 + [[]] + [
-            ["Come to the front"]
-        ] * 2
+        has = [bool(await read(seat)) for seat in (*seats, *visitors)]
+        assert has == [True, True, False, True, True]
         (listed,) = (await at.get("/messages"))["messages"]
         assert (listed["message_id"], listed["links"]) == (message, sorted(chosen))
         await at.call("DELETE", f"/messages/{message}")
@@ -101,42 +100,30 @@ async def test_a_tenant_reaches_its_own_players_and_nobody_elses(tmp_path: Path)
             assert await read(theirs) == ["To all", "To B"]
             assert await read(operators) == ["To all"]
             seen = [(each["text"], each["labels"]) for each in (await b.get("/messages"))["messages"]]
-            assert seen == [("To all", {}), ("To B", {})], "what its players may read, without what goes without saying"
+            assert seen == [("To all", {}), ("To B", {})], "what its players may read"
             assert (await b.call("DELETE", f"/messages/{own}")).status == 404
             assert (await b.call("DELETE", f"/messages/{general}")).status == 403
-            reply = await a.call("POST", "/messages", {"text": "x", "labels": {"event": "b"}})
-            assert (reply.status, reply.code) == (400, "invalid_request")
+            await a.refused(400, "", "/messages", {"text": "x", "labels": {"event": "b"}})
             assert (await at.call("DELETE", f"/messages/{own}")).status == 200
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({"text": " "}, "text of 1 to 500 characters"),
-        ({"text": "x" * 501}, "text of 1 to 500 characters"),
-        ({"text": "x", "template": "nothing"}, 'there is no "nothing"'),
-        ({"text": "x", "until": "2026-03-01T17:00:00"}, "until must be a duration"),
-        ({"text": "x", "until": "2020-03-01T17:00:00Z"}, "until must be a time within the next 31 days"),
-        ({"text": "x", "until": "soon"}, "until must be"),
-        ({"text": "x", "labels": {"stackd.io/x": "y"}}, "labels"),
-        ({"text": "x", "links": ["seat-12"]}, "links[0] must be an id"),
-        ({"text": "x", "links": []}, "links must be a list of 1 to 1000 links"),
-    ],
-)
-async def test_a_wrong_message_is_refused_with_what_would_be_right(
-    body: dict[str, Any], words: str, at: Harness
-) -> None:
-    reply = await at.call("POST", "/messages", body)
-    assert reply.status == 400
-    assert all(word in reply.error for word in words.split()), reply.error
+async def test_a_wrong_message_is_refused(at: Harness) -> None:
+    wrong: tuple[tuple[str, dict[str, Any]], ...] = (
+        *(("text", {"text": text}) for text in (" ", "x" * 501)),
+        ('there is no "nothing"', {"text": "x", "template": "nothing"}),
+        *(("until", {"text": "x", "until": end}) for end in ("2026-03-01T17:00:00", "2020-03-01T17:00:00Z", "soon")),
+        ("labels", {"text": "x", "labels": {"stackd.io/x": "y"}}),
+        *(("links", {"text": "x", "links": links}) for links in (["seat-12"], [])),
+    )
+    for field, body in wrong:
+        await at.refused(400, field, "/messages", body)
     assert (await at.get("/messages"))["messages"] == []
 
 
 async def test_there_are_few_messages_at_a_time(at: Harness) -> None:
     for number in range(MOST_OF_A_KEY):
         await say(at, str(number), until="1m")
-    reply = await at.call("POST", "/messages", {"text": "one more"})
-    assert (reply.status, reply.code) == (409, "conflict")
+    await at.refused(409, "", "/messages", {"text": "one more"})
     pass_time(at, 61)
     await say(at, "one more")
     async with player(at) as seat:

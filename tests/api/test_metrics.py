@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stackd.play import ROUTES
@@ -21,12 +20,6 @@ async def scrape(at: Harness) -> Samples:
 
 def sample(samples: Samples, name: str, **labels: Any) -> float:
     return samples[f"stackd_{name}", frozenset(labels.items())]
-
-
-async def families(at: Harness) -> dict[str, str]:
-    """The name of each family, as it is written in the text, and its type."""
-    lines = (await at.call("GET", "/metrics")).text.splitlines()
-    return {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE")}
 
 
 async def test_requests_are_counted_by_route_template_and_status_from_zero_on(at: Harness) -> None:
@@ -57,8 +50,8 @@ async def test_what_waits_is_told_with_its_age(at: Harness) -> None:
     await until(lambda: scrape(at), lambda seen: sample(seen, "deletes_pending") == 0)
 
 
-@pytest.mark.parametrize("public", [False, True])
-async def test_metrics_need_a_key_unless_they_are_public(at: Harness, public: bool) -> None:
-    at.reload("metrics", public=public)
-    for path, key, status in (("/metrics", None, 200), ("/metrics", "sk-wrong", 200), ("/stats", None, 401)):
-        assert (await at.call("GET", path, key=key)).status == (status if public else 401)
+async def test_metrics_need_a_key_unless_they_are_public(at: Harness) -> None:
+    for public in (False, True):
+        at.reload("metrics", public=public)
+        for path, key, status in (("/metrics", None, 200), ("/metrics", "sk-wrong", 200), ("/stats", None, 401)):
+            assert (await at.call("GET", path, key=key)).status == (status if public else 401)

@@ -7,24 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Harness, eventually, seed, until
+from tests.harness import Harness, eventually
 
-HELD = {"metadata": {"finalizers": ["example.com/hold"]}}
 MANY = 40
 """More than the loop has slots."""
 
 
-async def held_services(at: Harness, count: int) -> list[str]:
-    """So many stacks whose Services somebody's finalizer keeps."""
-    ids = [(await at.create())["stack_id"] for _ in range(count)]
-    for stack_id in ids:
-        await at.patch("services", f"svc-{stack_id}", HELD)
-    return ids
-
-
 async def test_deletes_that_wait_for_somebodys_finalizer_delay_no_other_stack(at: Harness) -> None:
     at.give_kubernetes(timeout=60)
-    other, *held = await at.running(), *await held_services(at, MANY)
+    other, *held = await at.running(), *[(await at.create())["stack_id"] for _ in range(MANY)]
+    for stack_id in held:
+        await at.patch("services", f"svc-{stack_id}", {"metadata": {"finalizers": ["example.com/hold"]}})
     deletes = [asyncio.create_task(at.call("DELETE", f"/stacks/{stack_id}")) for stack_id in held]
     await eventually(lambda: len(at.rows("SELECT 1 FROM stacks WHERE status_reason = 'DeletePending'")) == MANY)
     await at.do("extend", other, ttl="1m")
@@ -50,28 +43,12 @@ async def test_a_slow_answer_about_one_pod_makes_no_other_status_late(at: Harnes
     await at.until_status(slow, "stopped")
 
 
-@pytest.mark.parametrize("verb", ["stop", "restart"])
-async def test_whoever_comes_while_a_try_fails_gets_one_at_once(
-    at: Harness, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
+async def test_whoever_comes_while_a_try_fails_gets_one_at_once(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cause is over by then; the delay after a failure is for those for whom nobody waits."""
     stack_id = await at.running()
     fault: dict[str, Any] = {"verb": "patch", "resource": "services", "name": f"svc-{stack_id}"}
     at.faults.add_fault(action="status", code=403, count=3, **fault)
     monkeypatch.setattr("stackd.workqueue.RetryPolicy.delay", lambda self, tries: 3600.0)
-    assert (await at.call("POST", f"/stacks/{stack_id}/{verb}")).status == 503
+    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
     at.faults.clear()
-    await at.do(verb, stack_id)
-
-
-@pytest.mark.stackd(stacks__unschedulable_grace="1h")
-async def test_creates_that_wait_for_a_node_hold_nothing_that_another_needs(at: Harness) -> None:
-    for node in await at.objects("nodes"):
-        at.faults.remove_node(node)
-    waiting = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(MANY)]
-    await until(lambda: at.objects("pods"), lambda seen: len(seen) == MANY)
-    for creating in waiting:
-        creating.cancel()
-    await at.until_listed(0)
-    at.faults.add_node(name="fresh", cpu="64")
-    await at.delete(await at.running())
+    await at.do("restart", stack_id)

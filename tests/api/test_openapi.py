@@ -12,16 +12,10 @@ from typing import Any
 import pytest
 
 from stackd.play import ROUTES
-from stackd.web import examples
-from tests.document import matches
 from tests.harness import KEY, Harness, harness, request_for, seed
 from tests.templates import ABOUT, WEB, folder_with
 
 FUZZING = Path(__file__).parent / "fuzzing"
-
-
-async def test_a_create_is_answered_as_the_document_says(at: Harness) -> None:
-    matches("StackCreated", await at.create(examples.CREATE))
 
 
 @pytest.mark.timeout(180)
@@ -75,8 +69,7 @@ async def generate(at: Harness, folder: Path) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(60):
-        said = (await generator.communicate())[0].decode()
+    said = (await generator.communicate())[0].decode()
     assert generator.returncode == 0, said
     return said
 
@@ -93,9 +86,8 @@ async def test_a_generated_client_has_all_operations_and_creates_reads_and_delet
 
     names = {path.stem.replace("_", "") for path in (tmp_path / "generated/api").rglob("*.py")}
     assert names >= {route.id.lower() for route in ROUTES if route.id}
-    async with part("client").AuthenticatedClient(
-        base_url=at.url, token=KEY, httpx_args={"trust_env": False}
-    ) as client:
+    options = {"base_url": at.url, "token": KEY, "httpx_args": {"trust_env": False}}
+    async with part("client").AuthenticatedClient(**options) as client:
         body = part("models").Create.from_dict(seed() | {"ttl": "1h"})
         created = await part("api.stacks.create_stack").asyncio(client=client, body=body)
         assert isinstance(created, part("models").StackCreated), created

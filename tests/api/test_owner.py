@@ -39,14 +39,15 @@ async def until_owner(at: Harness) -> None:
     await at.until_ready()
 
 
-async def lease_of(at: Harness) -> dict[str, Any]:
-    return await at.kubectl("GET", LEASES)
-
-
 def run(at: Harness, *words: str, code: int = 0) -> str:
     done = CliRunner().invoke(command, [*words], env={"STACKD_URL": at.url, "STACKD_API_KEY": KEY})
     assert done.exit_code == code, done.output
     return done.output
+
+
+async def lease_of(at: Harness) -> dict[str, Any]:
+    lease: dict[str, Any] = (await at.kubectl("GET", LEASES))["spec"]
+    return lease
 
 
 async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_are(vms: Machines) -> None:
@@ -62,28 +63,27 @@ async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_
     answer = await two.get("/owner")
     assert (answer["role"], answer["owner"], answer["may_change"]) == ("standby", "vm1", False)
     assert (await two.metric("stackd_owner"), await one.metric("stackd_owner")) == (0, 1)
-    assert "this stackd is standby" in await asyncio.to_thread(run, two, "owner", "--is", "owner", code=1)
-    await asyncio.to_thread(run, one, "owner", "--is", "owner")
-    assert "'standby'" in await asyncio.to_thread(run, one, "owner", "--is", "Owner", code=2)
+    for at, role, code in ((two, "owner", 1), (one, "owner", 0), (one, "Owner", 2)):
+        await asyncio.to_thread(run, at, "owner", "--is", role, code=code)
     assert await one.pods_and_services() == before
     assert two.counts.total("create", "services") == 2, "one asked for the port range, and one for the stack"
-    stood = (await lease_of(one))["spec"]["holderIdentity"]
+    stood = (await lease_of(one))["holderIdentity"]
     other = await vms.start("vm1", folder="restored", wait=False)
-    words = await other.until_unready("another state file of vm1 owns the stacks")
-    assert words.endswith("this stackd takes them once that has not renewed its Lease for 1 s")
-    assert (await lease_of(one))["spec"]["holderIdentity"] == stood
+    await other.until_unready("another state file of vm1 owns the stacks")
+    assert (await lease_of(one))["holderIdentity"] == stood
 
 
 async def test_a_standby_waits_for_a_restart_of_the_owner(vms: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership, "LEASE_KEPT_SECONDS", 2)
+    monkeypatch.setattr(ownership, "LEASE_KEPT_SECONDS", 30)
     restarts = ProcessContext(restarts=True)
     await (await vms.start("vm1", lease="60s", process=restarts)).create()
     two = await standby(vms, lease="60s")
     await vms.stop("vm1")
-    spec = (await lease_of(two))["spec"]
-    assert (spec["holderIdentity"].partition("/")[0], spec["leaseDurationSeconds"]) == ("vm1", 2)
+    spec = await lease_of(two)
+    assert (spec["holderIdentity"].partition("/")[0], spec["leaseDurationSeconds"]) == ("vm1", 30)
     await vms.start("vm1", lease="60s", process=restarts)
-    assert ((await lease_of(two))["spec"]["leaseDurationSeconds"], vms.holders) == (60, ["vm1"])
+    assert ((await lease_of(two))["leaseDurationSeconds"], vms.holders) == (60, ["vm1"])
+    monkeypatch.setattr(ownership, "LEASE_KEPT_SECONDS", 1)
     await vms.stop("vm1")
     await until_owner(two)
 
@@ -94,7 +94,7 @@ async def test_a_standby_takes_over_as_soon_as_the_owner_stops(vms: Machines) ->
     stack_id, other = await one.running(), await one.running()
     two = await standby(vms, lease="60s")
     outside = Client(session=two.session, url=one.url)
-    one.faults.add_fault(action="latency", verb="create|delete", resource="pods", seconds=3.0)
+    one.faults.add_fault(action="latency", verb="create|delete", resource="pods", seconds=60)
     creating = asyncio.create_task(outside.call("POST", "/stacks", seed()))
     deleting = asyncio.create_task(outside.call("DELETE", f"/stacks/{other}"))
     await eventually(lambda: one.counts.in_flight > 1)
@@ -103,6 +103,7 @@ async def test_a_standby_takes_over_as_soon_as_the_owner_stops(vms: Machines) ->
     assert (await outside.stack(stack_id))["status"] == "running"
     await outside.refused(503, "shutting down", f"/stacks/{stack_id}", method="DELETE")
     assert (await outside.role(), vms.holders) == ("owner", ["vm1"])
+    one.faults.end("latency")
     created = await creating
     assert (created.status, (await deleting).status) == (201, 200)
     await until_owner(two)
@@ -125,15 +126,13 @@ async def test_a_takeover_is_asked_for_and_loses_nothing(vms: Machines) -> None:
     await until_owner(two)
     assert vms.holders == ["vm1", "", "vm2"], "it was given back, and did not have to run out"
     assert await two.answers() == before
-    printed = await asyncio.to_thread(run, two, "owner")
-    facts = dict(line.split(maxsplit=1) for line in printed.splitlines())
-    assert (facts["vm2"], facts["owner"].startswith("vm2 since "), facts["takeovers"]) == ("owner", True, "1")
+    assert "vm2 since " in await asyncio.to_thread(run, two, "owner")
 
 
 async def test_a_takeover_keeps_what_a_job_has_just_extended(vms: Machines) -> None:
     """The next owner has another file: it reads the ends in the cluster."""
     one = await vms.start("vm1", lease="30s")
-    for _ in range(20):
+    for _ in range(10):
         await one.running()
     before = {stack["stack_id"]: stack["ttl_expires_at"] for stack in await one.stacks()}
     two = await standby(vms, lease="30s")
@@ -159,14 +158,10 @@ async def test_an_owner_that_was_replaced_says_so_and_ends(vms: Machines) -> Non
     replace_owner(one.cluster)
     assert "vm9 owns the stacks now" in await one.ended()
     before = await one.pods_and_services()
-    for path, body in (
-        ("/stacks", seed()),
-        (f"/stacks/{stack_id}/extend", {"ttl": "1m"}),
-        (f"/stacks/{stack_id}/stop", None),
-        ("/stacks/batch-delete", {"stack_ids": [stack_id]}),
-    ):
-        await one.refused(503, "", path, body)
-    await one.refused(503, "", f"/stacks/{stack_id}", method="DELETE")
+    path = f"/stacks/{stack_id}"
+    for changed, body in (("/stacks", seed()), (f"{path}/extend", {"ttl": "1m"}), (f"{path}/stop", None)):
+        await one.refused(503, "", changed, body)
+    await one.refused(503, "", path, method="DELETE")
     assert await one.pods_and_services() == before
 
 

@@ -35,7 +35,6 @@ pool: {pool}
 """
 VALUES = 'values: {FLAG: "flag{<hex:32>}"}\n'
 BODY = {"template": "web-1"}
-PORTS = [{"container_port": 80, "protocol": "TCP"}]
 
 
 def template(name: str = "web-1", *, values: bool = True, **changes: object) -> str:
@@ -72,11 +71,6 @@ def ids(at: Harness, name: str = "web-1") -> set[str]:
     return {each for (each,) in at.rows(f"SELECT stack_id FROM stacks WHERE unassigned = 1 AND template = '{name}'")}
 
 
-def taken(at: Harness) -> int:
-    """How many stacks are somebody's."""
-    return len(at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
-
-
 async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> set[str]:
     """The ids of the stacks that wait in the template's pool, once it is full."""
     await until(lambda: entry(at, name), lambda seen: seen["ready"] == size == len(ids(at, name)))
@@ -91,11 +85,6 @@ async def entry(at: Harness, name: str = "web-1") -> dict[str, Any]:
     return shown
 
 
-async def spec_of(at: Harness, name: str) -> str:
-    """The pod spec that the template's stacks get."""
-    return str((await at.post("/stacks?dry_run=true", {"template": name}))["pod_spec"])
-
-
 async def test_a_create_is_answered_with_a_running_stack_that_the_cluster_knows_to_be_its_creators(at: Harness) -> None:
     before, labels = ids(at), {"challenge": "web-1", "team": "7"}
     made = await at.create(BODY, labels={"team": "7"}, ttl="2h")
@@ -108,8 +97,7 @@ async def test_a_create_is_answered_with_a_running_stack_that_the_cluster_knows_
     assert (record["labels"], "unassigned" in record) == (labels, False)
     pod = (await at.objects("pods"))[made["stack_id"]]
     assert [made["values"]["FLAG"]] == [one["value"] for one in pod["spec"]["containers"][0]["env"]]
-    detail = await at.stack(made["stack_id"])
-    assert (detail["labels"], detail["created_at"], detail["updated_at"]) == (labels, *[made["created_at"]] * 2)
+    assert (await at.stack(made["stack_id"]))["labels"] == labels
     assert await at.listed() == [made["stack_id"]]
     accepted = [line["reason"] for line in await at.timeline(made["stack_id"]) if line["kind"] == "accepted"]
     assert accepted == ["FromPool"]
@@ -147,8 +135,6 @@ async def test_a_port_answers_nobody_until_somebody_has_the_stack_whatever_is_ed
             await at.patch(kind, stack_id if kind == "pods" else f"svc-{stack_id}", change)
             await eventually(lambda: is_repaired(assigned))
 
-        probe = await at.kubectl("GET", f"/api/v1/namespaces/stacks/pods/{stack_id}")
-        assert {one["type"]: one["status"] for one in probe["status"]["conditions"]}["Ready"] == "True"
         assert not await answers(port)
         await edit("services", {"spec": {"selector": {"stackd.io/assigned": None}}}, assigned=False)
         await edit("pods", {"metadata": {"labels": {"stackd.io/assigned": "true"}}}, assigned=False)
@@ -163,20 +149,15 @@ async def test_a_port_answers_nobody_until_somebody_has_the_stack_whatever_is_ed
         await vm.stop()
 
 
-async def test_a_create_from_a_pool_waits_as_long_as_kubernetes_may_take_to_answer(at: Harness) -> None:
+async def test_a_burst_of_creates_from_a_pool_waits_its_turn_on_a_slow_cluster(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slow is not broken: the stack is the client's, and a running one is not deleted for the cluster's slowness."""
-    before = ids(at)
-    at.faults.add_fault(action="latency", verb="patch", resource="services", seconds=2.5)
-    replies = await asyncio.gather(*(at.call("POST", "/stacks", BODY) for _ in range(SIZE)))
-    assert [reply.status for reply in replies] == [201] * SIZE
-    assert {reply.json["stack_id"] for reply in replies} == before
-
-
-async def test_a_burst_of_creates_from_a_pool_waits_its_turn_on_a_slow_cluster(vm: Machine) -> None:
-    at = await start(vm, web_1=template(pool=32, cpu="10m"))
-    before = await filled(at, size=32)
-    at.give_kubernetes(timeout=3.0, attempt_timeout=3.0)
-    at.faults.add_fault(action="latency", verb="patch", resource="services", seconds=2.1)
+    monkeypatch.setattr("stackd.lifecycle.loop.SLOTS", 2)
+    at = await start(vm, web_1=template(pool=8))
+    before = await filled(at, size=8)
+    at.give_kubernetes(timeout=2.5, attempt_timeout=2.5)
+    at.faults.add_fault(action="latency", verb="patch", resource="services", seconds=0.7)
     replies = await asyncio.gather(*(at.call("POST", "/stacks", BODY) for _ in before))
     assert [reply.status for reply in replies] == [201] * len(before)
     assert {reply.json["stack_id"] for reply in replies} == before
@@ -218,8 +199,7 @@ async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_prom
     monkeypatch.setattr("stackd.lifecycle.gate.FIRST_CONTACT_SECONDS", 0.3)
     before, stats = ids(at), await at.get("/stats")
     waits = min(before)
-    zero = ("total_stacks", "active_stacks", "node_distribution")
-    assert (await at.get("/stacks"), [stats[name] for name in zero]) == ({"stacks": []}, [0, 0, {}])
+    assert (await at.listed(), stats["total_stacks"], stats["active_stacks"]) == ([], 0, 0)
     assert (stats["used_node_ports"], stats["reserved_cpu_milli"]) == (2 * SIZE, 2 * SIZE * 100)
     path = f"/stacks/{waits}"
     for one in ("", "/status", "/status?wait=running", "/timeline", "/logs"):
@@ -228,47 +208,28 @@ async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_prom
         await at.refused(404, "", f"{path}/{verb}", {"ttl": "1h"} if verb == "extend" else None)
     await at.refused(404, "", path, method="DELETE")
     assert (await at.finished_job(await at.batch_delete(waits)))["not_found"] == 1
-    assert (await at.get("/stacks?label=challenge=web-1"))["stacks"] == []
     await at.post("/stacks?dry_run=true", BODY)
     at.lose_lease("another stackd owns the stacks")
     await at.refused(503, "does not know whether it still owns the stacks", "/stacks", BODY)
     assert ids(at) == before
 
 
-@pytest.mark.kubernetes(start_delay=0.4, run_time=0.05)
-async def test_what_fails_in_a_pool_is_not_retried_at_once(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stacks are created one after the other: the second runs for a moment when the first has already failed."""
-    monkeypatch.setattr(pools, "FIRST_PAUSE", 60.0)
-    at = await start(vm, {"templates__refill_per_second": "10"}, web_1=template(image="app/fail"), plain=plain())
-    shown = await until(lambda: entry(at), lambda seen: seen["failing"] == SIZE and not ids(at))
-    assert (shown["ready"], "exit code" in shown["reason"]) == (0, True)
-    await filled(at, "plain")  # there is time for another try
-    assert at.counts.total("create", "pods") == SIZE + SIZE
-
-
 # ---- a pool makes way for creates
-
-
-async def limit_namespace(at: Harness, **hard: str) -> None:
-    await at.apply("resourcequotas", "stacks", spec={"hard": hard})
 
 
 @pytest.mark.parametrize(
     ("hard", "by"),
-    [
-        ({}, "template"),
-        ({"pods": "3"}, "template"),
-        ({"requests.cpu": "400m"}, "template"),
-        ({"requests.cpu": "400m"}, "pod_spec"),
-        ({"services.nodeports": "3"}, "pod_spec"),
-    ],
+    [({}, "template"), ({"requests.cpu": "400m"}, "template"), ({"services.nodeports": "3"}, "pod_spec")],
 )
 async def test_a_pool_gives_way_to_quotas_and_node_ports(vm: Machine, hard: dict[str, str], by: str) -> None:
     other = template("other", pool=0, cpu="200m", values=False)
     at = await at_ports(vm, 31001, 31099 if hard else 31003, web_1=template(), other=other)
-    body = {"template": "other"} if by == "template" else {"target_port": PORTS, "pod_spec": await spec_of(at, "other")}
+    body: dict[str, Any] = {"template": "other"}
+    if by == "pod_spec":
+        ports = [{"container_port": 80, "protocol": "TCP"}]
+        body = {"target_port": ports, "pod_spec": (await at.post("/stacks?dry_run=true", body))["pod_spec"]}
     if hard:
-        await limit_namespace(at, **hard)
+        await at.apply("resourcequotas", "stacks", spec={"hard": hard})
     before = await filled(at)
     if not hard:
         await at.post("/stacks?dry_run=true", {"template": "other"})
@@ -302,7 +263,8 @@ async def test_capacity_shows_what_waits_apart_and_counts_it_as_free(vm: Machine
         async with EmbeddedCluster(fast_cluster(nodes=TWO_NODES)) as vm.cluster:
             other = template("other", pool=0, cpu="900m")
             at = await at_ports(vm, 31001, 31006, web_1=template(pool=pool, cpu="400m"), other=other)
-            await limit_namespace(at, **{"pods": "6", "requests.cpu": "3", "services.nodeports": "6"})
+            quota = {"hard": {"pods": "6", "requests.cpu": "3", "services.nodeports": "6"}}
+            await at.apply("resourcequotas", "stacks", spec=quota)
             await filled(at, size=pool)
             seen.append(await at.post("/capacity", body))
             for _ in range(seen[-1]["fits"]):
@@ -411,7 +373,7 @@ async def test_none_is_given_to_a_client_that_has_left_while_it_waited_for_its_t
             await eventually(lambda: len(creates) == 1)
         leaving.cancel()
         await eventually(lambda: all(one.abandoned for one in creates.values()))
-    await eventually(lambda: not creates and not taken(at))
+    await eventually(lambda: not creates and not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
 
 
 async def test_what_was_given_and_could_not_be_promised_ends(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,7 +388,7 @@ async def test_what_was_given_and_could_not_be_promised_ends(vm: Machine, monkey
 
     monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
     await at.refused(503, "", "/stacks", BODY)
-    await eventually(lambda: not taken(at))
+    await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
 
 
 async def test_a_pool_gives_none_of_a_cordoned_node_and_moves_away_from_it(vm: Machine) -> None:

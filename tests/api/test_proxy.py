@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import product
@@ -21,8 +22,20 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from tests.brakes import MANY, running, until_held, vanish
+from tests.certificates import authority, issued
 from tests.daemons import daemon, on
-from tests.harness import KEY, METRICS_KEY, Harness, eventually, fast_cluster, harness, key_for_checks
+from tests.harness import (
+    KEY,
+    METRICS_KEY,
+    Client,
+    Harness,
+    eventually,
+    fast_cluster,
+    harness,
+    key_for_checks,
+    seed,
+    until,
+)
 from tests.ports import free_port
 from tests.raw import connected, everything
 
@@ -71,89 +84,120 @@ async def test_the_next_request_on_a_connection_is_the_next_callers_own(at: Harn
         assert b"smuggled" not in received, name
 
 
-# ---- a real HAProxy, configured as shipped
+# ---- a real HAProxy, and the script of keepalived, as shipped
 
 RESTART_SECONDS = 4.0
 
 
+def adapted(name: str, *replaced: tuple[str, object]) -> str:
+    """A shipped file with this test's addresses, files and key."""
+    text = (EXAMPLES / name).read_text()
+    for documented, here in replaced:
+        assert documented in text, documented
+        text = text.replace(documented, str(here))
+    return text
+
+
 @asynccontextmanager
-async def haproxy(folder: Path, one: int, two: int) -> AsyncIterator[str]:
-    """The URL of an HAProxy in front of the stackds at these two ports."""
+async def haproxy(folder: Path, one: int, two: int, *, tls: bool = True) -> AsyncIterator[int]:
+    """The port of an HAProxy in front of the stackds at these two ports.
+
+    With TLS, a check that has failed is soon repeated, and a handshake may take two seconds.
+    """
     program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("haproxy is not installed (Debian: apt install haproxy)")
-    text, port = (EXAMPLES / "haproxy.cfg").read_text(), free_port()
-    for documented, here in (
-        (r"bind :8443 ssl crt \S+", f"bind 127.0.0.1:{port}"),  # the other test of this file has TLS
-        (r" ssl verify required .*", ""),
-        (r"sk-\.\.\.", METRICS_KEY),
-        (r"192\.0\.2\.1:8081", f"127.0.0.1:{one}"),
-        (r"192\.0\.2\.2:8081", f"127.0.0.1:{two}"),
-    ):
-        text, count = re.subn(documented, here, text)
-        assert count, documented
-    file = folder / "haproxy.cfg"
-    file.write_text(text)
+    port, file = free_port(), folder / "haproxy.cfg"
+    text = adapted(
+        file.name,
+        ("bind :8443", f"bind 127.0.0.1:{port}"),
+        ("/etc/haproxy/stackd.pem", folder / "haproxy.pem"),
+        ("/etc/haproxy/ca.pem", folder / "ca.crt"),
+        ("inter 1s", "inter 2s fastinter 100ms" if tls else "inter 1s"),
+        ("sk-...", METRICS_KEY),
+        ("192.0.2.1:8081", f"127.0.0.1:{one}"),
+        ("192.0.2.2:8081", f"127.0.0.1:{two}"),
+    )
+    file.write_text(text if tls else re.sub(" ssl (crt|verify required) .*", "", text))
     process = await asyncio.create_subprocess_exec(program, "-q", "-db", "-f", file)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield port
     finally:
         process.terminate()
         await process.wait()
 
 
-async def status(url: str, path: str) -> int:
-    async with aiohttp.request("GET", url + path, headers={"X-API-KEY": KEY}) as answer:
-        return answer.status
+async def owns_stacks(folder: Path, at: Client) -> bool:
+    """What the script of keepalived says on the machine of this stackd."""
+    key = folder / "stackd-key"
+    key.write_text(METRICS_KEY)
+    files = ("/etc/keepalived/ca.pem", folder / "ca.crt"), ("/etc/keepalived/stackd-key", key)
+    script = adapted("owns-stacks", *files, ("port=8081", f"port={at.port}"))
+    process = await asyncio.create_subprocess_exec("sh", "-c", script, "owns-stacks", "owner", "lapsed")
+    return await process.wait() == 0
+
+
+def trusted(folder: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    context.check_hostname = False
+    return context
+
+
+async def status(at: Client, path: str, method: str = "GET", body: object = None) -> int:
+    """The status of the answer; 0 without one, as when HAProxy gives up the stackd that was asked."""
+    try:
+        return (await at.call(method, path, body)).status
+    except aiohttp.ClientError:
+        return 0
 
 
 @asynccontextmanager
-async def two_behind_haproxy(folder: Path, **settings: str) -> AsyncIterator[tuple[Harness, Harness, str]]:
-    """An owner, a standby, and the URL of the HAProxy in front of them."""
-    config = key_for_checks(folder)
+async def two_behind_haproxy(folder: Path, **settings: str) -> AsyncIterator[tuple[Harness, Harness, Client]]:
+    """An owner, a standby, and a client of the HAProxy in front of them."""
+    config, pair = key_for_checks(folder), issued(folder, authority(folder), host="DNS:stackd.example.org")
+    (folder / "haproxy.pem").write_text(pair.cert.read_text() + pair.key.read_text())
+    settings |= {"STACKD_SERVER__TLS_CERT": str(pair.cert), "STACKD_SERVER__TLS_KEY": str(pair.key)}
     for name in ("vm1", "vm2"):
         (folder / name).mkdir()
     async with (
         EmbeddedCluster(fast_cluster()) as cluster,
         harness(folder / "vm1", settings, cluster=cluster, config=config, host="vm1") as one,
         harness(folder / "vm2", settings, cluster=cluster, config=config, host="vm2", wait=False) as two,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusted(folder))) as session,
+        haproxy(folder, one.port, two.port) as port,
     ):
+        for at in (one, two):
+            at.session, at.url = session, f"https://127.0.0.1:{at.port}"
         await two.until_metric("stackd_standby", 1)
-        async with haproxy(folder, one.port, two.port) as url:
-            for at in (one, two):  # HAProxy uses both until two checks have failed
-                await at.until_at_least("stackd_http_requests_total", 3, route="/owner")
-            yield one, two, url
+        # HAProxy uses both until two checks of each of its backends have failed.
+        await two.until_at_least("stackd_http_requests_total", 4, route="/owner")
+        yield one, two, Client(session=session, url=f"https://127.0.0.1:{port}")
 
 
-async def test_no_caller_gets_anothers_headers_through_haproxy(tmp_path: Path) -> None:
+async def test_no_caller_gets_anothers_headers_or_address_through_haproxy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """HAProxy sends all but a client's first request over connections that others have used."""
-    async with two_behind_haproxy(tmp_path) as (one, _, url):
+    caplog.set_level(logging.INFO)
+    async with two_behind_haproxy(tmp_path, STACKD_SERVER__TRUSTED_PROXIES="127.0.0.1") as (_, _, front):
         for _ in range(10):
-            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            reader, writer = await asyncio.open_connection("127.0.0.1", front.port, ssl=trusted(tmp_path))
             for request in (b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n", FIRST["trailers, no key"]):
                 writer.write(request)
                 assert b"smuggled" not in await reader.readuntil(b"}")
-            async with one.session.get(url + "/stats", headers={"X-API-KEY": KEY}) as answer:
-                assert (answer.status, answer.headers["X-Request-ID"] == "smuggled") == (200, False)
+            answer = await front.call("GET", "/stats")
+            assert (answer.status, answer.headers["X-Request-ID"] == "smuggled") == (200, False)
             writer.transport.abort()
-
-
-async def test_a_caller_behind_haproxy_cannot_pass_for_another_address(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    async with two_behind_haproxy(tmp_path, STACKD_SERVER__TRUSTED_PROXIES="127.0.0.1") as (_, _, url):
-        outside = aiohttp.TCPConnector(local_addr=("127.0.0.77", 0))
+        outside = aiohttp.TCPConnector(local_addr=("127.0.0.77", 0), ssl=trusted(tmp_path))
         forged = {"X-Forwarded-For": "198.51.100.7", "X-API-KEY": KEY}
         async with aiohttp.ClientSession(connector=outside, headers=forged) as session:
-            await session.get(url + "/nowhere")
+            await session.get(front.url + "/nowhere")
 
-        def callers() -> list[str]:
-            found = [vars(record) for record in caplog.records if getattr(record, "route", "") == "(elsewhere)"]
-            return [one["client"] for one in found]
+        def callers() -> set[str]:
+            return {vars(one)["client"] for one in caplog.records if getattr(one, "route", "") == "(elsewhere)"}
 
-        await eventually(callers)
-        assert callers() == ["127.0.0.77"]
+        await eventually(lambda: "127.0.0.77" in callers())
+        assert "198.51.100.7" not in callers()
 
 
 async def test_haproxy_sends_reads_to_the_owner_also_while_a_brake_keeps_it_from_being_ready(
@@ -161,36 +205,46 @@ async def test_haproxy_sends_reads_to_the_owner_also_while_a_brake_keeps_it_from
 ) -> None:
     caplog.set_level(logging.INFO)
     async with (
-        two_behind_haproxy(tmp_path) as (one, two, url),
-        aiohttp.request("GET", url + "/events?fields=stack_id", headers={"X-API-KEY": KEY}) as events,
+        two_behind_haproxy(tmp_path) as (one, _, front),
+        front.session.get(front.url + "/events?fields=stack_id", headers={"X-API-KEY": KEY}) as events,
     ):
         ids = await running(one, MANY)
         await vanish(one, ids)
         await until_held(one, MANY)
-        for at in (one, two):
-            checks = await at.metric("stackd_http_requests_total", route="/owner")
-            await at.until_at_least("stackd_http_requests_total", checks + 4, route="/owner")
-        assert [await status(url, path) for path in ("/readyz", "/stats", "/stacks")] == [503, 200, 200]
+        checks = await one.metric("stackd_http_requests_total", route="/owner")
+        await one.until_at_least("stackd_http_requests_total", checks + 2, route="/owner")
+        assert [await status(front, path) for path in ("/readyz", "/stats", "/stacks")] == [503, 200, 200]
         last = (await one.create())["stack_id"]
         await events.content.readuntil(last.encode())
     assert not [record for record in caplog.records if getattr(record, "route", "") == "/owner"]
+
+
+async def test_haproxy_sends_reads_to_an_owner_that_has_lapsed_until_there_is_one(tmp_path: Path) -> None:
+    async with two_behind_haproxy(tmp_path, STACKD_CLUSTER__LEASE_DURATION="2s") as (one, two, front):
+        path = f"/stacks/{await one.running()}/status"
+        assert [await owns_stacks(tmp_path, at) for at in (one, two)] == [True, False]
+        await one.faults.refuse()
+        await until(one.role, lambda role: role == "lapsed")
+        await until(lambda: status(front, path), lambda seen: seen == 200)
+        assert [await owns_stacks(tmp_path, at) for at in (one, two)] == [True, False]
+        await until(lambda: status(front, "/stacks", "POST", seed()), lambda seen: seen == 503)
+        await one.faults.listen()
+        await until(lambda: status(front, "/stacks", "POST", seed()), lambda seen: seen == 201)
 
 
 async def test_a_request_waits_in_haproxy_for_an_owner_that_restarts(tmp_path: Path) -> None:
     """While stackd restarts, systemd holds its socket: connections are made, and nobody answers, as with a SIGSTOP."""
     async with EmbeddedCluster(fast_cluster()) as cluster:
         env = on(cluster, tmp_path) | {"STACKD_CONFIG": str(key_for_checks(tmp_path))}
-        async with daemon(tmp_path, env) as process, haproxy(tmp_path, process.real.port, free_port()) as url:
+        async with (
+            daemon(tmp_path, env) as process,
+            haproxy(tmp_path, process.real.port, free_port(), tls=False) as port,
+        ):
+            front = Client(session=process.real.session, url=f"http://127.0.0.1:{port}")
 
-            async def found() -> bool:
-                try:
-                    return await status(url, "/stats") == 200
-                except aiohttp.ClientError:  # it does not listen yet
-                    return False
-
-            await eventually(found, pause=0.1)
+            await until(lambda: status(front, "/stats"), lambda seen: seen == 200)  # it does not listen yet
             process.send(signal.SIGSTOP)
-            asking = [asyncio.create_task(status(url, "/stats")) for _ in range(5)]
+            asking = [asyncio.create_task(status(front, "/stats")) for _ in range(5)]
             await asyncio.sleep(RESTART_SECONDS)
             process.send(signal.SIGCONT)
             assert await asyncio.gather(*asking) == [200] * 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,7 @@ async def network(folder: Path, *options: str) -> AsyncIterator[tuple[Network, P
     async with (
         prepared(folder, documents) as made,
         harness(
-            folder,
-            settings,
-            cluster=made.cluster,
-            token=OURS,
-            stacks__require_ingress_network_policy="true",
+            folder, settings, cluster=made.cluster, token=OURS, stacks__require_ingress_network_policy="true"
         ) as at,
     ):
         bodies: dict[str, dict[str, Any] | None] = {"a": three(), "b": three(), "plain": None}
@@ -91,20 +88,12 @@ TO_FIRST: Pairs = [
 ]
 NEVER: Pairs = [
     ("a.db", "a"),  # only members have names
-    *(
-        (source, member)
-        for source in (OUTSIDE, NODE, FOREIGN, CHECK, GATEWAY, HELPER)
-        for member in ("a.db", "a.mail", "open.db")
-    ),
-    *((source, target) for source in ("b", "b.db", "plain", "open", "open.db") for target in ("a", "a.db", "a.mail")),
-    *((source, target) for source in (FOREIGN, HELPER) for target in ("a", "plain", "open")),
-    *(
-        (source, target)
-        for source in ("a", "a.db", "plain")
-        for target in (INTERNET, METADATA, API, LAN, FOREIGN, HELPER)
-    ),
-    *((source, target) for source in ("open", "open.db") for target in (METADATA, API, LAN, FOREIGN, HELPER)),
-    *((source, target) for source in ("closed", "closed.db") for target in (INTERNET, METADATA, API, LAN)),
+    *product((OUTSIDE, NODE, FOREIGN, CHECK, GATEWAY, HELPER), ("a.db", "a.mail", "open.db")),
+    *product(("b", "b.db", "plain", "open", "open.db"), ("a", "a.db", "a.mail")),
+    *product((FOREIGN, HELPER), ("a", "plain", "open")),
+    *product(("a", "a.db", "plain"), (INTERNET, METADATA, API, LAN, FOREIGN, HELPER)),
+    *product(("open", "open.db"), (METADATA, API, LAN, FOREIGN, HELPER)),
+    *product(("closed", "closed.db"), (INTERNET, METADATA, API, LAN)),
 ]
 
 
@@ -116,18 +105,11 @@ async def test_pods_reach_the_members_of_their_stack_and_others_only_its_first_p
         wrong = [pair for pair in (*WITHIN, *TO_FIRST) if not net.reaches(*pair, 80)]
         wrong += [pair for pair in NEVER for port in (80, 443, 5432, 6443) if net.reaches(*pair, port)]
         assert not wrong
-        for pod, asks in {
-            "a": True,
-            "a.db": True,
-            "plain": True,
-            "open": True,
-            "open.db": True,
-            "closed": False,
-        }.items():
+        for pod in ("a", "a.db", "plain", "open", "open.db", "closed"):
+            asks = pod != "closed"
             assert [net.reaches(pod, DNS, 53, protocol) for protocol in ("UDP", "TCP")] == [asks, asks], pod
             assert not net.reaches(pod, DNS, 80), pod
-        assert net.reaches("open", INTERNET, 443)
-        assert net.reaches("open.db", INTERNET, 443)
+        assert all(net.reaches(pod, INTERNET, 443) for pod in ("open", "open.db"))
 
 
 async def test_a_policy_from_before_there_were_members_lets_others_reach_them_and_doctor_says_so(
@@ -142,6 +124,4 @@ async def test_a_policy_from_before_there_were_members_lets_others_reach_them_an
         net.policies = policies_of(made.cluster)
         assert net.reaches(OUTSIDE, "a.db", 5432)
         (found,) = [one for one in await made.look(**settings) if "members" in one.what]
-        assert (found.level, found.about) == ("fail", "policies")
-        assert found.what == "NetworkPolicy stacks-from-outside lets others reach the members of stacks"
-        assert "stackd manifests --members 1" in found.advice
+        assert (found.level, found.about, "stacks-from-outside" in found.what) == ("fail", "policies", True)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from stackd.store import backup_file
-from tests.harness import Harness, Machine, Reply, until
-from tests.templates import PLAIN, WEB, folder_with, start, values_of
+from tests.harness import Harness, Machine, until
+from tests.templates import WEB, folder_with, start, values_of
 
 pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s")
 CHANGED = (
@@ -21,24 +21,17 @@ CHANGED = (
     .replace('TEAM_SECRET: "<base32:16>-$$(x)-<uuid>"', 'TOKEN: "<hex:8>"')
 )
 LATEST = {"template": "latest"}
-LABELS = {"team": "7"}
 KEPT = ("ports", "labels", "ttl_expires_at", "created_at", "template")
 
 
-async def made(at: Harness, template: str = "web-1") -> dict[str, Any]:
-    stack = await at.create({"template": template, "labels": LABELS})
+async def made(at: Harness) -> dict[str, Any]:
+    stack = await at.create({"template": "web-1", "labels": {"team": "7"}})
     await at.until_status(stack["stack_id"], "running")
     return stack
 
 
-async def finished(at: Harness, reply: Reply) -> dict[str, Any]:
-    path = f"/stacks/batch/{reply.json['job_id']}"
-    job: dict[str, Any] = await until(lambda: at.get(path), lambda seen: seen["status"] in ("completed", "failed"))
-    return job
-
-
-async def change(at: Harness, folder: Path, **templates: str) -> None:
-    folder_with(folder, **templates)
+async def change(at: Harness, folder: Path) -> None:
+    folder_with(folder, web_1=CHANGED)
     await at.reload_templates()
 
 
@@ -57,7 +50,7 @@ async def test_a_renewed_stack_has_the_new_pod_and_keeps_all_else(vm: Machine) -
     at = await start(vm, web_1=WEB)
     before = await made(at)
     stack_id, values = before["stack_id"], before["values"]
-    await change(at, vm.folder, web_1=CHANGED)
+    await change(at, vm.folder)
     await at.post(f"/stacks/{stack_id}/restart")
     await at.until_status(stack_id, "running")
     assert await image(at, stack_id) == "nginx:stable", "a restart alone changes no version"
@@ -69,19 +62,16 @@ async def test_a_renewed_stack_has_the_new_pod_and_keeps_all_else(vm: Machine) -
     env = (await values_of(at, stack_id))[1]
     assert (env["FLAG"], len(env["TOKEN"]), "TEAM_SECRET" in env) == (values["FLAG"], 8, False)
     event = [one for one in await at.timeline(stack_id) if one["kind"] == "restart_requested"][-1]
-    version = (await at.get("/templates"))["templates"][0]["version"]
-    assert event["message"] == f"with version {version} of the template web-1"
-    assert (await at.post(f"/stacks/{stack_id}/restart", LATEST))["ports"] == before["ports"], (
-        "once more changes nothing"
-    )
+    assert (await at.get("/templates"))["templates"][0]["version"] in event["message"]
+    assert (await at.post(f"/stacks/{stack_id}/restart", LATEST))["ports"] == before["ports"]
     assert (await values_of(at, stack_id))[1]["FLAG"] == values["FLAG"]
 
 
-@pytest.mark.stackd(cluster__lease_duration="3s")
+@pytest.mark.stackd(cluster__lease_duration="2s")
 async def test_the_cluster_has_the_new_version_before_the_old_pod_is_gone(vm: Machine) -> None:
     at = await start(vm, web_1=WEB)
     stack_id = (await made(at))["stack_id"]
-    await change(at, vm.folder, web_1=CHANGED)
+    await change(at, vm.folder)
     at.faults.add_fault(action="latency", verb="delete", resource="pods", seconds=60)
     await at.call("POST", "/stacks/batch", {"action": "renew", "stack_ids": [stack_id]})
     record = await until(lambda: recorded(at, stack_id), lambda seen: "nginx:alpine" in seen["pod_spec"])
@@ -101,7 +91,7 @@ async def test_a_file_from_before_the_renewal_learns_of_it_from_the_cluster(vm: 
     stack_id = (await made(at))["stack_id"]
     state, copy = vm.folder / "stackd.db", vm.folder / "copy.db"
     await asyncio.to_thread(backup_file, state, copy)
-    await change(at, vm.folder, web_1=CHANGED)
+    await change(at, vm.folder)
     await at.post(f"/stacks/{stack_id}/restart", LATEST)
     await at.until_status(stack_id, "running")
     env = await values_of(at, stack_id)
@@ -112,18 +102,3 @@ async def test_a_file_from_before_the_renewal_learns_of_it_from_the_cluster(vm: 
     await at.post(f"/stacks/{stack_id}/restart")
     await at.until_status(stack_id, "running")
     assert (await image(at, stack_id), await values_of(at, stack_id)) == ("nginx:alpine", env)
-
-
-async def test_all_of_a_challenge_are_renewed_by_one_job(vm: Machine) -> None:
-    at = await start(vm, web_1=WEB, db=PLAIN)
-    ids = [(await made(at))["stack_id"] for _ in range(10)]
-    other = (await made(at, "db"))["stack_id"]
-    await change(at, vm.folder, web_1=CHANGED, db=PLAIN.replace("nginx:stable", "nginx:alpine"))
-    labels = {"kind": "web", **LABELS}
-    tried = await at.post("/stacks/batch?dry_run=true", {"action": "renew", "labels": labels})
-    assert sorted(tried["stack_ids"]) == sorted([*ids, other])
-    job = await finished(at, await at.call("POST", "/stacks/batch", {"action": "renew", "stack_ids": ids}))
-    assert (job["done"], job["failed"]) == (10, 0)
-    assert {await image(at, one) for one in ids} == {"nginx:alpine"}
-    assert await image(at, other) == "nginx:stable"
-    assert [one["action"] for one in (await at.get("/activity?action=renew"))["activity"]] == ["renew"]

