@@ -242,7 +242,7 @@ class Mirror:
 
     def version(self, resource: str) -> str:
         """The resourceVersion up to which the watch has reported what happened; empty before its first list."""
-        return (self.health_by_kind.get(resource) or self.extra_health[resource]).version
+        return self._health(resource).version
 
     def saw(self, state: State, since: str = "") -> None:
         """An answer of the API server to stackd's own change: the copy need not wait for the watch.
@@ -251,10 +251,9 @@ class Mirror:
         the object, and the request has changed nothing of it (it is not newer than ``since``, the watch's version before
         the request), then the watch was wrong, and no event follows: the object is stored, and the list is read again.
         """
-        health = self.health_by_kind.get(state.resource) or self.extra_health[state.resource]
-        version = getattr(state, "resource_version", "")
         if not self._is_ours(state):
             return
+        health, version = self._health(state.resource), getattr(state, "resource_version", "")
         if not is_older(version, health.version):
             self._store(state, own=True)
         elif since and not is_older(since, version) and self.find(state.resource, state.name) is None:
@@ -449,6 +448,9 @@ class Mirror:
     def _contact_changed(self, lost: bool) -> None:
         if lost:
             self.lose(ClusterSilent(str(self._cluster.connection.contact.error())))
+
+    def _health(self, resource: str) -> WatchHealth:
+        return self.health_by_kind.get(resource) or self.extra_health[resource]
 
     def _is_ours(self, state: State) -> bool:
         # The selector already excludes the others. This check holds even if the selector were wrong (invariant 5).
