@@ -151,6 +151,7 @@ class WorkQueue(Generic[K]):
             self._wait(key, self._again.pop(key)[0])
 
     def _retry(self, key: K, error: StackdError) -> None:
+        now = self._loop.time()
         at, reset = self._again.pop(key, (None, False))
         tries = 0 if reset else self._tries.get(key, 0) + 1
         given_up = self._retries.most is not None and tries >= self._retries.most
@@ -158,9 +159,9 @@ class WorkQueue(Generic[K]):
             self._tries.pop(key, None)
         else:
             self._tries[key] = tries
-            at = self._loop.time() + self._retries.delay(tries)
+            at = now + self._retries.delay(tries)
         assert self._failed is not None, "it was started"
-        self._failed(key, error, None if at is None else max(0.0, at - self._loop.time()))
+        self._failed(key, error, None if at is None else max(0.0, at - now))
         if at is not None:
             self._wait(key, at)
 
