@@ -96,8 +96,9 @@ class Attempt:
         self.news.set()
 
     def seen(self, status: str, reason: str, at: float) -> None:
-        """Record a status of the stack from the API."""
-        if self.deleting or self.gone:
+        """Record a status of the stack from the API. An answer may be older than an event that came before it, so a stack
+        that ran is not ``creating`` again."""
+        if self.deleting or self.gone or (status == "creating" and Stage.RUNNING in self.times):
             return
         self.status = status
         if status == "running" and Stage.RUNNING not in self.times:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stackd.client import Event
 from stackd.embedded import EmbeddedCluster
 from stackd.lifecycle import checks
+from stackd.rehearse.connection import Answer, Connection
 from stackd.rehearse.plan import StackKind
 from tests.harness import fast_cluster, harness, until
 from tests.rehearse.conftest import inspected, plan, rehearsed
@@ -42,6 +47,32 @@ async def test_a_plan_holds_if_the_checks_of_its_own_templates_pass(
     assert found.keys() == said.keys()
     assert all(found[goal].startswith(sentence) for goal, sentence in said.items()), found
     assert outcome.verdict.holds is all(sentence.endswith("passes") for sentence in said.values())
+
+
+async def test_a_check_runs_on_a_stack_whose_event_came_before_the_answer_to_its_create(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "FORWARDED_NANOSECONDS", 0)
+    runs = asyncio.Event()
+
+    class AnswersLate(Connection):
+        async def ask(self, method: str, path: str, *rest: Any, **options: Any) -> Answer:
+            answer = await super().ask(method, path, *rest, **options)
+            if method == "POST" and path == "/stacks":
+                assert answer.body["status"] == "creating"
+                await runs.wait()
+            return answer
+
+        async def events(self, *of: str) -> AsyncIterator[Event]:
+            async for event in super().events(*of):
+                yield event
+                if event.data.get("status") == "running":
+                    runs.set()
+
+    kinds = [StackKind(name="web", body={"template": "web"})]
+    async with harness(tmp_path, folder_with(tmp_path, web=check("solve"))) as at:
+        outcome = await rehearsed(at, plan(1, kinds=kinds), connection=AnswersLate)
+    assert outcome.verdict.holds, outcome.verdict.goals
 
 
 async def test_shared_stacks_are_part_of_the_event(tmp_path: Path) -> None:
