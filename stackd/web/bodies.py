@@ -22,6 +22,7 @@ from msgspec import NODEFAULT, json
 from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.clock import from_nanoseconds as rfc3339
+from stackd.codes import HOST
 from stackd.contract import Body, fields_of, is_body
 from stackd.lifecycle.context import Context
 from stackd.model import ACTIVE_STATUSES, Job, JobAction, JobRequest, PortMapping, RoutedPort, Stack
@@ -191,6 +192,7 @@ class BodyCache:
         self._ready: dict[str, tuple[Stack, dict[Callable[[Stack], bytes], bytes]]] = {}
         self._listed: tuple[Sequence[Stack], list[bytes]] = ((), [])
         self._stats: tuple[tuple[int, int], bytes] = ((-1, 0), b"")
+        self._host = HOST.name
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Drop what was rendered of a changed row (a subscriber of the store)."""
@@ -215,6 +217,7 @@ class BodyCache:
 
     async def entries(self, stacks: Sequence[Stack]) -> list[bytes]:
         """The entries of these stacks in the list, whose pod specs are in memory. All readers share them."""
+        self._forget_other_host()
         if stacks is self._listed[0]:
             return self._listed[1]
         entries = [self.entry(stack) async for stack in in_turns(stacks)]
@@ -228,7 +231,14 @@ class BodyCache:
             self._stats = (of, stats_body(self._store.stacks.ordered(), self._ports.used, of[1]))
         return self._stats[1]
 
+    def _forget_other_host(self) -> None:
+        """Drop what names whom players asked before ``play.host_name`` was changed."""
+        if self._host != HOST.name:
+            self._host, self._listed = HOST.name, ((), [])
+            self._ready.clear()
+
     def _rendered(self, stack: Stack, render: Callable[[Stack], bytes]) -> bytes:
+        self._forget_other_host()
         ready = self._ready.get(stack.stack_id)
         if ready is None or ready[0] is not stack:
             ready = stack, {}
