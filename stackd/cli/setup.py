@@ -34,7 +34,15 @@ from stackd.config.credentials import API_KEY, KUBECONFIG, PLAY_SECRET
 from stackd.doctor import running, service
 from stackd.doctor.cluster import Size
 from stackd.doctor.running import LocalDaemon
-from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError, StackdError
+from stackd.errors import (
+    ClusterError,
+    ClusterRefused,
+    ClusterUnavailable,
+    ConfigError,
+    NamespaceMissing,
+    ObjectNotFound,
+    StackdError,
+)
 from stackd.files import read_keys, write_private
 from stackd.keys import new_key
 from stackd.kube.client import Cluster
@@ -211,8 +219,8 @@ class _Setup:
                 try:
                     await admin.apply(document)
                 except StackdError as error:
-                    # What follows from a refusal, such as a missing namespace, is handed over, too.
-                    if not (refused or isinstance(error, ClusterRefused)):
+                    follows = refused and isinstance(error, NamespaceMissing | ObjectNotFound)
+                    if not (follows or isinstance(error, ClusterRefused)):
                         raise
                     refused.append(f"{change}: {error.detail or error}")
                 else:

@@ -29,7 +29,8 @@ from tests.provisioning import ADMIN, ask
 ARENA = "/api/v1/namespaces/arena"
 ANY = frozenset({"*"})
 READS = Rule(verbs=frozenset({"get", "list"}), resources=ANY, groups=ANY)
-READER = User(token="reader", name="reader", rules=(READS,))
+LIMITS = Rule(verbs=frozenset({"create"}), resources=frozenset({"limitranges"}), groups=ANY)
+READER = User(token="reader", name="reader", rules=(READS, LIMITS))
 OF_ARENA = User(token="arena", name="arena", rules=(Rule(verbs=ANY, resources=ANY, groups=ANY, namespace="arena"),))
 WORKERS = (NodeSpec(name="one", labels={}), NodeSpec(name="two", labels={}))
 
@@ -158,6 +159,10 @@ async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monke
     assert "no right to create namespaces" in result.stdout
     assert "stackd's credentials" not in result.stdout, "it is the administrator's account"
     assert not site.beside("kubeconfig").exists()
+    site.cluster.faults.add_fault(verb="create", resource="limitranges", action="cut")
+    cut = await site.setup("--yes", "--node", "one", admin="reader")
+    assert (cut.exit_code, "no right to create" in cut.stdout) == (1, False), cut.stdout
+    site.cluster.faults.clear()
     for name in ("api-key", "play-secret"):
         site.beside(name).unlink()
     access = os.access
