@@ -15,7 +15,7 @@ from types import MappingProxyType
 from stackd.clock import NANOSECONDS, Clock, WallClock
 from stackd.codes import HOST, Host
 from stackd.config import Config, LimitsSection, policy_of
-from stackd.errors import ClusterUnavailable
+from stackd.errors import ClusterUnavailable, StoreUnavailable
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
@@ -282,6 +282,14 @@ class Context:
     def longest_turn(self) -> float:
         """As ``longest_call``, where an error takes back what is fine: the calls before it in a burst have as long, too."""
         return 2 * self.longest_call
+
+    async def probe_file(self) -> None:
+        """Note whether the state file can be written (``gate.file_error``)."""
+        try:
+            await self.store.probe()
+            self.gate.file_error = ""
+        except StoreUnavailable as error:
+            self.gate.file_error = str(error)
 
     def observe_all(self) -> None:
         """Have all stacks looked at: their statuses may mean something else by now."""

@@ -14,7 +14,6 @@ import gc
 import logging
 
 from stackd import logs
-from stackd.errors import StoreUnavailable
 from stackd.kube.credentials import expiry_remark
 from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
@@ -128,10 +127,7 @@ async def why_stuck(context: Context, seconds: float) -> str:
     """What is stuck; empty if nothing is. Waits at most ``seconds`` for the file. Updates ``file_error``."""
     try:
         async with asyncio.timeout(seconds):
-            await context.store.probe()
-        context.gate.file_error = ""
-    except StoreUnavailable as error:
-        context.gate.file_error = str(error)
+            await context.probe_file()
     except TimeoutError:
         return f"the state file has not answered within {seconds:g} s"
     silent = [

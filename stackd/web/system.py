@@ -9,7 +9,6 @@ from aiohttp import web
 
 from stackd import contract
 from stackd.codes import ErrorCode
-from stackd.errors import StoreUnavailable
 from stackd.lifecycle.capacity import capacity, needs_of, refresh_ports, refresh_quotas, storage
 from stackd.lifecycle.decide import ReconcilePlan
 from stackd.lifecycle.nodes import StackResources
@@ -99,13 +98,8 @@ async def readyz(call: ApiCall) -> web.Response:
 
 async def unready(api: Api) -> list[str]:
     """Why the daemon is not ready; empty if it is."""
-    context = api.context
-    try:
-        await context.store.probe()
-        context.gate.file_error = ""
-    except StoreUnavailable as error:
-        context.gate.file_error = str(error)
-    return context.gate.why_not_ready()
+    await api.context.probe_file()
+    return api.context.gate.why_not_ready()
 
 
 @route("GET", "/key", HEALTH, Answer("The key.", contract.Key), standby=True)
