@@ -194,6 +194,9 @@ async def test_a_wait_takes_several_statuses_and_a_create_waits_for_one_of_them(
         assert (again.status, again.json["stack_id"], again.json["status"]) == (201, made.json["stack_id"], status)
         assert (await wait(at, made.json["stack_id"], "failed,running", "60s")).json["status"] == status
     assert len(await at.listed()) == 2
+    for query, wrong in (("wait=dancing", "wait must be"), ("wait=running&timeout=1y", "timeout must be")):
+        await at.refused(400, wrong, f"/stacks?{query}", sent)
+    assert len(await at.listed()) == 2, "nothing is made for a wait that cannot be"
 
 
 async def test_who_waits_for_a_job_is_answered_at_its_end(at: Harness) -> None:
