@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -21,9 +22,9 @@ from stackd.errors import ClusterUnavailable, Conflict, NotFound, PermissionDeni
 from stackd.keys import READ, ApiKey
 from stackd.model import NO_LABELS, AuditKind
 from stackd.names import matches_any
-from stackd.play.players import KEPT, link_of, players_of
+from stackd.play.players import players_of
 from stackd.play.state import Shown
-from stackd.play.tokens import LINK, LONGEST_TOKEN, PLAYER, Link, new_code
+from stackd.play.tokens import LINK, LONGEST_TOKEN, PLAYER, new_code
 from stackd.podspec.decoding import decode
 from stackd.store.links import KeptLink
 from stackd.web import requests
@@ -80,13 +81,10 @@ async def create_link(call: ApiCall) -> web.Response:
     token, code = signer.token(link), new_code() if link.stacks else ""
     if (over := len(token) - LONGEST_TOKEN) > 0:
         raise wrong("labels", f"name, labels and templates are too long for a link, by {over} bytes")
-    ends = link.expires_at * NANOSECONDS
-    same = {name: getattr(link, name) for name in KEPT}
     code_digest = next(iter(signer.code_digests(code))) if code else ""
-    kept = KeptLink(**same, expires_at=ends, by=call.key.principal, code=code_digest)
-    await call.api.context.store.links.add(kept)
+    await call.api.context.store.links.add(replace(link, code=code_digest))
     url = play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}")
-    expires_at = time_of(ends)
+    expires_at = time_of(link.expires_at)
     reads = "" if link.stacks else ", who reads the dashboard"
     what = f"{link.link_id} made: {link.name}{reads}, until {expires_at}"
     call.api.context.audit.note(AuditKind.LINK, what, by=call.key.principal)
@@ -166,11 +164,11 @@ async def show_player_page(call: ApiCall) -> web.Response:
     if kept is None or kept.scope or not call.key.may_see(kept.labels):
         raise NotFound(f"link not found: {link_id}", code=ErrorCode.LINK_NOT_FOUND)
     players = players_of(call)
-    key = players.key_of(link_of(kept).visited(visitor))
+    key = players.key_of(kept.visited(visitor))
     return json_response(Shown(call.api.context, players, key, watched=True).everything())
 
 
-def _link_of(call: ApiCall, given: contract.CreateLink) -> Link:
+def _link_of(call: ApiCall, given: contract.CreateLink) -> KeptLink:
     """The link that the body asks for. Raises InvalidRequest, PermissionDenied."""
     helper, is_open = given.scope is not None, given.each is not None
     if helper:
@@ -178,15 +176,16 @@ def _link_of(call: ApiCall, given: contract.CreateLink) -> Link:
     if is_open != (given.total is not None):
         raise wrong("total", "the most stacks of all visitors goes with each, and each with total")
     labels = NO_LABELS if helper else _labels(call, given.labels, is_open=is_open)
-    return Link(
+    return KeptLink(
         link_id=f"link-{secrets.token_hex(8)}",
         name=_name(given.name or " ".join(labels.values())[:LONGEST_LINK_NAME]),
         labels=labels,
         templates=() if helper else _templates(call.key, given.templates or ()),
         stacks=0 if helper else given.stacks or 1,
-        expires_at=call.api.context.clock.now() // NANOSECONDS + _life(given.expires or DEFAULT_LIFE),
+        expires_at=(call.api.context.clock.now() // NANOSECONDS + _life(given.expires or DEFAULT_LIFE)) * NANOSECONDS,
         among=call.key.labels,
         total=given.total or 0,
+        by=call.key.principal,
     )
 
 

@@ -22,8 +22,8 @@ from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.model import DeleteReason, Stack, list_key
 from stackd.play.messages import Messages
-from stackd.play.tokens import Link, LinkKey, Signer
-from stackd.store.links import KeptLink, Visit
+from stackd.play.tokens import LinkKey, Signer
+from stackd.store.links import KeptLink, Link, Visit
 from stackd.templates import Template
 from stackd.web.api import ApiCall
 from stackd.web.auth import SAFE_METHODS, Failures, Keys, client_network
@@ -33,9 +33,6 @@ COOKIE: Final = "stackd-play"
 HOST_COOKIE: Final = "__Host-stackd-play"
 """The name with https: a browser takes this name only from stackd's own host, and no stack at another name below its domain
 can set it. Such a cookie has the path ``/``."""
-
-KEPT: Final = ("link_id", "name", "labels", "templates", "stacks", "among", "total")
-"""What the state file has of a link as its token says it."""
 
 OWN_PAGE: Final = "X-Play"
 """A header that no page of another site can send without being asked first: the link that the page shows, or ``ANY_LINK``."""
@@ -203,7 +200,7 @@ class Players:
         templates, theirs = self._context.settings.templates, others.keys() if len(others) < len(tenants) else None
         written = (one.stored for one in templates.values() if one.stored is not None and one.source == "api")
         hidden = frozenset(kept.name for kept in written if kept.tenant and (theirs is None or kept.by.id in theirs))
-        return link.key(tenants=tuple(others.values()), hidden=hidden)
+        return LinkKey.of(link, tenants=tuple(others.values()), hidden=hidden)
 
     def helper(self, text: str) -> ApiKey | None:
         """The helper whose link this is; None if it is no helper's link. Raises Unauthenticated if the link has ended."""
@@ -211,14 +208,14 @@ class Players:
             link = self.signer.read_helper(text)
         except Unauthenticated:
             return None  # a wrong key, as any other
-        return self.valid(link).key(signed_by=text.partition(".")[0])
+        return LinkKey.of(self.valid(link), signed_by=text.partition(".")[0])
 
     def in_force(self, key: ApiKey) -> bool:
         """Whether the key, once accepted, would be accepted now."""
         if not isinstance(key, LinkKey):
             return self._keys.in_force(key)
         revoked = key.link.link_id in self._context.store.links.revoked
-        return not revoked and self.remaining(key.link) > 0 and key.signed_by in self.signer
+        return not revoked and key.link.expires_at > self._context.clock.now() and key.signed_by in self.signer
 
     def session(self, request: web.Request) -> Link:
         """The link of the request's cookie. Raises Unauthenticated."""
@@ -231,7 +228,7 @@ class Players:
 
     def valid(self, link: Link) -> Link:
         """The link, if it is to be accepted now. Raises Unauthenticated."""
-        if link.expires_at <= self._seconds:
+        if link.expires_at <= self._context.clock.now():
             raise Unauthenticated("the link has expired", code=ErrorCode.LINK_EXPIRED)
         if link.link_id in self._context.store.links.revoked:
             raise Unauthenticated("the link was revoked", code=ErrorCode.LINK_REVOKED)
@@ -239,7 +236,7 @@ class Players:
 
     def remaining(self, link: Link) -> int:
         """For how many seconds the link is valid."""
-        return max(0, link.expires_at - self._seconds)
+        return max(0, link.expires_at - self._context.clock.now()) // NANOSECONDS
 
     def remember(self, request: web.Request, response: web.Response, session: str = "", age: int = 0) -> None:
         """Have the browser keep the session, of which so many seconds are left; without one, forget it."""
@@ -284,7 +281,7 @@ class Players:
                 for failures, who in budgets:
                     failures.wait(who, attempt=True)
                 raise Unauthenticated("no link has this short code", code=ErrorCode.CODE_INVALID)
-        return link_of(kept), digests[kept.code]
+        return kept, digests[kept.code]
 
     def opened(self, request: web.Request) -> None:
         """Note that a link was opened at the address of the request."""
@@ -302,11 +299,6 @@ class Players:
             sentence = f"more than {VISITORS_A_MINUTE} new visitors a minute from one address"
             raise TooManyRequests(sentence, wait, code=ErrorCode.TOO_MANY_VISITORS)
         return link.visited(secrets.token_hex(5))
-
-
-def link_of(kept: KeptLink) -> Link:
-    """The link of which this is kept."""
-    return Link(**{name: getattr(kept, name) for name in KEPT}, expires_at=kept.expires_at // NANOSECONDS)
 
 
 def players_of(call: ApiCall) -> Players:

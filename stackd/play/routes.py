@@ -22,8 +22,9 @@ from stackd.lifecycle.verbs import delete, extend, restart
 from stackd.model import Stack
 from stackd.play.players import players_of
 from stackd.play.state import Shown, offer_of
-from stackd.play.tokens import Link, LinkKey
+from stackd.play.tokens import LinkKey
 from stackd.store import Claim
+from stackd.store.links import Link
 from stackd.web import requests, stacks
 from stackd.web.api import CALLER, ApiCall, route
 from stackd.web.idempotency import StoredResponse
@@ -60,7 +61,7 @@ async def open_session(call: ApiCall) -> web.Response:
     else:
         link = players.signer.read_token(token)
     link = players.valid(link)
-    call.request[CALLER] = link.key().principal
+    call.request[CALLER] = LinkKey.of(link).principal
     if link.total:
         link = _same_link(call, link) or players.new_visitor(call.request, link)
     players.note_visit(link)

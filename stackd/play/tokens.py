@@ -15,18 +15,20 @@ import hmac
 import secrets
 import unicodedata
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
 from msgspec import json
 from pydantic import ConfigDict
 
+from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
 from stackd.errors import Unauthenticated
 from stackd.keys import READ, TENANT, ApiKey
-from stackd.model import NO_LABELS, LabelQuota, Principal
+from stackd.model import LabelQuota, Principal
 from stackd.names import LINK_LABEL
+from stackd.store.links import Link
 
 LONGEST_TOKEN: Final = 3000
 """In characters: browsers keep cookies of up to 4096 bytes."""
@@ -57,60 +59,6 @@ def read_code(text: str) -> str:
     return "".join(symbol for symbol in typed if symbol in CODE_SYMBOLS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """``labels``     what the player's stacks get; ``among`` those of them that the tenant has who made the link
-    ``templates``  patterns of the templates that it may start; empty: all
-    ``stacks``     how many stacks a player may have; 0: it is a helper's, who reads everything
-    ``expires_at`` in seconds since the epoch
-    ``total``      of an open link: how many stacks all of its visitors may have; 0: it is one player's
-    ``visitor``    in a session of an open link: which visitor
-    """
-
-    link_id: str
-    name: str
-    labels: Mapping[str, str]
-    templates: tuple[str, ...]
-    stacks: int
-    expires_at: int
-    among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
-    total: int = 0
-    visitor: str = ""
-
-    @property
-    def player(self) -> str:
-        """Who has a budget of their own: a link's player, or one visitor of an open link."""
-        return f"{self.link_id}/{self.visitor}" if self.visitor else self.link_id
-
-    def key(
-        self, *, tenants: tuple[Mapping[str, str], ...] = (), hidden: Container[str] = (), signed_by: str = ""
-    ) -> LinkKey:
-        """The player as a tenant, which is what a player is to everything but the routes below ``/play``; or the helper as an
-        API key that reads."""
-        open_labels = {LINK: self.link_id, PLAYER: self.visitor} if self.total else {}
-        return LinkKey.model_construct(
-            name=f"{LINK if self.stacks else 'helper'} {self.name} {self.visitor}".strip(),
-            sha256=b"",
-            scope=TENANT if self.stacks else READ,
-            labels={**self.labels, **open_labels},
-            templates=self.templates,
-            pod_specs=False,
-            link=self,
-            tenants=tenants,
-            hidden=hidden,
-            signed_by=signed_by,
-        )
-
-    @property
-    def title(self) -> str:
-        """What the page is called; for a visitor of an open link with so much of the label as can be read out."""
-        return f"{self.name} {self.visitor[:4].upper()}".strip()
-
-    def visited(self, visitor: str) -> Link:
-        """The session of a visitor of this open link."""
-        return replace(self, visitor=visitor)
-
-
 class LinkKey(ApiKey):
     """A player, with the limits of an API key of a tenant; or a helper, whose secret is the one ``signed_by`` names.
 
@@ -123,6 +71,31 @@ class LinkKey(ApiKey):
     tenants: tuple[Mapping[str, str], ...] = ()
     hidden: Container[str] = ()
     signed_by: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        link: Link,
+        *,
+        tenants: tuple[Mapping[str, str], ...] = (),
+        hidden: Container[str] = (),
+        signed_by: str = "",
+    ) -> LinkKey:
+        """The player as a tenant, which is what a player is to everything but the routes below ``/play``; or the helper as an
+        API key that reads."""
+        open_labels = {LINK: link.link_id, PLAYER: link.visitor} if link.total else {}
+        return cls.model_construct(
+            name=f"{LINK if link.stacks else 'helper'} {link.name} {link.visitor}".strip(),
+            sha256=b"",
+            scope=TENANT if link.stacks else READ,
+            labels={**link.labels, **open_labels},
+            templates=link.templates,
+            pod_specs=False,
+            link=link,
+            tenants=tenants,
+            hidden=hidden,
+            signed_by=signed_by,
+        )
 
     @cached_property
     def principal(self) -> Principal:
@@ -199,7 +172,8 @@ class Signer:
         return self._read(_SESSION, text)
 
     def _sign(self, purpose: bytes, link: Link, key_id: str) -> str:
-        values = [_VERSION, *(getattr(link, name) for name in Link.__slots__)]
+        said = replace(link, expires_at=link.expires_at // NANOSECONDS)
+        values = [_VERSION, *(getattr(said, name) for name in Link.__slots__)]
         values.insert(_UNUSED, 0)
         payload = _encode(json.encode(values, enc_hook=dict))
         return f"{key_id}.{payload}.{_encode(self._signature(purpose, key_id, payload))}"
@@ -216,7 +190,8 @@ class Signer:
                 if values.pop(0) == _VERSION:
                     del values[_UNUSED - 1]
                     link = Link(**dict(zip(Link.__slots__, values, strict=True)))
-                    return replace(link, templates=tuple(link.templates))
+                    ends = link.expires_at * NANOSECONDS
+                    return replace(link, templates=tuple(link.templates), expires_at=ends)
         raise Unauthenticated("the link is not valid", code=ErrorCode.LINK_INVALID)
 
     def _signature(self, purpose: bytes, key_id: str, payload: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from msgspec import json
 
@@ -43,24 +44,38 @@ Visit = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeptLink:
-    """What is kept of a link; times in nanoseconds, ``by`` who has made it, ``opened_at`` and ``seen_at`` the first and the
-    last request of its player that is known; ``code``: the digest of its short code."""
+class Link:
+    """``labels``     what the player's stacks get; ``among`` those of them that the tenant has who made the link
+    ``templates``  patterns of the templates that it may start; empty: all
+    ``stacks``     how many stacks a player may have; 0: it is a helper's, who reads everything
+    ``expires_at`` in nanoseconds; a token has whole seconds
+    ``total``      of an open link: how many stacks all of its visitors may have; 0: it is one player's
+    ``visitor``    in a session of an open link: which visitor
+    """
 
     link_id: str
     name: str
     labels: Mapping[str, str]
     templates: tuple[str, ...]
     stacks: int
-    total: int
     expires_at: int
-    by: Principal
-    created_at: int = 0
-    revoked: bool = False
-    opened_at: int | None = None
-    seen_at: int | None = None
-    code: str = ""
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    total: int = 0
+    visitor: str = ""
+
+    @property
+    def player(self) -> str:
+        """Who has a budget of their own: a link's player, or one visitor of an open link."""
+        return f"{self.link_id}/{self.visitor}" if self.visitor else self.link_id
+
+    @property
+    def title(self) -> str:
+        """What the page is called; for a visitor of an open link with so much of the label as can be read out."""
+        return f"{self.name} {self.visitor[:4].upper()}".strip()
+
+    def visited(self, visitor: str) -> Self:
+        """The session of a visitor of this open link."""
+        return replace(self, visitor=visitor)
 
     @property
     def scope(self) -> str:
@@ -73,8 +88,22 @@ class KeptLink:
         return "visitor" if self.total else ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLink(Link):
+    """A link with what its token does not say; times in nanoseconds, ``by`` who has made it, ``opened_at`` and ``seen_at`` the
+    first and the last request of its player that is known; ``code``: the digest of its short code."""
+
+    by: Principal
+    created_at: int = 0
+    revoked: bool = False
+    opened_at: int | None = None
+    seen_at: int | None = None
+    code: str = ""
+
+
 LINKS = Columns(
     KeptLink,
+    without="visitor",
     read={
         "labels": labels_from,
         "templates": lambda text: tuple(json.decode(text)),

@@ -21,7 +21,8 @@ from stackd.play.players import (
     VISITORS_A_MINUTE,
     WRONG_CODES_A_MINUTE,
 )
-from stackd.play.tokens import Link, Signer
+from stackd.play.tokens import Signer
+from stackd.store.links import Link
 from tests.harness import KEY, Client, Harness, Machine, harness, seed
 from tests.players import OTHER_SECRET, OWN_PAGE, SECRET, browser, make_link, pass_time, player, settings, token_of
 from tests.templates import PLAIN
@@ -54,7 +55,7 @@ def forged(token: str) -> dict[str, str]:
     """Tokens that somebody makes from a valid one."""
     key_id, payload, signature = token.split(".")
     longer = base64.urlsafe_b64encode(base64.urlsafe_b64decode(payload + "==").replace(b"seat-12", b"seat-13")).decode()
-    stranger = Link(link_id="link-0", name="x", labels={"player": "seat-12"}, templates=(), stacks=9, expires_at=2**40)
+    stranger = Link(link_id="link-0", name="x", labels={"player": "seat-12"}, templates=(), stacks=9, expires_at=2**62)
     return {
         "other labels": f"{key_id}.{longer.rstrip('=')}.{signature}",
         "no signature": f"{key_id}.{payload}.",
