@@ -82,10 +82,10 @@ OLDEST_TIMELINES = (
     " ORDER BY at DESC LIMIT -1 OFFSET ?) WHERE stack_id NOT IN (SELECT stack_id FROM stacks) LIMIT ?"
 )
 HOLDERS = (
-    "SELECT v.stack_id, v.name, r.labels, r.removed_at,"
+    "SELECT v.stack_id, v.name, coalesce(r.labels, '{}'), r.removed_at,"
     " (SELECT by FROM timeline WHERE stack_id = v.stack_id AND kind = 'accepted' ORDER BY seq LIMIT 1)"
-    " FROM removed_values AS v JOIN removed_stacks AS r USING (stack_id) WHERE v.digest = ?"
-    " ORDER BY r.removed_at DESC LIMIT 100"
+    " FROM removed_values AS v LEFT JOIN removed_stacks AS r USING (stack_id) WHERE v.digest = ?"
+    " ORDER BY r.removed_at DESC NULLS FIRST LIMIT 100"
 )
 INSERT_REMOVED_LABELS = (
     "INSERT OR IGNORE INTO removed_labels SELECT lower(own.key), lower(own.value), r.stack_id FROM json_each(?) AS wanted"
@@ -206,7 +206,7 @@ def forget(tx: Transaction, ids: Collection[str]) -> int:
 
 
 def note_values(tx: Transaction, values: Iterable[tuple[str, Mapping[str, str]]]) -> None:
-    """Keep the digests of the values that removed stacks had, by their ids."""
+    """Keep the digests of the values that stacks have no more, by their ids."""
     if not tx.tight:
         digests = [(digest_of_value(value), name, stack_id) for stack_id, own in values for name, value in own.items()]
         tx.many("INSERT OR IGNORE INTO removed_values VALUES (?, ?, ?)", digests)
@@ -219,12 +219,13 @@ def digest_of_value(value: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """A removed stack that had a value as the variable ``name``; ``removed_at`` in nanoseconds. ``by``: who has created it."""
+    """A stack that had a value as the variable ``name``; ``removed_at`` in nanoseconds, None: it is there, without the value.
+    ``by``: who has created it. The labels are those of a removed one."""
 
     stack_id: str
     name: str
     labels: Mapping[str, str]
-    removed_at: int
+    removed_at: int | None
     by: Principal | None
 
 
@@ -232,7 +233,7 @@ HOLDER = Columns(Holder, read={"labels": labels_from, "by": lambda by: by and Pr
 
 
 def holders(tx: Transaction, value: str) -> list[Holder]:
-    """The removed stacks that had the value, the last one first."""
+    """The stacks that had the value, the one that was removed last first."""
     return [HOLDER.record(row) for row in tx.rows(HOLDERS, (digest_of_value(value),))]
 
 

@@ -43,11 +43,11 @@ CREATE INDEX jobs_by ON jobs (principal, created_at, items);
 CREATE INDEX links_by ON links (principal, expires_at);
 """
 
-# Digests of the values that were generated for removed stacks, by which a value is found that somebody has handed in.
+# Digests of the values that were generated for removed stacks, or that a renewal has replaced, by which a value is found that
+# somebody has handed in.
 REMOVED_VALUES = """
 CREATE TABLE removed_values (
-    digest TEXT NOT NULL, name TEXT NOT NULL,
-    stack_id TEXT NOT NULL REFERENCES removed_stacks (stack_id) ON DELETE CASCADE, PRIMARY KEY (digest, stack_id, name)
+    digest TEXT NOT NULL, name TEXT NOT NULL, stack_id TEXT NOT NULL, PRIMARY KEY (digest, stack_id, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX removed_values_stack ON removed_values (stack_id);
 """

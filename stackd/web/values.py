@@ -35,15 +35,19 @@ from stackd.web.stacks import HISTORY, read_body
 async def find_value(call: ApiCall) -> web.Response:
     """Whose value is this?
 
-    The stacks for which this value was generated: those that there are, and those that are gone, until `stacks.keep_history`
-    after that. A tenant's key finds its own. No other value is told.
+    The stacks for which this value was generated: those that there are, also if a renewal has replaced it, and those that are
+    gone, until `stacks.keep_history` after that. A tenant's key finds its own. No other value is told.
     """
     _require_trusted(call)
     value = requests.parse(await read_body(call), contract.FindValue).value
-    there = (_living(stack, name) for stack in _own(call) for name in _having(stack, value))
-    kept = await call.api.context.store.timeline.holders(value)
-    gone = (one for one in kept if not call.key.tenant or one.by == call.key.principal)
-    return json_response(contract.FoundValues(found=(*there, *map(_gone, gone))))
+    own = {stack.stack_id: stack for stack in _own(call)}
+    found = {(stack.stack_id, name): _living(stack, name) for stack in own.values() for name in _having(stack, value)}
+    for one in await call.api.context.store.timeline.holders(value):
+        if one.removed_at and (one.by == call.key.principal or not call.key.tenant):
+            found.setdefault((one.stack_id, one.name), _gone(one))
+        elif one.stack_id in own:
+            found.setdefault((one.stack_id, one.name), _living(own[one.stack_id], one.name, replaced=True))
+    return json_response(contract.FoundValues(found=tuple(found.values())))
 
 
 @route(
@@ -89,8 +93,10 @@ def _having(stack: Stack, value: str) -> Iterator[str]:
             yield name
 
 
-def _living(stack: Stack, name: str) -> contract.ValueHolder:
-    return contract.ValueHolder(stack_id=stack.stack_id, name=name, labels=stack.labels, template=stack.template or "")
+def _living(stack: Stack, name: str, *, replaced: bool = False) -> contract.ValueHolder:
+    return contract.ValueHolder(
+        stack_id=stack.stack_id, name=name, labels=stack.labels, template=stack.template or "", replaced=replaced
+    )
 
 
 def _gone(one: Holder) -> contract.ValueHolder:

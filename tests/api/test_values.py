@@ -43,6 +43,23 @@ async def test_a_value_is_found_while_its_stack_is_there_and_after_it_has_ended(
     assert flag not in (vm.folder / "stackd.db").read_bytes().decode("latin-1"), "only its digest is kept"
 
 
+async def test_a_value_that_a_renewal_has_replaced_is_still_found(at: Harness, vm: Machine) -> None:
+    mine, theirs = with_key(at, CI), with_key(at, OTHER)
+    made = await mine.create(BODY)
+    stack_id, flag = made["stack_id"], made["values"]["FLAG"]
+    folder_with(vm.folder, web_1=WEB.replace("FLAG", "ANSWER"), plain=PLAIN)
+    await at.reload_templates()
+    await at.post(f"/stacks/{stack_id}/restart", {"template": "latest"}, 200)
+    for seer in (at, mine):
+        (seen,) = (await seer.post("/values/find", {"value": flag}, 200))["found"]
+        assert (seen["stack_id"], seen["name"], seen["removed_at"], seen["replaced"]) == (stack_id, "FLAG", None, True)
+    assert await found(theirs, flag) == []
+    await mine.delete(stack_id)
+    await until(at.listed, lambda seen: seen == [])
+    for seer, has in ((at, [(stack_id, "FLAG", False)]), (mine, [(stack_id, "FLAG", False)]), (theirs, [])):
+        assert await found(seer, flag) == has
+
+
 async def test_a_tenant_finds_and_reads_its_own_only(at: Harness) -> None:
     mine, theirs = with_key(at, CI), with_key(at, OTHER)
     first, second = await mine.create(BODY), await theirs.create(BODY)

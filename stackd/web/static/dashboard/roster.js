@@ -290,9 +290,9 @@ export class Roster {
       try {
         /** @type {import("./stacks.js").Schemas["FoundValues"]} */
         const { found } = await ask("POST", "/values/find", { body: { value: field.value.trim() } });
-        const lines = found.map(({ stack_id: id, labels, removed_at: removed }) => {
+        const lines = found.map(({ stack_id: id, labels, removed_at: removed, replaced }) => {
           const who = h("b", {}, this.links.nameOf({ labels, shared: false }));
-          const ended = removed ? quiet(`, ended ${full(removed)}`) : null;
+          const ended = removed ? quiet(`, ended ${full(removed)}`) : replaced && quiet(", before it was renewed");
           return h("li", {}, who, ` ${pairsOf(labels)} `, h("span", { class: "mono" }, id), ended);
         });
         show(answer, lines.length ? h("ul", { class: "details" }, lines) : "It is nobody's.");
