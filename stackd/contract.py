@@ -1067,6 +1067,10 @@ class CreateLink(Request, frozen=True, kw_only=True):
         Annotated[str, expects("a name of at most 40 characters", max_length=40)] | None,
         "What timelines, the log and the page call it, at most 40 characters.",
     ] = None
+    player_name: Annotated[
+        Annotated[str, expects("a text of at most 254 characters", max_length=254)] | None,
+        "Who the player is in your list, such as an address; lists of links have it, and the player's page does not.",
+    ] = None
     stacks: Annotated[
         Annotated[int, Meta(ge=1, le=100)] | None, "How many stacks the player may have at a time; 1 if not given."
     ] = None
@@ -1111,8 +1115,9 @@ class KeptLink(Body, frozen=True, kw_only=True):
     revoked: Annotated[bool, "Whether it was revoked."]
     opened_at: Annotated[datetime | None, "When it was opened first, if it was."] = None
     seen_at: Annotated[datetime | None, "When its page last asked for its stacks, if it was opened."] = None
+    player_name: Annotated[str, "Who the player is in the list of whoever has made it."] = ""
 
-    optional = ("each", "scope", "total", "opened_at", "seen_at")
+    optional = ("each", "scope", "total", "opened_at", "seen_at", "player_name")
 
 
 class CreateMessage(Request, frozen=True, kw_only=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -11,11 +10,10 @@ import click
 from stackd.cli import group
 from stackd.cli import output as render
 from stackd.cli.options import labels_of, labels_option, output_option, template_option
-from stackd.cli.players import table_of
+from stackd.cli.players import Form, table_of
 from stackd.cli.target import client_options
 from stackd.client import Client
 from stackd.contract import ValueHolder
-from stackd.printable import inert
 
 ADDED = ("stack_id", "labels", "is_there")
 NOBODY = 1
@@ -35,7 +33,7 @@ def find(client: Client, value: str, output: str | None) -> None:
 
     Finds stacks that are gone, too, for as long as their history is kept.
     """
-    found = [one.raw for one in client.find_value(value)]
+    found = [one.raw for one in client.find_value(value.strip())]
     render.print_list("found", found, COLUMNS, output, "stack_id")
     if not found:
         sys.exit(NOBODY)
@@ -46,15 +44,16 @@ def find(client: Client, value: str, output: str | None) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE")
 @click.option("--column", default="flag", show_default=True, metavar="NAME", help="The column with the values.")
 def check(client: Client, file: str, column: str) -> None:
-    """Say whose each value of a CSV file is: prints its lines again, with the stack and its labels.
+    """Say whose each value of a CSV file is: prints the file again, with the stack and its labels in each line.
 
     A value that was generated for nobody gets empty cells.
 
     \b
     stackd flags check answers.csv --column answer > checked.csv
     """
-    _, head, place, rows = table_of(file, column, "see --column")
-    _write([*head, *ADDED], _checked(client, rows, place, len(head)))
+    form, head, place, rows = table_of(file, column, "see --column")
+    lines = _checked(client, rows, place, len(head))
+    click.echo(form.written([[*head, *ADDED], *lines]), nl=False)
 
 
 def _checked(client: Client, rows: Iterable[tuple[int, list[str]]], place: int, width: int) -> Iterator[list[str]]:
@@ -92,15 +91,12 @@ def export(client: Client, template: str, labels: tuple[str, ...], output: str |
             for one in stacks
             for pair in one.values.items()
         )
-        _write(["stack_id", "template", "labels", "name", "value"], lines)
+        click.echo(Form().written([["stack_id", "template", "labels", "name", "value"], *lines]), nl=False)
 
 
-def _write(head: list[str], lines: Iterable[list[str]]) -> None:
-    """Print a CSV file, in whose cells no spreadsheet finds a formula."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(head)
-    for line in lines:
-        writer.writerow(map(inert, line))
+def _until(one: render.Fields) -> str:
+    """Until when the stack had the value; - if it has it."""
+    return render.local(one["removed_at"]) if one["removed_at"] else "renewal" if one.get("replaced") else "-"
 
 
 COLUMNS = (
@@ -108,5 +104,5 @@ COLUMNS = (
     render.Column(head="name", of=lambda one: one["name"]),
     render.Column(head="labels", of=lambda one: render.label_text(one) or "-", elastic=True),
     render.Column(head="template", of=lambda one: one["template"] or "-", keep=5),
-    render.Column(head="removed", of=lambda one: render.local(one["removed_at"]) if one["removed_at"] else "-"),
+    render.Column(head="until", of=_until),
 )

@@ -6,8 +6,6 @@ is made; and that the file is written as the list of players is, so that it open
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections.abc import Mapping
@@ -24,37 +22,24 @@ from stackd.client import Busy, Client
 from stackd.client.attempts import TOO_MANY
 from stackd.contract import NewLink
 from stackd.files import write_private
-from stackd.printable import inert, printable, some_of
+from stackd.printable import printable, some_of
 
 MADE = ("link_id", "url", "expires_at", "code")
 LONGEST_NAME = 40
 SHOWN = 4
-# A file has one byte order mark, at its beginning.
-FOLLOWING = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A link with its player's line of the file."""
+    """A link by its name, and its player's line of the file with the link in it."""
 
-    columns: Mapping[str, str]
     name: str
-    link_id: str
-    url: str
-    expires_at: str
-    code: str
+    cells: Mapping[str, str]
 
     @classmethod
-    def of(cls, columns: Mapping[str, str], link: NewLink) -> Made:
-        """A link that was made just now."""
-        expires_at = str(link.raw["expires_at"])
-        made = {"link_id": link.link_id, "url": link.url, "expires_at": expires_at, "code": link.code}
-        return cls(columns=columns, name=link.name, **made)
-
-    @property
-    def cells(self) -> dict[str, str]:
-        """A line of the players' file again, with the link."""
-        return {**self.columns, **{name: getattr(self, name) for name in MADE}}
+    def of(cls, columns: Mapping[str, str], link: Mapping[str, Any], name: str) -> Made:
+        """The link as stackd answers it, or as a file has it."""
+        return cls(name=name, cells={**columns, **{each: str(link.get(each, "")) for each in MADE}})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,38 +73,45 @@ class Group:
             return
         there, rows = self._working(), _rows(self.into)
         last = {there[row["link_id"]]: row for row in rows if row.get("link_id") in there and row.get("url")}
-        self._kept = {one.player: _of_row(one, last[one.player]) for one in self.people if one.player in last}
+        known = [one for one in self.people if one.player in last]
+        self._kept = {one.player: Made.of(one.columns, last[one.player], _called(one)) for one in known}
         lacking = {*there.values()} - self._kept.keys()
         lost = [one.called for one in self.people if one.player in lacking]
         if lost:
             who = printable(some_of(lost, SHOWN))
             raise click.UsageError(
-                f"{render.counted(len(lost), 'player')} have links that {self.into} lacks: {who}; nothing was made. "
-                "--new makes them new ones, and revokes those"
+                f"{self.into} lacks the links of {render.counted(len(lost), 'player')}: {who}; nothing was made. "
+                "--new makes new ones, and revokes those"
             )
 
     def make(self, *, print_lines: bool) -> None:
         """Make the links that are missing, one after the other, as fast as the key's limits allow; then revoke what they
         replace."""
-        form, head = (Form(), True) if self.into is None else (self.form, not _rows(self.into))
+        form, begins = (Form(), True) if self.into is None else (self.form, not _rows(self.into))
         with open(self.into, "ab", opener=_for_owner) if self.into else nullcontext() as file:
             for one in self.people:
                 made = self._kept.get(one.player)
                 if made is None:
-                    request = {**self.body, "name": _called(one), "labels": {**self.labels, PLAYER: one.player}}
-                    made = Made.of(one.columns, patiently(self.client, request))
+                    who = {
+                        "name": _called(one),
+                        "player_name": one.called,
+                        "labels": {**self.labels, PLAYER: one.player},
+                    }
+                    link = patiently(self.client, {**self.body, **who})
+                    made = Made.of(one.columns, link.raw, link.name)
                     self.new_ones += 1
-                    line = _text([made], form, head=head)
+                    head = [made.cells] if begins else []
+                    line = form.written([*head, made.cells.values()], begins=begins)
                     if file is not None:
-                        encoding = form.encoding if head else FOLLOWING.get(form.encoding, form.encoding)
-                        file.write(line.encode(encoding, "replace"))
+                        file.write(line)
                         file.flush()
                     elif print_lines:  # else they are printed together at the end
                         click.echo(line, nl=False)
-                    head = False
+                    begins = False
                 self.links.append(made)
         if self.into is not None:
-            write_private(self.into, _text(self.links, self.form, head=True).encode(self.form.encoding, "replace"))
+            rows = [self.links[0].cells, *(one.cells.values() for one in self.links)]
+            write_private(self.into, self.form.written(rows))
         if self.new:
             self._revoke_others()
 
@@ -136,7 +128,7 @@ class Group:
         }
 
     def _revoke_others(self) -> None:
-        there, ours = self._working(), {made.link_id for made in self.links}
+        there, ours = self._working(), {made.cells["link_id"] for made in self.links}
         players = {there[link_id] for link_id in ours & there.keys()}
         for link_id, player in there.items():
             if player in players and link_id not in ours:
@@ -166,10 +158,6 @@ def _name(cell: str) -> str:
     return " ".join("".join(each if each.isprintable() else " " for each in cell).split())
 
 
-def _of_row(one: Player, row: Mapping[str, str]) -> Made:
-    return Made(columns=one.columns, name=_called(one), **{name: row.get(name, "") for name in MADE})
-
-
 def _rows(into: Path) -> list[dict[str, str]]:
     """The lines of a file of links; none if there is no file."""
     if not into.exists() or not into.stat().st_size:
@@ -177,16 +165,6 @@ def _rows(into: Path) -> list[dict[str, str]]:
     _, rows = rows_of(str(into), "url")
     _, head = next(rows, (1, []))
     return [dict(zip(head, row, strict=False)) for _, row in rows]
-
-
-def _text(made: list[Made], form: Form, *, head: bool) -> str:
-    lines = io.StringIO()
-    if head and form.named:
-        lines.write(f"sep={form.delimiter}\n")
-    writer = csv.writer(lines, delimiter=form.delimiter, lineterminator="\n")
-    writer.writerows([made[0].cells] if head else [])
-    writer.writerows([inert(cell) for cell in one.cells.values()] for one in made)
-    return lines.getvalue()
 
 
 def _for_owner(path: str, flags: int) -> int:

@@ -104,7 +104,7 @@ def create(client: Client, players: str | None, output: str | None, as_html: boo
         body |= {"each": "visitor", "total": options["visitors"]} if options["visitors"] else {}
         link = patiently(client, {**body, **name, "labels": labels})
         if output or as_html:
-            _print([Made.of({"name": link.name}, link)], output, as_html=as_html)
+            _print([Made.of({"name": link.name}, link.raw, link.name)], output, as_html=as_html)
         else:
             click.echo(link.url)
             click.echo(f"or, at {link.url.partition('#')[0]}, the code {link.code}", err=True)
@@ -150,11 +150,11 @@ def sheet_of(made: list[Made]) -> str:
     cards = [
         CARD.format(
             name=html.escape(link.name),
-            code=segno.make(link.url, error="m").svg_inline(border=2, omitsize=True),
-            url=html.escape(link.url),
-            site=html.escape(link.url.partition("#")[0]),
-            typed=link.code and f"and there the code <b>{html.escape(link.code)}</b>",
-            until=render.local(link.expires_at)[:16].replace("T", " "),
+            code=segno.make(link.cells["url"], error="m").svg_inline(border=2, omitsize=True),
+            url=html.escape(link.cells["url"]),
+            site=html.escape(link.cells["url"].partition("#")[0]),
+            typed=link.cells["code"] and f"and there the code <b>{html.escape(link.cells['code'])}</b>",
+            until=render.local(link.cells["expires_at"])[:16].replace("T", " "),
         )
         for link in made
     ]

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ from stackd.cli.change import NAMED, finished
 from stackd.cli.target import interruptible
 from stackd.client import Client, ClientError, Job
 from stackd.contract import BARE_KEY
-from stackd.printable import printable, some_of
+from stackd.printable import inert, printable, some_of
 from stackd.units import parse_duration
 
 PLAYER = "player"
 LONGEST_LABEL, LONGEST_PLAYER = 63, 254
 DIGITS = 8  # of a label that is made from a name
 MOST_MISTAKES = 20
+# A file has one byte order mark, at its beginning.
+FOLLOWING = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le"}
 _VALUE = re.compile(BARE_KEY)
 players_option = click.option(
     "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
@@ -48,6 +50,16 @@ class Form:
     delimiter: str = ","
     encoding: str = "utf-8"
     named: bool = False
+
+    def written(self, rows: Iterable[Iterable[str]], *, begins: bool = True) -> bytes:
+        """These rows of a file, which ``begins`` with them; no spreadsheet takes a cell for a formula."""
+        lines = io.StringIO()
+        if begins and self.named:
+            lines.write(f"sep={self.delimiter}\n")
+        writer = csv.writer(lines, delimiter=self.delimiter, lineterminator="\n")
+        writer.writerows(map(inert, row) for row in rows)
+        encoding = self.encoding if begins else FOLLOWING.get(self.encoding, self.encoding)
+        return lines.getvalue().encode(encoding, "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +99,7 @@ def read_players(source: str, column: str = PLAYER) -> tuple[list[Player], Form]
             mistakes.append(f"{source}:{line}: {column} '{printable(called)}': {right}")
             continue
         one = Player(line=line, player=label_of(called), called=called, columns=dict(zip(head, row, strict=False)))
-        there = players.setdefault(one.player.lower(), one)
+        there = players.setdefault(called.casefold(), one)
         if there.columns != one.columns:
             mistakes.append(
                 f"{source}:{line}: {printable(called)} stands in line {there.line}, too, and says something else there"

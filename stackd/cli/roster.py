@@ -73,6 +73,7 @@ def _rows(link: KeptLink, own: list[Stack]) -> Iterator[dict[str, Any]]:
     about = {
         "link": link.link_id,
         "name": link.name,
+        "player_name": link.player_name,
         "labels": dict(link.labels),
         "link_expires_at": link.raw["expires_at"],
         "opened_at": link.raw.get("opened_at"),

@@ -91,7 +91,8 @@ class Link:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptLink(Link):
     """A link with what its token does not say; times in nanoseconds, ``by`` who has made it, ``opened_at`` and ``seen_at`` the
-    first and the last request of its player that is known; ``code``: the digest of its short code."""
+    first and the last request of its player that is known; ``code``: the digest of its short code; ``player_name``: who the
+    player is to whoever has made it."""
 
     by: Principal
     created_at: int = 0
@@ -99,6 +100,7 @@ class KeptLink(Link):
     opened_at: int | None = None
     seen_at: int | None = None
     code: str = ""
+    player_name: str = ""
 
 
 LINKS = Columns(

@@ -33,6 +33,7 @@ TEMPLATE_SOURCE = "source TEXT NOT NULL DEFAULT 'api' CHECK (source IN ('api', '
 
 # The digest of a link's short code, and what only the link's token has otherwise.
 LINK_CODE = "code TEXT NOT NULL DEFAULT ''"
+LINK_PLAYER = "player_name TEXT NOT NULL DEFAULT ''"
 LINK_AMONG = "among TEXT NOT NULL DEFAULT '{}'"
 LINKS_CODE = "CREATE UNIQUE INDEX links_code ON links (code) WHERE code <> '';"
 
@@ -150,7 +151,7 @@ CREATE TABLE links (
     link_id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, labels TEXT NOT NULL, templates TEXT NOT NULL,
     stacks INTEGER NOT NULL, total INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
     by TEXT NOT NULL, revoked INTEGER NOT NULL CHECK (revoked IN (0, 1)), {PRINCIPAL},
-    opened_at INTEGER, seen_at INTEGER, {LINK_CODE}, {LINK_AMONG}
+    opened_at INTEGER, seen_at INTEGER, {LINK_CODE}, {LINK_AMONG}, {LINK_PLAYER}
 ) STRICT, WITHOUT ROWID;
 {LINKS_CODE}
 
@@ -180,7 +181,7 @@ TO_12 = (
     "ALTER TABLE links ADD COLUMN opened_at INTEGER; ALTER TABLE links ADD COLUMN seen_at INTEGER;"
     "ALTER TABLE stacks ADD COLUMN relabelled INTEGER NOT NULL DEFAULT 0;"
     f"ALTER TABLE links ADD COLUMN {LINK_CODE}; ALTER TABLE links ADD COLUMN {LINK_AMONG}; {LINKS_CODE}"
-    + REMOVED_VALUES
+    f"ALTER TABLE links ADD COLUMN {LINK_PLAYER};" + REMOVED_VALUES
 )
 
 # The formats that the steps lead to, each from the one before; 1.0.0 wrote format 11.

@@ -196,6 +196,7 @@ ALTER TABLE links DROP COLUMN principal;
 ALTER TABLE links DROP COLUMN opened_at;
 ALTER TABLE links DROP COLUMN seen_at;
 DROP INDEX links_code; ALTER TABLE links DROP COLUMN code; ALTER TABLE links DROP COLUMN among;
+ALTER TABLE links DROP COLUMN player_name;
 ALTER TABLE templates DROP COLUMN principal;
 ALTER TABLE templates DROP COLUMN source;
 ALTER TABLE stacks DROP COLUMN offer;

@@ -36,7 +36,9 @@ async def lesson(boards: Boards, tmp_path: Path, **options: Any) -> AsyncIterato
     async with boards(settings(tmp_path, lab_3=broken), **options) as board:
         links = {}
         for number, name in enumerate(PEOPLE):
-            links[name] = await make_link(board.at, labels={"player": f"seat-{number}"}, name=name)
+            called = "juergen@school.example" if number == 1 else None
+            labels = {"player": f"seat-{number}"}
+            links[name] = await make_link(board.at, labels=labels, name=name, player_name=called)
             async with browser(board.at) as seat:
                 if name in STARTS:
                     await seat.enter(links[name])
@@ -96,7 +98,7 @@ async def test_players_are_found_sorted_chosen_and_exported(boards: Boards, tmp_
         await board.find().fill("muller")
         await expect(board.rows).to_have_count(1)
         await board.button("Players").click()
-        for text in ("mu\N{COMBINING DIAERESIS}ller", "player=seat-1"):
+        for text in ("mu\N{COMBINING DIAERESIS}ller", "player=seat-1", "juergen@school.example"):
             await board.find().fill(text)
             await expect(names(board)).to_have_text(["Jürgen Müller"])
         await board.find().fill("")
@@ -147,6 +149,8 @@ async def test_the_roster_is_for_everybody(boards: Boards, tmp_path: Path) -> No
         await expect(table.get_by_role("row", name="Zoë Straße")).to_contain_text("OOMKilled")
         await board.audit("the roster")
         await board.fits_a_finger()
+        await board.button("Status").press("Enter")
+        await expect(names(board).first).to_have_text("Zoë Straße")
         for control in (board.button("not started"), board.page.get_by_label("Choose Emmy Noether")):
             await control.press("Space")
             await expect(control).to_be_focused()

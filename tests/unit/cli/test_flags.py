@@ -24,16 +24,20 @@ async def test_each_answer_of_a_class_gets_the_stack_whose_it_is(shell: Shell) -
     answers = f"Name;Answer\nMia;{first['values']['FLAG']}\nBen;{first['values']['FLAG']}\nAda;flag{{guess}}\nTim;\n"
     result = await shell.any_command("flags", "check", "-", "--column", "answer", stdin=answers)
     assert result.exit_code == 0, result.output
-    rows = list(csv.DictReader(result.stdout.splitlines()))
+    rows = list(csv.DictReader(result.stdout.splitlines(), delimiter=";"))
     assert [(row["Name"], row["stack_id"], "player=seat-1" in row["labels"], row["is_there"]) for row in rows] == [
         ("Mia", first["stack_id"], True, "yes"),
         ("Ben", first["stack_id"], True, "yes"),
         ("Ada", "", False, ""),
         ("Tim", "", False, ""),
     ]
+    exported = shell.home / "answers.csv"
+    exported.write_bytes(f"sep=;\nName;Flag\nJürgen;{first['values']['FLAG']}\n".encode("cp1252"))
+    result = await shell.any_command("flags", "check", str(exported))
+    assert result.stdout_bytes.startswith("sep=;\nName;Flag;stack_id;labels;is_there\nJürgen;".encode("cp1252"))
     result = await shell.any_command("flags", "check", "-", stdin=answers)
     assert (result.exit_code, 'one column "flag" is expected' in result.stderr) == (2, True), result.output
-    for value, code in ((second["values"]["FLAG"], 0), ("nobody's", 1)):
+    for value, code in ((f" {second['values']['FLAG']}\n", 0), ("nobody's", 1)):
         result = await shell.any_command("flags", "find", value, "-o", "name")
         assert (result.exit_code, result.stdout.split()) == (code, [] if code else [second["stack_id"]])
         assert await (await shell.process("flags", "find", value)).wait() == code

@@ -133,6 +133,8 @@ async def test_a_file_of_links_and_the_sheet_have_the_same_and_a_second_run_keep
     await good(shell, *words, "--sheet", str(page), stdin=players)
     first = table(file)
     assert [row["Name"] for row in first] == ["Mia Meier", "Jürgen Ä."]
+    there = json.loads(await good(shell, "list", "--json"))["links"]
+    assert [(one["name"], one["player_name"]) for one in there] == [(row["Name"], row["Mail"]) for row in first]
     assert (page.read_text().count("<svg"), stat.S_IMODE(file.stat().st_mode)) == (2, 0o600)
     assert all(html.escape(row["url"]) in page.read_text() for row in first)
     more = players + "Ada;ada@school.example\n"
@@ -143,7 +145,7 @@ async def test_a_file_of_links_and_the_sheet_have_the_same_and_a_second_run_keep
     kept = {one["link_id"] for one in listed if not one["revoked"]}
     assert (len(listed), {row["link_id"] for row in table(file)}) == (6, kept)
     file.unlink()
-    assert "3 players have links that" in await failing(shell, *words, stdin=more)
+    assert "lacks the links of 3 players" in await failing(shell, *words, stdin=more)
     assert not file.exists()
 
 

@@ -60,6 +60,7 @@ def test_a_line_is_what_ends_with_a_line_end_outside_of_quotes(file: Path) -> No
         ("player\na\n".encode("utf-16-le"), 1, "this is no text"),
         (b'player\na\n"b\nc\n', 3, "a quote"), (b'player\n"a"b\n', 2, "a quote"),
         (b"player,name\nseat-1,Mia\nseat-1,Mia\nSEAT-1,Mia\n", 4, "SEAT-1 stands in line 2, too"),
+        (b"player\nmia@school.example\nMia@school.example\n", 3, "Mia@school.example stands in line 2, too"),
     ],
 )  # fmt: skip
 def test_what_is_no_list_of_players_is_refused_with_its_line(file: Path, data: bytes, line: int, why: str) -> None:

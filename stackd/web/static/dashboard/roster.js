@@ -25,6 +25,7 @@ const MOST = 1_000;
 
 const COLUMNS = /** @type {const} */ (["name", "opened", "started", "status", "problem", "address", "left", "seen"]);
 const TIMES = new Set(["opened", "started", "left", "seen"]);
+const CELLS = [...COLUMNS, "player_name", "labels", "link", "stacks"]; // the head of the file
 /** Which rows there are to choose. @type {Record<string, (row: Row) => boolean>} */
 const KINDS = {
   "in all": () => true,
@@ -227,9 +228,9 @@ export class Roster {
     if ((await confirm({ title, text, verb: "Make them", harmless: true })) === null) return;
     const made = [["name", "url", "code"]];
     const wrong = await forEach(links, async (link) => {
-      const { link_id: id, name, labels, templates, stacks, each, total, expires_at: end } = link;
+      const { link_id: id, name, player_name, labels, templates, stacks, each, total, expires_at: end } = link;
       const expires = `${Math.max(1, Math.ceil((Date.parse(end) - now()) / 1000))}s`;
-      const more = { ...(templates.length && { templates }), ...(each && { each, total }) };
+      const more = { player_name, ...(templates.length && { templates }), ...(each && { each, total }) };
       const { url, code = "" } = await ask("POST", "/links", { body: { name, labels, stacks, expires, ...more } });
       made.push([name, url, code]);
       await ask("DELETE", `/links/${id}`);
@@ -324,7 +325,7 @@ function rowOf(link, visitor, stacks) {
 
 /** What the filter looks into. @param {Row} row */
 function searched({ name, labels, link, visitor, status, problem, address }) {
-  const text = [name, labels, visitor, link.link_id, status, problem, address].join(" ");
+  const text = [name, link.player_name, labels, visitor, link.link_id, status, problem, address].join(" ");
   return { haystack: fold(text), tags: new Set(fold(labels).split(" ")) };
 }
 
@@ -332,7 +333,8 @@ function searched({ name, labels, link, visitor, status, problem, address }) {
 function cellsOf(row) {
   const time = (/** @type {number} */ at) => (at && at < Infinity ? new Date(at).toISOString() : "");
   const cells = COLUMNS.map((key) => (TIMES.has(key) ? time(Number(row[key])) : String(row[key])));
-  return [...cells, row.labels, row.link.link_id, row.stacks.map((stack) => stack.stack_id).join(" ")];
+  const { player_name: called = "", link_id: id } = row.link;
+  return [...cells, called, row.labels, id, row.stacks.map((stack) => stack.stack_id).join(" ")];
 }
 
 /** Hand over a file for a spreadsheet; no cell of it is a formula. @param {string} name @param {string[][]} rows */
