@@ -26,6 +26,7 @@ from stackd.cli.options import (
     stacked,
 )
 from stackd.cli.output import addresses, counted, duration, is_terminal, label_text, local, printed, since
+from stackd.cli.roster import players_links, stacks_by_link
 from stackd.cli.target import client_options, interruptible
 from stackd.client import ApiError, Client, ClientError, Job
 from stackd.printable import printable, some_of
@@ -93,16 +94,13 @@ def _command(action: Any, text: str, example: str = "", *, starts: bool = False)
 
 def _name_short_links(client: Client, action: str) -> None:
     """After an extension, which extends no link, name the players who cannot open their page until their stacks end."""
-    links = [one for one in client.links() if not (one.revoked or one.scope or one.each)] if action == "extend" else []
-    stacks = client.stacks(ended=False, fields=["labels", "ttl_expires_at"]) if links else []
-    latest = max((one.ttl_expires_at for one in stacks), default=None)
+    links = [one for one in players_links(client) if not one.each] if action == "extend" else []
+    fields = ["stack_id", "labels", "shared", "ttl_expires_at"]
+    own = stacks_by_link(links, client.stacks(ended=False, fields=fields) if links else [])
     last = {label_text(one.raw): one for one in sorted(links, key=lambda one: one.expires_at)}
     names = [
-        link.name
-        for link in last.values()
-        if latest and link.expires_at < latest
-        and any(link.labels.items() <= one.labels.items() and link.expires_at < one.ttl_expires_at for one in stacks)
-    ]  # fmt: skip
+        link.name for link in last.values() if any(link.expires_at < one.ttl_expires_at for one in own[link.link_id])
+    ]
     if names:
         who = f"{counted(len(names), 'link')} will end before the stack: {printable(some_of(names, NAMED))}"
         click.echo(f"{who}. An extension extends no link; make new ones: stackd links create", err=True)

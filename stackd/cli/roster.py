@@ -3,7 +3,7 @@ players read on their page."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,7 @@ from stackd.cli.options import labels_of, labels_option, output_option, template
 from stackd.cli.target import client_options
 from stackd.client import Client
 from stackd.contract import KeptLink, Stack
+from stackd.names import matches_any
 
 NOT_STARTED = "not started"
 LINK = "link"  # the label of what visitors of an open link create
@@ -36,30 +37,40 @@ def players(client: Client, template: str, labels: tuple[str, ...], not_started:
     """
     wanted = labels_of(labels)
     stacks = client.stacks(labels=wanted, template=template)
-    links = [one for one in client.links() if not (one.revoked or one.scope) and wanted.items() <= one.labels.items()]
+    links = [one for one in players_links(client) if wanted.items() <= one.labels.items() and may_start(one, template)]
     own = stacks_by_link(links, stacks)
     rows = [row for link in links for row in _rows(link, own[link.link_id])]
     rows = [row for row in rows if not not_started or row["status"] == NOT_STARTED]
     render.print_list("players", rows, COLUMNS, output, LINK)
 
 
+def players_links(client: Client) -> list[KeptLink]:
+    """The links of players that work."""
+    return [one for one in client.links() if not (one.revoked or one.scope)]
+
+
+def may_start(link: KeptLink, template: str) -> bool:
+    """Whether the link is for the template; for any if that is empty."""
+    return not (template and link.templates) or matches_any(link.templates, template)
+
+
 def stacks_by_link(links: Sequence[KeptLink], stacks: Sequence[Stack]) -> Mapping[str, list[Stack]]:
-    """The stacks of each link's player, by the link's id: those with its labels. Found by the rarest of these."""
-    theirs = {link.link_id: {LINK: link.link_id} if link.each else dict(link.labels) for link in links}
-    counts = Counter(pair for labels in theirs.values() for pair in labels.items())
-    near, found = defaultdict[Any, list[str]](list), defaultdict[str, list["Stack"]](list)
-    for link_id, labels in theirs.items():
-        near[min(labels.items(), key=lambda pair: counts[pair])].append(link_id)
-    for stack in stacks:
-        for link_id in (one for pair in stack.labels.items() if not stack.shared for one in near.get(pair, ())):
-            if theirs[link_id].items() <= stack.labels.items():
-                found[link_id].append(stack)
+    """The stacks of each link's player, by the link's id: those with its labels."""
+    having = defaultdict[tuple[str, str], set[int]](set)
+    for place, stack in enumerate(stacks):
+        for label in () if stack.shared else stack.labels.items():
+            having[label].add(place)
+    found = {}
+    for link in links:
+        labels = {LINK: link.link_id} if link.each else link.labels
+        places = set.intersection(*(having[label] for label in labels.items()))
+        found[link.link_id] = [stacks[place] for place in sorted(places)]
     return found
 
 
 def player_names(client: Client, stacks: Sequence[Stack]) -> Mapping[str, str]:
     """What the links call who has the stacks, by the stacks' ids."""
-    links = {link.link_id: link for link in client.links() if not (link.revoked or link.scope)}
+    links = {link.link_id: link for link in players_links(client)}
     found = stacks_by_link([*links.values()], stacks)
     return {stack.stack_id: _name(links[link_id], stack) for link_id, own in found.items() for stack in own}
 

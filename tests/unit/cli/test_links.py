@@ -118,6 +118,9 @@ async def test_the_roster_says_who_has_not_started_and_how_the_others_are(shell:
     assert "Mia Meier\t" in (await shell.any_command("players")).stdout
     (line,) = [line.split("\t") for line in (await shell.good("list", "-o", "wide")).splitlines() if name in line]
     assert {"Mia Meier", "lab-1"} <= {*line}
+    await good(shell, "create", "-t", "web-*", "--label", "player=other", "--name", "Other")
+    assert ("Other", "not started", False) not in await roster("--template", "lab-1", "--not-started")
+    assert await roster("--template", "web-1", "--label", "player=other") == [("Other", "not started", False)]
 
 
 def table(file: Path) -> list[dict[str, str]]:
