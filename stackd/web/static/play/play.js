@@ -5,7 +5,7 @@
  * @typedef {string | { tag: keyof HTMLElementTagNameMap, href?: string, children: Element[] }} Element
  */
 
-let token = location.hash.slice(1).replaceAll(/%20|\s/g, "");
+let token = location.hash.slice(1).replaceAll(/%..|\s/g, "");
 const watched = token.startsWith("as=") ? token.slice(3) : ""; // whose page an organiser reads
 if (token && !watched) history.replaceState(null, "", location.pathname); // before anything else: the token is a key
 addEventListener("hashchange", () => location.reload()); // another link was opened in this tab
