@@ -9,7 +9,7 @@ import { ask, sentence } from "./api.js";
 import { compare, finder, fold } from "./arrange.js";
 import { complain, confirm, dialog, tell } from "./dialogs.js";
 import { mayStart, shortName } from "./links.js";
-import { reasonLink, wordOf } from "./table.js";
+import { checkbox, reasonLink, wordOf } from "./table.js";
 import { full, left, length, now } from "./times.js";
 import { kindOf, reasonOf } from "./trouble.js";
 
@@ -137,9 +137,7 @@ export class Roster {
   /** @param {Row[]} shown @param {Row[]} chosen */
   #head(shown, chosen) {
     const all = () => this.#change(() => (this.#chosen = new Set(chosen.length ? [] : shown.map((row) => row.key))));
-    const box = h("input", { type: "checkbox", "aria-label": "Choose all that are shown", click: all });
-    box.checked = chosen.length > 0 && chosen.length === shown.length;
-    box.indeterminate = chosen.length > 0 && !box.checked;
+    const box = checkbox("Choose all that are shown", chosen.length, shown.length, all);
     const heads = COLUMNS.map((key) => {
       const sort = () => this.#change(() => ([this.#down, this.#by] = [this.#by === key && !this.#down, key]));
       const sorted = this.#by === key && (this.#down ? "descending" : "ascending");
@@ -169,9 +167,7 @@ export class Roster {
       deed("Revoke", links.length, () => this.#end(links, [])),
       deed("End lab", links.length, () => this.#end(links, ids()), "danger"),
       button("Whose flag…", () => this.#whoseFlag(), { class: "writes", "data-key": "flag" }),
-      button("CSV", () => download("players.csv", [[...COLUMNS, "labels", "link", "stacks"], ...rows.map(cellsOf)]), {
-        "data-key": "csv",
-      }),
+      button("CSV", () => download("players.csv", [CELLS, ...rows.map(cellsOf)]), { "data-key": "csv" }),
     ];
   }
 
@@ -236,29 +232,15 @@ export class Roster {
       await ask("DELETE", `/links/${id}`);
     });
     this.links.refresh();
-    const box = dialog(`The new links`, { "data-keep": "yes" });
     const rows = made.slice(1).map(([name = "", url = "", code = ""]) => {
-      const look = { "aria-label": `Copy the link of ${name}` };
-      const copied = button("Copy", () => copy(url, () => tell("copied the link")), look);
-      return h(
-        "li",
-        { class: "row" },
-        h("b", {}, name),
-        h("code", { class: "said" }, url),
-        h("code", {}, code),
-        copied,
-      );
+      const copied = () => copy(url, () => tell("copied the link"));
+      const link = [h("b", {}, name), h("code", { class: "said" }, url), h("code", {}, code)];
+      return h("li", { class: "row" }, link, button("Copy", copied, { "aria-label": `Copy the link of ${name}` }));
     });
-    box.append(
-      h("p", {}, "They are shown once."),
-      h("ul", { class: "details" }, rows),
-      h("p", { class: "error", role: "alert" }, wrong),
-      h(
-        "div",
-        { class: "buttons" },
-        button("CSV", () => download("links.csv", made)),
-      ),
-    );
+    const box = dialog("The new links", { "data-keep": "yes" });
+    const file = button("CSV", () => download("links.csv", made));
+    const [list, error] = [h("ul", { class: "details" }, rows), h("p", { class: "error", role: "alert" }, wrong)];
+    box.append(h("p", {}, "They are shown once."), list, error, h("div", { class: "buttons" }, file));
     box.showModal();
   }
 
@@ -346,16 +328,12 @@ function download(name, rows) {
   setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }
 
-/** Do it for each, a few at a time; returns what went wrong. @template {{ name: string }} Each @param {Each[]} all @param {(each: Each) => Promise<unknown>} work */
-async function forEach(all, work) {
-  const [rest, wrong] = [[...all], /** @type {string[]} */ ([])];
-  const worker = async () => {
-    for (let each = rest.shift(); each; each = rest.shift()) {
-      const { name } = each;
-      await work(each).catch((error) => wrong.push(`${name}: ${sentence(error)}`));
-    }
-  };
-  await Promise.all([worker(), worker(), worker(), worker()]);
+/** Do it for each; returns what went wrong. @param {Link[]} links @param {(link: Link) => Promise<unknown>} work */
+async function forEach(links, work) {
+  /** @type {string[]} */
+  const wrong = [];
+  const all = links.map((link) => work(link).catch((error) => wrong.push(`${link.name}: ${sentence(error)}`)));
+  await Promise.all(all); // a browser sends a few at a time
   return wrong.slice(0, 3).join("\n") + (wrong.length > 3 ? `\nand ${wrong.length - 3} more` : "");
 }
 

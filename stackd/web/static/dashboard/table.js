@@ -392,7 +392,7 @@ function spacer(key, height) {
 }
 
 /** A box that says whether all, some or none are selected. @param {string} name @param {number} chosen @param {number} all @param {(on: boolean) => void} clicked */
-function checkbox(name, chosen, all, clicked) {
+export function checkbox(name, chosen, all, clicked) {
   const click = (/** @type {MouseEvent} */ { target }) => target instanceof HTMLInputElement && clicked(target.checked);
   const box = h("input", { type: "checkbox", "aria-label": name, click });
   box.checked = chosen > 0 && chosen === all;
