@@ -10,11 +10,11 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final, Generic, TypeVar, cast
 
 from aiohttp import hdrs, web
 
-from stackd.clock import NANOSECONDS
+from stackd.clock import NANOSECONDS, Clock
 from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
@@ -28,6 +28,9 @@ from stackd.templates import Template
 from stackd.web.api import ApiCall
 from stackd.web.auth import SAFE_METHODS, Failures, Keys, client_network
 from stackd.web.connection import HttpConnection
+
+K = TypeVar("K")
+Ended = tuple[str | None, frozenset[tuple[str, str]]]  # the template and the labels of a stack that is gone
 
 COOKIE: Final = "stackd-play"
 HOST_COOKIE: Final = "__Host-stackd-play"
@@ -46,8 +49,8 @@ ENDS: Final = {
 }
 """In the words of the page."""
 
-END_SECONDS: Final = 600
-MOST_ENDS: Final = 10_000
+LATELY_SECONDS: Final = 600
+MOST_LATELY: Final = 10_000
 KEPT_SECONDS: Final = 7 * 86_400
 """For so long after its link has expired, a browser keeps the session, so that the page can say what has happened."""
 
@@ -66,6 +69,25 @@ ALL_WRONG_CODES_A_MINUTE: Final = 200
 MOST_KNOWN: Final = 10_000
 
 
+class Lately(Generic[K]):
+    """What has happened in the last ten minutes, in the words of the page, by key; few of very many keys."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._words = clock, OrderedDict[K, tuple[str, int]]()
+
+    def get(self, key: K) -> str | None:
+        word, at = self._words.get(key, (None, 0))
+        return word if at + LATELY_SECONDS * NANOSECONDS > self._clock.now() else None
+
+    def put(self, key: K, word: str | None) -> None:
+        """Nothing of what was before is said any more, also if this is None."""
+        self._words.pop(key, None)
+        if word is not None:
+            self._words[key] = word, self._clock.now()
+        if len(self._words) > MOST_LATELY:
+            self._words.popitem(last=False)
+
+
 class Players:
     """The players of one daemon. ``stopped``: the stacks whose players have asked for that, until they are gone; ``acting``:
     those that their players restart or extend right now. ``visits``: when links were used, by id, until the file has it: a
@@ -73,15 +95,14 @@ class Players:
 
     def __init__(self, context: Context, keys: Keys) -> None:
         self._context, self._keys = context, keys
-        self._requests, self._visitors = Failures(context.clock), Failures(context.clock)
-        self._requests.per_minute, self._visitors.per_minute = REQUESTS_A_MINUTE, VISITORS_A_MINUTE
-        self._guesses, self._all_guesses = Failures(context.clock), Failures(context.clock)
-        self._guesses.per_minute, self._all_guesses.per_minute = WRONG_CODES_A_MINUTE, ALL_WRONG_CODES_A_MINUTE
+        self._requests = Failures(context.clock, REQUESTS_A_MINUTE)
+        self._visitors = Failures(context.clock, VISITORS_A_MINUTE)
+        self._guesses = Failures(context.clock, WRONG_CODES_A_MINUTE)
+        self._all_guesses = Failures(context.clock, ALL_WRONG_CODES_A_MINUTE)
         self._guessing, self._known = asyncio.Lock(), OrderedDict[str, None]()
         self.messages = Messages(context)
-        self._acts, self.acting = OrderedDict[str, tuple[str, int]](), set[str]()
-        self._ends: OrderedDict[tuple[str | None, frozenset[tuple[str, str]]], tuple[str, int]] = OrderedDict()
-        self.stopped: set[str] = set()
+        self._acts, self.acting = Lately[str](context.clock), set[str]()
+        self._ends, self.stopped = Lately[Ended](context.clock), set[str]()
         self.visits: dict[str, Visit] = {}
         self._by_label: dict[tuple[str, str], set[str]] = {}
         for stack in context.store.assigned:
@@ -99,10 +120,6 @@ class Players:
     @property
     def _config(self) -> Config:
         return self._context.config
-
-    @property
-    def _seconds(self) -> int:
-        return self._context.clock.now() // NANOSECONDS
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Find a stack by the labels that it has now, a deleted one no more (a subscriber of the store)."""
@@ -124,34 +141,23 @@ class Players:
 
     def _note_act(self, before: Stack, after: Stack) -> None:
         started, longer = after.generation > before.generation, after.ttl_expires_at > before.ttl_expires_at
-        if not (before.accepted and (started or longer)):
-            return
-        self._acts.pop(after.stack_id, None)
-        if after.stack_id not in self.acting:
+        if before.accepted and (started or longer):
             act = "extend" if not started else "restart" if after.digest == before.digest else "renew"
-            self._acts[after.stack_id] = act, self._seconds
-            if len(self._acts) > MOST_ENDS:
-                self._acts.popitem(last=False)
+            self._acts.put(after.stack_id, None if after.stack_id in self.acting else act)
 
     def act_of_organiser(self, stack: Stack) -> str | None:
         """What an organiser has done lately with the stack that runs on: ``restart``, ``renew`` or ``extend``."""
-        act, at = self._acts.get(stack.stack_id, (None, 0))
-        return act if at + END_SECONDS > self._seconds else None
+        return self._acts.get(stack.stack_id)
 
     def _note_end(self, stack: Stack) -> None:
-        ended, own = (stack.template, frozenset(stack.labels.items())), stack.stack_id in self.stopped
+        reason = stack.delete_reason if stack.accepted and stack.stack_id not in self.stopped else None
         self.stopped.discard(stack.stack_id)
-        self._ends.pop(ended, None)
-        if stack.accepted and not own and stack.delete_reason in ENDS:
-            self._ends[ended] = ENDS[stack.delete_reason], self._seconds
-            if len(self._ends) > MOST_ENDS:
-                self._ends.popitem(last=False)
+        self._ends.put((stack.template, frozenset(stack.labels.items())), ENDS.get(reason) if reason else None)
 
     def why_ended(self, template: Template, key: ApiKey) -> str | None:
         """Why the player's last stack of the template has ended lately, unless the player has stopped it."""
         labels = frozenset({**template.labels, **key.labels}.items())
-        why, at = self._ends.get((template.name, labels), (None, 0))
-        return why if at + END_SECONDS > self._seconds else None
+        return self._ends.get((template.name, labels))
 
     def stacks_of(self, key: ApiKey) -> list[Stack]:
         """The stacks that the player may see, the oldest first: of all stacks, few are looked at."""

@@ -163,10 +163,9 @@ def bearer(request: web.BaseRequest) -> str:
 class Failures:
     """Counts the failed attempts of each address. Its allowance refills evenly within a minute."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, per_minute: int = 0) -> None:
+        self._clock, self.per_minute = clock, per_minute
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
-        self.per_minute = 0
 
     def wait(self, address: str, *, attempt: bool) -> int:
         """Count a wrong key if ``attempt``. Returns 0, or the seconds until the address may try again."""

@@ -5,6 +5,7 @@
 
 import { button, h, say, show } from "../shared/dom.js";
 import { ask, sentence } from "./api.js";
+import { pairs } from "./arrange.js";
 import { cameOf } from "./bulk.js";
 import { dialog } from "./dialogs.js";
 import { WORDS } from "./stacks.js";
@@ -139,9 +140,6 @@ function resultOf({ status, done, failed, not_found: gone, outcome }) {
   const running = status !== "completed" && status !== "failed" && status;
   return [running, counts, outcome && cameOf(outcome)].filter(Boolean).join(": ");
 }
-
-/** @param {Record<string, string> | null} [labels] */
-const pairs = (labels) => Object.entries(labels ?? {}).map(([name, value]) => `${name}=${value}`);
 
 const AUDIT = new Set(["refused", "reload", "keys", "takeover", "sign_in", "template", "link"]);
 const ID = /^stack-[0-9a-f]{16}$/;

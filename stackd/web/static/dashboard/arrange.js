@@ -43,6 +43,9 @@ export class Group {
   }
 }
 
+/** Labels as they are written. @param {Record<string, string> | null} [labels] */
+export const pairs = (labels) => Object.entries(labels ?? {}).map((pair) => pair.join("="));
+
 /** What a view shows: the rows of the table, the stacks among them, and those that closed groups hide. @param {Stack[]} all @param {State} state */
 export function arrange(all, state) {
   const found = all.filter(filter(state)).sort(order(state.order));

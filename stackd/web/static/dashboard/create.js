@@ -5,6 +5,7 @@
 
 import { button, h, say, show } from "../shared/dom.js";
 import { ask, Refusal, sentence } from "./api.js";
+import { pairs } from "./arrange.js";
 import { dialog, tell } from "./dialogs.js";
 
 const EXAMPLE = `apiVersion: v1
@@ -232,7 +233,7 @@ function keyOf(body) {
 /** What a template makes, in a sentence. @param {Template} template */
 function aboutOf({ target_port: published, ttl, labels, generates, title, category, description }) {
   const shown = published.map(({ container_port: port, protocol }) => `${port}/${protocol.toLowerCase()}`);
-  const named = Object.entries(labels).map(([name, value]) => `${name}=${value}`);
+  const named = pairs(labels);
   const parts = [
     title && `${[title, category].filter(Boolean).join(", ")}.`,
     `Publishes ${shown.join(", ")} and lives for ${ttl}.`,

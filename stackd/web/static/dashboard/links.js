@@ -3,6 +3,7 @@
 /** @import { Stack } from "./stacks.js" */
 
 import { ask } from "./api.js";
+import { pairs } from "./arrange.js";
 import { Subject } from "./subject.js";
 
 const OFTEN = 5_000; // while the roster is open
@@ -42,12 +43,10 @@ export class Links extends Subject {
     if (!answer || text === this.#text) return;
     [this.#text, this.arrived] = [text, true];
     this.all = answer.links.filter((/** @type {Link} */ each) => !each.revoked && !each.scope);
-    /** @type {Map<string, number>} */
-    const counts = new Map();
-    const labels = this.all.map((link) => labelsOf(link).map(([name, value]) => `${name}=${value}`));
-    for (const label of labels.flat()) counts.set(label, (counts.get(label) ?? 0) + 1);
-    const count = (/** @type {string} */ label) => counts.get(label) ?? 0;
-    const rarest = labels.map((all) => all.sort((one, other) => count(one) - count(other))[0] ?? "");
+    const labels = this.all.map(labelsOf);
+    const uses = Map.groupBy(labels.flat(), (label) => label);
+    const count = (/** @type {string} */ label) => uses.get(label)?.length ?? 0;
+    const rarest = labels.map((all) => all.toSorted((one, other) => count(one) - count(other))[0] ?? "");
     this.#by = Map.groupBy(this.all, (_, place) => rarest[place] ?? "");
     this.tell();
   }
@@ -55,8 +54,9 @@ export class Links extends Subject {
   /** The link whose player has a stack; undefined if nobody has it. @param {Pick<Stack, "labels" | "shared">} stack */
   of({ labels = {}, shared }) {
     if (shared || !this.all.length) return undefined;
-    const near = Object.entries(labels).flatMap(([name, value]) => this.#by.get(`${name}=${value}`) ?? []);
-    return near.find((link) => labelsOf(link).every(([name, value]) => labels[name] === value));
+    const own = pairs(labels);
+    const near = own.flatMap((label) => this.#by.get(label) ?? []);
+    return near.find((link) => labelsOf(link).every((label) => own.includes(label)));
   }
 
   /** What people call who has a stack; empty if nobody has a link for it. @param {Pick<Stack, "labels" | "shared">} stack */
@@ -66,8 +66,8 @@ export class Links extends Subject {
   }
 }
 
-/** @param {Link} link @returns {[string, string][]} */
-const labelsOf = (link) => (link.each ? [["link", link.link_id]] : Object.entries(link.labels));
+/** By which a stack is the link's. @param {Link} link */
+const labelsOf = ({ each, link_id: id, labels }) => pairs(each ? { link: id } : labels);
 
 /** Whether a link may start a template. @param {Link} link @param {string} template */
 export const mayStart = (link, template) =>

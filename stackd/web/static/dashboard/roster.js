@@ -6,7 +6,7 @@
 
 import { at, button, copy, h, memo, numbers, paced, quiet, say, show } from "../shared/dom.js";
 import { ask, sentence } from "./api.js";
-import { compare, finder, fold } from "./arrange.js";
+import { compare, finder, fold, pairs } from "./arrange.js";
 import { complain, confirm, dialog, tell } from "./dialogs.js";
 import { mayStart, shortName } from "./links.js";
 import { checkbox, reasonLink, wordOf } from "./table.js";
@@ -276,7 +276,7 @@ export class Roster {
         const lines = found.map(({ stack_id: id, labels, removed_at: removed, replaced }) => {
           const who = h("b", {}, this.links.nameOf({ labels, shared: false }));
           const ended = removed ? quiet(`, ended ${full(removed)}`) : replaced && quiet(", before it was renewed");
-          return h("li", {}, who, ` ${pairsOf(labels)} `, h("span", { class: "mono" }, id), ended);
+          return h("li", {}, who, ` ${pairs(labels).join(" ")} `, h("span", { class: "mono" }, id), ended);
         });
         show(answer, lines.length ? h("ul", { class: "details" }, lines) : "It is nobody's.");
       } catch (error) {
@@ -301,7 +301,7 @@ function rowOf(link, visitor, stacks) {
   const name = visitor ? `${link.name} ${shortName(visitor)}` : link.name;
   const { created: started = 0, address = "", expires: left = 0 } = stack ?? {};
   const [opened = 0, seen = 0] = [link.opened_at, link.seen_at].map((time) => Date.parse(time ?? "") || 0);
-  const labels = pairsOf(link.labels);
+  const labels = pairs(link.labels).join(" ");
   return { key, name, labels, link, visitor, stacks, stack, status, problem, started, address, left, opened, seen };
 }
 
@@ -341,11 +341,6 @@ async function forEach(links, work) {
 const titled = (name) => name.charAt(0).toUpperCase() + name.slice(1);
 /** @param {Link[]} links */
 const named = (links) => (links.length === 1 ? links[0]?.name : `${links.length} players`);
-/** @param {Record<string, string>} labels */
-const pairsOf = (labels) =>
-  Object.entries(labels)
-    .map((pair) => pair.join("="))
-    .join(" ");
 /** @param {import("../shared/dom.js").Child} content @param {Record<string, string>} [look] */
 const cell = (content, look) => h("td", { role: "cell", ...look }, content);
 /** @param {import("../shared/dom.js").Child} content @param {Record<string, string | false>} [look] */

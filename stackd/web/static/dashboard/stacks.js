@@ -4,7 +4,7 @@
 /** @import { Links } from "./links.js" */
 /** @import { View } from "./view.js" */
 
-import { arrange, fold, held, NOTHING } from "./arrange.js";
+import { arrange, fold, held, NOTHING, pairs } from "./arrange.js";
 import { Subject } from "./subject.js";
 
 /**
@@ -41,7 +41,7 @@ const bare = (text) => fold(text).replaceAll(/[^\p{L}\p{N}]/gu, "");
 function prepare(stack, player) {
   const isSaid = bare(player);
   const repeats = Object.entries(stack.labels ?? {}).flatMap(([name, value]) => (bare(value) === isSaid ? name : []));
-  const labelled = Object.entries(stack.labels ?? {}).map(([name, value]) => `${name}=${value}`);
+  const labelled = pairs(stack.labels);
   const { stack_id: id, status, status_reason: reason, status_message: message, node_id: node, template } = stack;
   const { addresses = [], title } = stack;
   const places = addresses.map(({ text }) => text);
