@@ -49,8 +49,12 @@ async def lesson(boards: Boards, tmp_path: Path, **options: Any) -> AsyncIterato
 
 
 async def test_who_has_not_begun_is_stuck_or_has_this_flag_is_found(boards: Boards, tmp_path: Path) -> None:
+    """A second link for somebody who has lost the first one shows the same stacks."""
     async with lesson(boards, tmp_path) as (board, _):
+        await make_link(board.at, labels={"player": "seat-0"}, name="Ada again")
         await board.button("Players").click()
+        for name in ("Ada Lovelace", "Ada again"):
+            await expect(line(board, name)).to_contain_text("running")
         await board.button("not started").click()
         await expect(names(board)).to_have_text(["Emmy Noether"])
         await board.button("not started").click()
@@ -78,6 +82,8 @@ async def test_a_new_link_replaces_the_old_one_and_all_are_extended_and_ended(bo
             assert (await seat.open({"url": await new.inner_text()})).status == 204
         await board.page.keyboard.press("Escape")
 
+        await make_link(board.at, labels={"player": "seat-0"}, name="Ada again")
+        await expect(line(board, "Ada again")).to_be_visible()
         await board.button("Extend 3…").click()
         await board.page.keyboard.type("10m")
         await board.page.keyboard.press("Enter")
@@ -86,7 +92,7 @@ async def test_a_new_link_replaces_the_old_one_and_all_are_extended_and_ended(bo
             stack = await board.at.stack(before[player]["stack_id"])
             assert stack["ttl_expires_at"] > before[player]["ttl_expires_at"]
 
-        await board.button("End lab 4…").click()
+        await board.button("End lab 5…").click()
         await board.confirm("End it")
         await board.at.until_listed(0)
         await expect(names(board)).to_have_count(0)

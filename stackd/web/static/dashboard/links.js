@@ -51,17 +51,17 @@ export class Links extends Subject {
     this.tell();
   }
 
-  /** The link whose player has a stack; undefined if nobody has it. @param {Pick<Stack, "labels" | "shared">} stack */
-  of({ labels = {}, shared }) {
-    if (shared || !this.all.length) return undefined;
+  /** The links whose players have a stack. @param {Pick<Stack, "labels" | "shared">} stack */
+  of({ labels, shared }) {
+    if (shared || !this.all.length) return [];
     const own = pairs(labels);
     const near = own.flatMap((label) => this.#by.get(label) ?? []);
-    return near.find((link) => labelsOf(link).every((label) => own.includes(label)));
+    return near.filter((link) => labelsOf(link).every((label) => own.includes(label)));
   }
 
   /** What people call who has a stack; empty if nobody has a link for it. @param {Pick<Stack, "labels" | "shared">} stack */
   nameOf(stack) {
-    const link = this.of(stack);
+    const [link] = this.of(stack);
     return link?.each ? `${link.name} ${shortName(stack.labels?.player ?? "")}` : (link?.name ?? "");
   }
 }

@@ -68,10 +68,14 @@ export class Roster {
   /** All rows: the players, the open links, and their visitors. @returns {Row[]} */
   #rows() {
     const { template } = this.stacks.view.state;
-    const own = Map.groupBy(this.stacks.all.values(), (stack) => this.links.of(stack)?.link_id ?? "");
+    const owned = [...this.stacks.all.values()].flatMap((stack) =>
+      this.links.of(stack).map((link) => ({ link, stack })),
+    );
+    const own = Map.groupBy(owned, ({ link }) => link);
     return this.links.all.flatMap((link) => {
       if (template && !mayStart(link, template)) return [];
-      const mine = (own.get(link.link_id) ?? []).filter((stack) => !template || stack.template === template);
+      const all = (own.get(link) ?? []).map(({ stack }) => stack);
+      const mine = all.filter((stack) => !template || stack.template === template);
       if (!link.each) return [rowOf(link, "", mine)];
       const visitors = [...Map.groupBy(mine, (stack) => stack.labels?.player ?? "")];
       return [rowOf(link, "", []), ...visitors.map(([visitor, stacks]) => rowOf(link, visitor, stacks))];
@@ -148,7 +152,7 @@ export class Roster {
 
   /** What can be done to all of these. @param {Row[]} rows @param {string} which */
   #deeds(rows, which) {
-    const ids = () => rows.flatMap(({ stacks }) => stacks.map((stack) => stack.stack_id));
+    const ids = () => [...new Set(rows.flatMap(({ stacks }) => stacks.map((stack) => stack.stack_id)))];
     const [count, links] = [ids().length, rows.filter((row) => !row.visitor).map((row) => row.link)];
     const about = `Of the ${rows.length} ${which}.`;
     const first = links.map((link) => link.expires_at).sort()[0];
