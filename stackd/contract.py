@@ -1019,11 +1019,11 @@ class ValueHolder(Body, frozen=True, kw_only=True):
     labels: Annotated[Mapping[str, str], "The stack's labels."]
     template: Annotated[str, "The stack's template; empty if it is gone."] = ""
     removed_at: Annotated[datetime | None, "When the stack was removed; null if it is there."] = None
-    replaced: Annotated[bool, "Whether the stack is there and was renewed since, so that it has the value no more."] = (
+    renewed: Annotated[bool, "Whether the stack is there and was renewed since, so that it has the value no more."] = (
         False
     )
 
-    optional = ("replaced",)
+    optional = ("renewed",)
 
 
 class FoundValues(Body, frozen=True, kw_only=True):

@@ -96,7 +96,7 @@ def export(client: Client, template: str, labels: tuple[str, ...], output: str |
 
 def _until(one: render.Fields) -> str:
     """Until when the stack had the value; - if it has it."""
-    return render.local(one["removed_at"]) if one["removed_at"] else "renewal" if one.get("replaced") else "-"
+    return render.local(one["removed_at"]) if one["removed_at"] else "renewal" if one.get("renewed") else "-"
 
 
 COLUMNS = (

@@ -46,7 +46,7 @@ async def find_value(call: ApiCall) -> web.Response:
         if one.removed_at and (one.by == call.key.principal or not call.key.tenant):
             found.setdefault((one.stack_id, one.name), _gone(one))
         elif one.stack_id in own:
-            found.setdefault((one.stack_id, one.name), _living(own[one.stack_id], one.name, replaced=True))
+            found.setdefault((one.stack_id, one.name), _living(own[one.stack_id], one.name, renewed=True))
     return json_response(contract.FoundValues(found=tuple(found.values())))
 
 
@@ -93,9 +93,9 @@ def _having(stack: Stack, value: str) -> Iterator[str]:
             yield name
 
 
-def _living(stack: Stack, name: str, *, replaced: bool = False) -> contract.ValueHolder:
+def _living(stack: Stack, name: str, *, renewed: bool = False) -> contract.ValueHolder:
     return contract.ValueHolder(
-        stack_id=stack.stack_id, name=name, labels=stack.labels, template=stack.template or "", replaced=replaced
+        stack_id=stack.stack_id, name=name, labels=stack.labels, template=stack.template or "", renewed=renewed
     )
 
 

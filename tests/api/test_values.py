@@ -52,7 +52,7 @@ async def test_a_value_that_a_renewal_has_replaced_is_still_found(at: Harness, v
     await at.post(f"/stacks/{stack_id}/restart", {"template": "latest"}, 200)
     for seer in (at, mine):
         (seen,) = (await seer.post("/values/find", {"value": flag}, 200))["found"]
-        assert (seen["stack_id"], seen["name"], seen["removed_at"], seen["replaced"]) == (stack_id, "FLAG", None, True)
+        assert (seen["stack_id"], seen["name"], seen["removed_at"], seen["renewed"]) == (stack_id, "FLAG", None, True)
     assert await found(theirs, flag) == []
     await mine.delete(stack_id)
     await until(at.listed, lambda seen: seen == [])

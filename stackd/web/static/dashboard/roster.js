@@ -277,9 +277,9 @@ export class Roster {
       try {
         /** @type {import("./stacks.js").Schemas["FoundValues"]} */
         const { found } = await ask("POST", "/values/find", { body: { value: field.value.trim() } });
-        const lines = found.map(({ stack_id: id, labels, removed_at: removed, replaced }) => {
+        const lines = found.map(({ stack_id: id, labels, removed_at: removed, renewed }) => {
           const who = h("b", {}, this.links.nameOf({ labels, shared: false }));
-          const ended = removed ? quiet(`, ended ${full(removed)}`) : replaced && quiet(", before it was renewed");
+          const ended = removed ? quiet(`, ended ${full(removed)}`) : renewed && quiet(", before it was renewed");
           return h("li", {}, who, ` ${pairs(labels).join(" ")} `, h("span", { class: "mono" }, id), ended);
         });
         show(answer, lines.length ? h("ul", { class: "details" }, lines) : "It is nobody's.");
