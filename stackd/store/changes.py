@@ -342,8 +342,9 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
         members=_without_pods(before, later=1) if before.members else (),
         **({} if wanted.renewed is None else {of.name: getattr(wanted.renewed, of.name) for of in fields(Renewed)}),
     )
-    replaced = {name: value for name, value in before.values.items() if after.values.get(name) != value}
-    history.note_values(tx, [(stack_id, replaced)])
+    if wanted.renewed is not None:
+        replaced = {name: value for name, value in before.values.items() if after.values.get(name) != value}
+        history.note_values(tx, [(stack_id, replaced)])
     history.note(tx, stack_id, wanted.kind, reason=wanted.reason, message=wanted.message, by=wanted.by)
     return rows.save_one(tx, after, spec=after.pod_spec != before.pod_spec)
 
