@@ -67,7 +67,7 @@ from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
 from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
-from stackd.web.serving import IDLE_SECONDS, SHARE_OF_REQUESTS, HttpListener, prepare
+from stackd.web.serving import IDLE_SECONDS, SHARE_OF_REQUESTS, HttpListener, listener_of
 from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     context, config = daemon.context, daemon.context.config
     began = context.clock.monotonic()
     certificate = daemon.certificate
-    listener = await prepare(daemon.api, process.sockets(config), lasting=process.can_keep)
+    listener = listener_of(daemon.api, process.sockets(config), lasting=process.can_keep)
     daemon.port = listener.port
     stack.push_async_callback(_drain, daemon, listener, process)
     context.tasks.supervise("store", context.store.failed())

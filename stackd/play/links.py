@@ -135,7 +135,7 @@ async def revoke_link(call: ApiCall) -> web.Response:
     From now on it opens nothing, and its sessions and event streams end. Its stacks stay. An admin's key can revoke an id that
     this file does not know, too.
     """
-    context, link_id = call.api.context, call.request.match_info["link_id"]
+    context, link_id = call.api.context, call.parts["link_id"]
     kept = await context.store.links.find(link_id)
     any_id = call.key.scope == ADMIN and LINK_ID.fullmatch(link_id)
     if not (any_id if kept is None else call.key.may_see(kept.labels)):
@@ -159,7 +159,7 @@ async def revoke_link(call: ApiCall) -> web.Response:
 @route("GET", "/play/links/{link_id}/{visitor}")
 async def show_player_page(call: ApiCall) -> web.Response:
     """What the page of a link shows, without values, to a key that may see the link: of an open link, to one of its visitors."""
-    link_id, visitor = call.request.match_info["link_id"], call.request.match_info.get("visitor", "")
+    link_id, visitor = call.parts["link_id"], call.parts.get("visitor", "")
     kept = await call.api.context.store.links.find(link_id)
     if kept is None or kept.scope or not call.key.may_see(kept.labels):
         raise NotFound(f"link not found: {link_id}", code=ErrorCode.LINK_NOT_FOUND)

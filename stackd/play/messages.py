@@ -154,7 +154,7 @@ async def list_messages(call: ApiCall) -> web.Response:
 @route("DELETE", "/messages/{message_id}", LINKS, Answer("It is shown no more.", contract.MessageList))
 async def delete_message(call: ApiCall) -> web.StreamResponse:
     """Show a message no more. A tenant's key takes back its own."""
-    message_id = call.request.match_info["message_id"]
+    message_id = call.parts["message_id"]
     found = next((each for each in messages_of(call).now() if each.message_id == message_id), None)
     if found is None or not found.concerns(call.key):
         raise NotFound(f"message not found: {message_id}", code=ErrorCode.NOT_FOUND)

@@ -167,7 +167,7 @@ class Players:
 
     # ---- sessions
 
-    def admit(self, request: web.Request) -> LinkKey:
+    def admit(self, request: web.BaseRequest) -> LinkKey:
         """The player of the request. Raises Unauthenticated, PermissionDenied or TooManyRequests."""
         self.require_own_page(request)
         link = self.session(request)
@@ -223,7 +223,7 @@ class Players:
         revoked = key.link.link_id in self._context.store.links.revoked
         return not revoked and key.link.expires_at > self._context.clock.now() and key.signed_by in self.signer
 
-    def session(self, request: web.Request) -> Link:
+    def session(self, request: web.BaseRequest) -> Link:
         """The link of the request's cookie. Raises Unauthenticated."""
         name = self._cookie(request)[0]
         pairs = (pair.strip().partition("=") for pair in request.headers.get(hdrs.COOKIE, "").split(";"))
@@ -244,7 +244,7 @@ class Players:
         """For how many seconds the link is valid."""
         return max(0, link.expires_at - self._context.clock.now()) // NANOSECONDS
 
-    def remember(self, request: web.Request, response: web.Response, session: str = "", age: int = 0) -> None:
+    def remember(self, request: web.BaseRequest, response: web.Response, session: str = "", age: int = 0) -> None:
         """Have the browser keep the session, of which so many seconds are left; without one, forget it."""
         age += KEPT_SECONDS if session else 0
         name, secure, path = self._cookie(request)
@@ -256,7 +256,7 @@ class Players:
 
     # ---- whose page it is
 
-    def require_own_page(self, request: web.Request) -> None:
+    def require_own_page(self, request: web.BaseRequest) -> None:
         """Raise PermissionDenied if a page of another site, or of another port of this host, may have sent this."""
         headers, changes = request.headers, request.method not in SAFE_METHODS
         site, origin = headers.get("Sec-Fetch-Site", ""), headers.get(hdrs.ORIGIN, "")
@@ -268,7 +268,7 @@ class Players:
 
     # ---- short codes
 
-    async def of_code(self, request: web.Request, text: str) -> tuple[Link, str]:
+    async def of_code(self, request: web.BaseRequest, text: str) -> tuple[Link, str]:
         """The link of a short code, and the id of its secret. Raises Unauthenticated; TooManyRequests after too many wrong ones.
 
         A right code waits as well, or else a guess would be as good as it. What many addresses guess keeps nobody waiting at one
@@ -289,7 +289,7 @@ class Players:
                 raise Unauthenticated("no link has this short code", code=ErrorCode.CODE_INVALID)
         return kept, digests[kept.code]
 
-    def opened(self, request: web.Request) -> None:
+    def opened(self, request: web.BaseRequest) -> None:
         """Note that a link was opened at the address of the request."""
         address = client_network(self._keys.caller(request))
         self._known[address] = None
@@ -299,7 +299,7 @@ class Players:
 
     # ---- new visitors of open links
 
-    def new_visitor(self, request: web.Request, link: Link) -> Link:
+    def new_visitor(self, request: web.BaseRequest, link: Link) -> Link:
         """The session of a new visitor. Raises TooManyRequests if the address has sent too many."""
         if wait := self._visitors.wait(self._keys.caller(request), attempt=True):
             sentence = f"more than {VISITORS_A_MINUTE} new visitors a minute from one address"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -54,6 +55,7 @@ POLL_SECONDS = 0.02
 QUIET_METHODS = frozenset({"GET", "HEAD"})
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
+NO_PARTS: Mapping[str, str] = MappingProxyType({})
 
 NOT_SEEN = "unknown:"
 """Before an id in a job: no stack has such an id, so the job counts it as not found."""
@@ -64,7 +66,7 @@ class Players(Protocol):
 
     messages: Any
 
-    def admit(self, request: web.Request) -> ApiKey:
+    def admit(self, request: web.BaseRequest) -> ApiKey:
         """The player of the request. Raises Unauthenticated, PermissionDenied or TooManyRequests."""
 
     def in_force(self, key: ApiKey) -> bool:
@@ -116,12 +118,13 @@ class Api:
 class ApiCall:
     """One request and the API key that it carries.
 
-    ``parameters`` is the query. ``exceeded`` is set if the key has exceeded its rate limit, but the request may have an
-    earlier answer (``Route.replays``).
+    ``parts`` are those that the path names, ``parameters`` is the query. ``exceeded`` is set if the key has exceeded its rate
+    limit, but the request may have an earlier answer (``Route.replays``).
     """
 
     api: Api
-    request: web.Request
+    request: web.BaseRequest
+    parts: Mapping[str, str]
     key: ApiKey
     route: Route
     parameters: Parameters
@@ -135,7 +138,7 @@ class ApiCall:
     @property
     def stack_id(self) -> str:
         """The id in the path."""
-        return self.request.match_info["stack_id"]
+        return self.parts["stack_id"]
 
     @property
     def stack(self) -> Stack:
@@ -231,7 +234,7 @@ def route(method: str, path: str, tag: str = "", *answers: Answer, **options: An
     return register
 
 
-def admit(api: Api, request: web.Request, route: Route) -> tuple[ApiKey, TooManyRequests | None]:
+def admit(api: Api, request: web.BaseRequest, route: Route) -> tuple[ApiKey, TooManyRequests | None]:
     """Return the request's key, and the exceeded rate limit if the Idempotency-Key may already have an answer.
 
     Raises Unauthenticated, PermissionDenied or TooManyRequests; the last two also name the key for the log.

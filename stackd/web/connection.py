@@ -182,14 +182,13 @@ class HttpConnection(web.RequestHandler):
                 self._socket.send(last_words)
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    async def begin(self, request: web.BaseRequest) -> None:
-        """A request begins. If it was sent behind another one, the other connections come first: from Python 3.12 on, aiohttp
-        answers all of them in one turn of the loop."""
+    def is_behind(self, request: web.BaseRequest) -> bool:
+        """A request begins; whether it was sent behind another one. Then the other connections come first: from Python 3.12 on,
+        aiohttp answers all of them in one turn of the loop."""
         self._body, self._ahead = request.content, 0
         self._chunked = hdrs.TRANSFER_ENCODING in request.headers
-        if not self.sent_more:
-            await asyncio.sleep(0)
-        self.sent_more = False
+        behind, self.sent_more = not self.sent_more, False
+        return behind
 
     def data_received(self, data: bytes) -> None:
         self.sent_more = bool(data)  # aiohttp passes b"" to go on with what it has

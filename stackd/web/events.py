@@ -23,6 +23,7 @@ from stackd.web import bodies
 from stackd.web.api import Answer, Api, ApiCall, route
 from stackd.web.change_feed import FeedChange, event, frame, rendered
 from stackd.web.parameters import FIELDS, FILTERS, Parameter, StackSelection
+from stackd.web.responses import begin
 from stackd.web.stacks import HISTORY
 
 LAST_EVENT_ID = Parameter("Last-Event-ID", "Continue after this event.", str, where="header")
@@ -104,7 +105,7 @@ async def _stream(call: ApiCall, subscriber: _Subscriber) -> web.StreamResponse:
     response = web.StreamResponse(headers=HEADERS)
     with call.api.feed.follow(call.key.principal.id), suppress(ConnectionError):  # the client has left
         pieces = _pieces(call, subscriber)
-        await response.prepare(call.request)
+        await begin(call.request, response)
         if call.request.method != hdrs.METH_HEAD:
             async with aclosing(pieces):
                 async for piece in pieces:

@@ -42,7 +42,7 @@ from stackd.web.parameters import (
     flag,
     number,
 )
-from stackd.web.responses import JSON, json_response, streamed_list
+from stackd.web.responses import JSON, begin, json_response, streamed_list
 from stackd.web.stacks import STACKS, TIMEOUT, Run, first_answer, patience, unrepeated
 
 BATCH = "Batch jobs"
@@ -119,7 +119,7 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     response.content_length = size
     before = OPEN
     with suppress(ConnectionError):  # the client has left
-        await response.prepare(call.request)
+        await begin(call.request, response)
         step = max(1, LONGEST_PIECE // max(map(len, entries)))
         for start in range(0, len(entries), step):
             await response.write(before + b",".join(entries[start : start + step]))
@@ -327,4 +327,4 @@ async def _awaited(call: ApiCall, job: Job) -> Job:
 
 
 def _job(call: ApiCall) -> Job:
-    return call.view.job(call.request.match_info["job_id"])
+    return call.view.job(call.parts["job_id"])

@@ -262,7 +262,7 @@ class SignIn:
         self._set(answer, self.login_cookie, self._keep(state, nonce, verifier, back[:1000]), SIGN_IN_SECONDS, "Lax")
         return answer
 
-    async def finish(self, request: web.Request) -> tuple[web.Response, ApiKey]:
+    async def finish(self, request: web.BaseRequest) -> tuple[web.Response, ApiKey]:
         """The browser is back: the redirect to the dashboard with the session's cookie, and who it is.
 
         Raises SignInFailed, PermissionDenied for a person whom nothing allows anything, Unavailable.

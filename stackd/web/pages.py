@@ -109,7 +109,7 @@ async def static(call: ApiCall) -> web.Response:
     path = call.request.path
     if path == "/dashboard" and not call.api.context.config.server.dashboard:
         raise NotFound("the dashboard is switched off (server.dashboard)")
-    name = ENTRIES.get(path) or "{folder}/{file}".format_map(call.request.match_info)
+    name = ENTRIES.get(path) or "{folder}/{file}".format_map(call.parts)
     if name not in files():
         raise NotFound(f"no such file: {path}")
     config = call.api.context.config
@@ -133,7 +133,7 @@ def dashboard(auth: AuthSection) -> File:
 @_page("/docs/{page}")
 async def guide(call: ApiCall) -> web.Response:
     """A guide."""
-    page = call.request.match_info["page"]
+    page = call.parts["page"]
     if page not in guides():
         raise NotFound(f"no such page: {call.request.path}")
     return send(call, await asyncio.to_thread(rendered, page))

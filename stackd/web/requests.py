@@ -73,7 +73,7 @@ def check_coding(request: web.BaseRequest) -> None:
         raise StackdError(sentence, code=ErrorCode.UNSUPPORTED_CODING)
 
 
-async def read(request: web.Request, max_body: int, timeout: float, count: Callable[[int], None]) -> bytes:
+async def read(request: web.BaseRequest, max_body: int, timeout: float, count: Callable[[int], None]) -> bytes:
     """The whole body; ``count`` gets the length of each piece of it, and may raise. Raises RequestTooLarge
     (``server.max_body``), InvalidRequest if it is not valid HTTP, or HTTPRequestTimeout (``limits.slow_client_timeout``).
     """

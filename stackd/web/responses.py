@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from stackd import contract, errors
 from stackd.codes import ErrorCode, of_status
 from stackd.contract import LONGEST_ERROR, Body
+from stackd.logs import REQUEST_ID
 from stackd.podspec import by_line
 from stackd.web.bodies import encode
 
@@ -24,16 +25,32 @@ request_log = logging.getLogger("stackd.request")
 
 JSON: Final = "application/json"
 SERVER_NAME: Final = "stackd"
+REQUEST_ID_HEADER: Final = "X-Request-ID"
 NOT_KEPT: Final = "no-store"
 """Answers hold data that needs a key, so no cache between stackd and the client may keep them."""
 
 
-def is_last(request: web.BaseRequest) -> bool:
-    """Whether the connection has to be closed after this request: it has chunks, or offers another protocol.
+def set_head(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Set the headers that every answer has, unless it is being sent already.
 
-    aiohttp's parser may keep trailers as headers of the next request, which is another caller's behind a proxy.
+    After a request that has chunks or offers another protocol, the connection is closed: aiohttp's parser may keep trailers as
+    headers of the next request, which is another caller's behind a proxy.
     """
-    return hdrs.TRANSFER_ENCODING in request.headers or hdrs.UPGRADE in request.headers
+    if response.prepared:
+        return
+    headers = response.headers
+    if hdrs.TRANSFER_ENCODING in request.headers or hdrs.UPGRADE in request.headers:
+        response.force_close()
+        headers[hdrs.CONNECTION] = "close"
+    headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
+    headers[hdrs.SERVER] = SERVER_NAME
+    headers.setdefault(hdrs.CACHE_CONTROL, NOT_KEPT)
+
+
+async def begin(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Send the head of an answer whose body follows in pieces."""
+    set_head(request, response)
+    await response.prepare(request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +69,7 @@ def json_response(body: bytes | Body, status: int = 200, headers: dict[str, str]
 
 
 async def streamed_list(
-    request: web.Request, begin: bytes, entries: AsyncGenerator[bytes, None], end: bytes
+    request: web.BaseRequest, first: bytes, entries: AsyncGenerator[bytes, None], end: bytes
 ) -> web.StreamResponse:
     """A list as JSON, whose entries are rendered while they are sent, at the reader's pace; compressed for who takes that."""
     response = web.StreamResponse()
@@ -60,10 +77,10 @@ async def streamed_list(
     if request.method != hdrs.METH_HEAD:  # which would get the end of an empty compressed body
         response.enable_compression()
     try:
-        await response.prepare(request)
+        await begin(request, response)
         if request.method == hdrs.METH_HEAD:
             return response
-        await response.write(begin)
+        await response.write(first)
         async with aclosing(entries):
             async for piece in entries:
                 await response.write(piece)

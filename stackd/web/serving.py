@@ -23,7 +23,7 @@ from stackd.config import Config
 from stackd.contract import host_and_port
 from stackd.tasks import Tasks
 from stackd.web.api import Api
-from stackd.web.app import application
+from stackd.web.app import server_of
 from stackd.web.connection import RECEIVE_BUFFER, Connections, HttpConnection
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class HttpListener:
     be cut off when there are too many, and keep the certificate that they started with.
     """
 
-    runner: web.AppRunner
+    server: web.Server
     connections: Connections
     tasks: Tasks
     sockets: Sequence[socket.socket]
@@ -104,9 +104,7 @@ class HttpListener:
                 log.error("accepting no connections for %g s: %s", PAUSE_SECONDS, error.strerror)
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
-            if (server := self.runner.server) is None:
-                raise RuntimeError("the runner is not set up")
-            connection = HttpConnection(server, self.connections, accepted)
+            connection = HttpConnection(self.server, self.connections, accepted)
             task = asyncio.create_task(self._connect(accepted, connection), name="connection")
             self._opening[task] = connection
             task.add_done_callback(self._opening.pop)
@@ -146,20 +144,17 @@ class HttpListener:
         for connection in self._opening.values() if self._context else ():
             connection.cut()
         await asyncio.gather(*self._opening)
-        if (server := self.runner.server) is not None:
-            await asyncio.sleep(0)  # requests that have arrived begin
-            server.pre_shutdown()
-            # aiohttp waits twice for so long: for the handlers, and again once their reading of bodies has ended
-            await server.shutdown(max(LEAST_SECONDS, seconds / 2))
-        await self.runner.cleanup()
+        await asyncio.sleep(0)  # requests that have arrived begin
+        self.server.pre_shutdown()
+        # aiohttp waits twice for so long: for the handlers, and again once their reading of bodies has ended
+        await self.server.shutdown(max(LEAST_SECONDS, seconds / 2))
 
 
-async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) -> HttpListener:
-    """Set up everything, without accepting connections yet."""
-    runner = web.AppRunner(application(api), handler_cancellation=True)
-    await runner.setup()
+def listener_of(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) -> HttpListener:
+    """The listener on these sockets, which accepts no connections yet."""
+    context, server = api.context, server_of(api)
     return HttpListener(
-        runner=runner, connections=Connections(api.context), tasks=api.context.tasks, sockets=sockets, lasting=lasting
+        server=server, connections=Connections(context), tasks=context.tasks, sockets=sockets, lasting=lasting
     )
 
 

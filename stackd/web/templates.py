@@ -172,7 +172,7 @@ def _problems(call: ApiCall) -> Iterator[contract.TemplateProblem]:
 
 
 def _name(call: ApiCall) -> str:
-    return call.request.match_info["template"]
+    return call.parts["template"]
 
 
 def _writable(call: ApiCall) -> str:
