@@ -1,8 +1,9 @@
 """The generated part of docs/api-reference.md: ``make reference`` writes it.
 
-Each route with a request and the answer that a stackd on an embedded cluster gave to it. Everything else comes from the
+Each route with a request and the answer that a stackd on an embedded cluster gave to it, or the route above whose answer has the
+same fields. Everything else comes from the
 OpenAPI document, which comes from the route table and ``stackd.contract``. An answer stays on the page while it fits the
-document, so that pages of two versions can be compared.
+document and has all fields, so that pages of two versions can be compared.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ROUTED = {"domain": "stacks.example.org", "gateway": "gateways/public", "http_li
 DOCUMENT: Final[dict[str, Any]] = document(ROUTES, Config.model_validate({"routes": ROUTED}))
 SCHEMAS: Final[dict[str, Any]] = DOCUMENT["components"]["schemas"]
 EVERYWHERE: Final = frozenset({"400", "401", "403", "408", "413", "415", "429", "431", "500", "503"})
-WIDTH, LONGEST_VALUE, MOST_LINES, MOST_ENTRIES = 120, 120, 14, 2
+WIDTH, LONGEST_VALUE, MOST_LINES, MOST_ENTRIES, SHORT = 120, 120, 14, 2, 2
 Samples = Mapping[str, str]
 """The answer to each operation, by ``GET /path``: its status, an empty line, and its body."""
 
@@ -104,6 +105,8 @@ class Operation:
             return f"{self.name} answered {sample}"
         (content,) = answer["content"].items()
         if content[0] != "application/json":
+            return ""
+        if not text:  # an earlier route has the example
             return ""
         closed = _closed({**content[1]["schema"], "components": {"schemas": SCHEMAS}})
         wrong = [str(one) for one in jsonschema_rs.validator_for(closed).iter_errors(json.loads(text))]
@@ -246,7 +249,7 @@ def samples_of(page: str) -> dict[str, str]:
     """The answers on a page."""
     found = {}
     for section in page.partition(MARK)[2].split("\n### `")[1:]:
-        if answer := re.search(r"^→ (\d+)\n(.*?)\n```$", section, re.MULTILINE | re.DOTALL):
+        if answer := re.search(r"^→ (\d+)[^\n]*\n(.*?)\n?```$", section, re.MULTILINE | re.DOTALL):
             found[section.partition("`")[0]] = f"{answer[1]}\n\n{answer[2]}"
     return found
 
@@ -254,7 +257,7 @@ def samples_of(page: str) -> dict[str, str]:
 def rendered(page: str, samples: Samples) -> str:
     """The page with its hand-written head and these answers."""
     lines: list[str] = []
-    said: dict[str, str] = {}
+    said: dict[str, str] = {}  # by which route first, of parameters and of the objects that are answers
     for tag in DOCUMENT["tags"]:
         lines += ["", f"## {tag['name']}", "", tag["description"]]
         for one in OPERATIONS:
@@ -269,7 +272,12 @@ def _operation(one: Operation, sample: str, said: dict[str, str]) -> list[str]:
     lines += ["", *given] if given else []
     lines += [*([] if given else [""]), *_outcomes(one)]
     status, _, text = sample.partition("\n\n")
+    ((_, content),) = one.answers.get(status, {}).get("content", {"": {}}).items()
+    schema = content.get("schema", {"only": one.name})
+    first = said.setdefault(json.dumps(schema.get("anyOf", [schema])[0]), one.name)
     shown = text.splitlines()
+    if first != one.name and len(shown) > SHORT:
+        status, shown = f"{status}, as the answer of {first}", []
     if not text.startswith("{") and len(shown) > MOST_LINES:
         shown = [*shown[:MOST_LINES], "…"]
     return [*lines, "", "```", f"{one.method} {one.target}", *one.body.splitlines(), f"→ {status}", *shown, "```"]
@@ -317,14 +325,20 @@ def _parameter(one: Mapping[str, Any]) -> str:
     return f"- `{one['name']}`{where}: {' '.join(one['description'].split())}{more}"
 
 
+def _names(sample: str) -> set[str]:
+    """The fields that an answer shows."""
+    return set(re.findall(r'"(\w+)":', sample))
+
+
 async def _main() -> None:
     page = PAGE.read_text()
     older, asked = samples_of(page), await ask()
     samples = {}
     for one in OPERATIONS:
         assert not (problem := one.problem(asked[one.name])), problem
-        fits = one.name in older and not one.problem(older[one.name])
-        samples[one.name] = older[one.name] if fits else asked[one.name]
+        before = older.get(one.name, "")
+        fits = _names(before) == _names(asked[one.name]) and not one.problem(before)
+        samples[one.name] = before if fits else asked[one.name]
     PAGE.write_text(rendered(page, samples))
 
 
