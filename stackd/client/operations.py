@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, TypeVar, Unpack
@@ -195,10 +195,8 @@ def wait(stack: str | Stack, status: StackStatus = "running", *, timeout: Length
     seconds = _seconds(timeout)
     end = time.monotonic() + seconds
     while True:
-        patience = max(1, min(LONGEST_WAIT, round(end - time.monotonic())))
-        query = [("wait", status), ("timeout", f"{patience}s")]
         try:
-            now = yield from call("GET", f"{path_of(stack)}/status", query=query, waits=patience)
+            now = yield from _awaited(f"{path_of(stack)}/status", status, end)
         except NotFound:
             if status != "deleted":
                 raise
@@ -251,7 +249,7 @@ def batch(
 
 
 def batch_create(
-    template: str,
+    template: str | None,
     each: Iterable[Mapping[str, Any]],
     *,
     ttl: Length | None = None,
@@ -259,11 +257,12 @@ def batch_create(
     idempotency_key: str = "",
 ) -> Steps[Job]:
     """Start a job that creates stacks from a template, one for ``each`` body such as ``{"labels": {"player": "seat-1"}}``,
-    or takes one that has these labels, with ``return_existing``.
+    or takes one that has these labels, with ``return_existing``. A body may name its own ``template``.
 
     ``batch_job(job_id, results=True)`` says which stack each of them has got.
     """
-    body: dict[str, Any] = {"action": "create", "template": template, "each": [dict(one) for one in each]}
+    body: dict[str, Any] = {"action": "create", "each": [dict(one) for one in each]}
+    body |= {} if template is None else {"template": template}
     body |= {} if ttl is None else {"ttl": _length(ttl)}
     body |= {"if_exists": "return"} if return_existing else {}
     return decode(Job, {"action": "create", **(yield from _once("/stacks/batch", body, idempotency_key))})
@@ -277,7 +276,7 @@ def batch_job(job_id: str, *, results: bool = False) -> Steps[Job]:
 
 def wait_batch(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
     """Any batch job, once it has finished. Raises TimedOut after ``timeout``."""
-    return (yield from _finished(batch_job, job_id, timeout))
+    return (yield from _finished("/stacks/batch", job_id, timeout))
 
 
 def job(job_id: str) -> Steps[Job]:
@@ -287,17 +286,24 @@ def job(job_id: str) -> Steps[Job]:
 
 def wait_job(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
     """A batch-delete job, once it has finished. Raises TimedOut after ``timeout``."""
-    return (yield from _finished(job, job_id, timeout))
+    return (yield from _finished("/stacks/batch-delete", job_id, timeout))
 
 
-def _finished(read: Callable[[str], Steps[Job]], job_id: str, timeout: Length) -> Steps[Job]:
+def _finished(path: str, job_id: str, timeout: Length) -> Steps[Job]:
     seconds = _seconds(timeout)
     end = time.monotonic() + seconds
-    while not (now := (yield from read(job_id))).finished:
+    while not (now := decode(Job, (yield from _awaited(f"{path}/{_part(job_id)}", "completed,failed", end)))).finished:
         if time.monotonic() > end:
             raise TimedOut(f"{job_id} is still {now.status} after {seconds:g} s")
         yield Pause(seconds=POLL_SECONDS)
     return now
+
+
+def _awaited(path: str, statuses: str, end: float) -> Steps[Any]:
+    """What is at the path, once it has one of these statuses, or after ``LONGEST_WAIT``, or at the ``end``."""
+    patience = max(1, min(LONGEST_WAIT, round(end - time.monotonic())))
+    query = [("wait", statuses), ("timeout", f"{patience}s")]
+    return (yield from call("GET", path, query=query, waits=patience))
 
 
 def extend(stack: str | Stack, ttl: Length) -> Steps[Stack]:

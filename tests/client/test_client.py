@@ -555,6 +555,21 @@ def test_what_a_create_returned_keeps_its_values(operation: Callable[..., Steps[
     assert requests(wanted)[0].body in (None, {"ttl": "10m"})
 
 
+@pytest.mark.parametrize("wait", [operations.wait_batch, operations.wait_job])
+def test_stackd_answers_a_wait_for_a_job_once_it_has_finished(wait: Callable[[str], Steps[api.Job]]) -> None:
+    """It was asked four times a second."""
+    under_way, ended = b'{"job_id": "job-1", "status": "running"}', b'{"job_id": "job-1", "status": "failed"}'
+    job, wanted = played(wait("job-1"), answer(200, under_way), answer(200, ended))
+    assert (job.status, len(requests(wanted))) == ("failed", 2)
+    assert {one.query for one in requests(wanted)} == {(("wait", "completed,failed"), ("timeout", "30s"))}
+
+
+def test_each_stack_of_a_batch_may_name_its_template() -> None:
+    each = [{"template": "web-1", "labels": {"player": "a"}}, {"template": "web-2", "labels": {"player": "a"}}]
+    _, wanted = played(operations.batch_create(None, each), answer(202, b'{"job_id": "job-1", "total": 2}'))
+    assert requests(wanted)[0].body == {"action": "create", "each": each}
+
+
 @pytest.mark.parametrize("last", [answer(200, b'{"deleted": true, "stack_id": "stack-1"}'), answer(404)])
 def test_a_wait_for_the_end_returns_what_was_deleted(last: Response) -> None:
     stack, wanted = played(operations.wait("stack-1", "deleted"), answer(200, STACK), last)
