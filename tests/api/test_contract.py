@@ -181,3 +181,5 @@ async def test_unknown_ids_and_methods_are_named(at: Harness) -> None:
     ):
         reply = await at.call(method, path)
         assert (reply.status, reply.headers["Allow"], method in reply.error) == (405, allowed, True)
+    for path, named in (("/stacks/%7Bstack_id%7D", "/stacks/{stack_id}"), ("/stacks/a%2Fb", "stack not found: a/b")):
+        assert named in (await at.call("GET", path)).error, "the name of a part is none, and %2F is no slash"
