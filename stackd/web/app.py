@@ -21,6 +21,7 @@ from stackd.codes import ErrorCode
 from stackd.errors import NotOwner, StillToDo, TooManyRequests
 from stackd.keys import ApiKey
 from stackd.lifecycle.audit import REFUSALS
+from stackd.lifecycle.gate import Gate
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
 from stackd.web import (
@@ -92,10 +93,11 @@ class RouteTable:
             self._patterns.setdefault(path.count("/"), []).append((pattern, paths[path]))
 
     def find(self, method: str, path: str) -> tuple[Guarded, Mapping[str, str]] | None:
-        """What answers this method at this path (in which %2F is no slash), and the path's parts; None if nothing does. A path
-        without parts comes first."""
-        if guarded := self._literal.get(path, {}).get(method):
-            return guarded, NO_PARTS
+        """What answers this method at this path (in which %2F is no slash), and the path's parts; None if nothing does. What is
+        there without parts is all that is there."""
+        if path in self._literal:
+            guarded = self._literal[path].get(method)
+            return guarded and (guarded, NO_PARTS)
         for pattern, by_method in self._patterns.get(path.count("/"), ()):
             if method in by_method and (match := pattern.fullmatch(path)):
                 return by_method[method], {name: _decoded(text) for name, text in match.groupdict().items()}
@@ -148,9 +150,7 @@ def _guarded(api: Api, route: Route) -> Guarded:
             if not CODING_HEADERS.isdisjoint(request.headers):
                 check_coding(request)
             if fence.now() >= fence.valid_until and (changes or not early):  # as ``fence.open``, which takes longer
-                await gate.owner_known(None if changes else OWNER_SECONDS)
-                if changes and not early:
-                    gate.require_lease()
+                await _until_owned(gate, changes=changes, early=early)
             if ownership.standby and not anywhere:
                 raise NotOwner(ownership.standby)
             if not early and (store.incomplete or (changes and not settings.cluster_templates_known)):
@@ -176,12 +176,26 @@ def _guarded(api: Api, route: Route) -> Guarded:
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
             request[INTENDED] = isinstance(error, StillToDo)
             response = problem_of(error if public else gate.reported(error), to_player=route.answers_players)
-        set_head(request, response)
-        _close_if_due(request, response, draining=api.draining)
+        _finish(request, response, draining=api.draining)
         ended(request, parts, response.status, started)
+        if changes and response.status < 400 and not fence.open:
+            _abort(request)
         return response
 
     return guarded
+
+
+async def _until_owned(gate: Gate, *, changes: bool, early: bool) -> None:
+    """Wait until the owner is known. Raises Unavailable if that is not this stackd."""
+    await gate.owner_known(None if changes else OWNER_SECONDS)
+    if changes and not early:
+        gate.require_lease()
+
+
+def _abort(request: web.BaseRequest) -> None:
+    """Give no acknowledgement, as if the process had died: it may have been suspended since the fence was checked."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _reader(route: Route) -> Callable[[web.BaseRequest], Parameters]:
@@ -198,8 +212,9 @@ def _reader(route: Route) -> Callable[[web.BaseRequest], Parameters]:
     return read
 
 
-def _close_if_due(request: web.BaseRequest, response: web.StreamResponse, *, draining: bool) -> None:
-    """Close the connection after this response if stackd stops, or the rest of a refused body is not wanted."""
+def _finish(request: web.BaseRequest, response: web.StreamResponse, *, draining: bool) -> None:
+    """Set the response's head; close the connection after it if stackd stops, or the rest of a refused body is not wanted."""
+    set_head(request, response)
     if not draining and (response.status < 400 or request.content.is_eof()):
         return
     response.force_close()

@@ -178,6 +178,7 @@ async def test_unknown_ids_and_methods_are_named(at: Harness) -> None:
         ("POST", "/healthz", "GET, HEAD"),
         ("PUT", "/stacks/stack-1", "DELETE, GET, HEAD, PATCH"),
         ("DELETE", "/stacks/batch-delete/job-1", "GET, HEAD"),
+        ("GET", "/stacks/batch", "POST"),
     ):
         reply = await at.call(method, path)
         assert (reply.status, reply.headers["Allow"], method in reply.error) == (405, allowed, True)
