@@ -186,7 +186,7 @@ def _guarded(api: Api, route: Route) -> Guarded:
 
 
 async def _until_owned(gate: Gate, *, changes: bool, early: bool) -> None:
-    """Wait until the owner is known. Raises Unavailable if that is not this stackd."""
+    """Wait until the owner is known. Raises NotOwner or ClusterUnavailable."""
     await gate.owner_known(None if changes else OWNER_SECONDS)
     if changes and not early:
         gate.require_lease()
