@@ -216,14 +216,3 @@ def for_players(sentence: str, values: Mapping[str, object] | None = None) -> st
     """The sentence with these values and the name of the host in it."""
     said = sentence if values is None else sentence.format_map({**values, "host": "{host}"})
     return said.replace("{host}", HOST.name)
-
-
-def of_status(status: int) -> ErrorCode:
-    """The general code of a status."""
-    return _GENERAL.get(status, ErrorCode.INTERNAL_ERROR if status >= 500 else ErrorCode.INVALID_REQUEST)
-
-
-_GENERAL: Final = {code.status: code for code in reversed(ErrorCode)} | {
-    404: ErrorCode.NOT_FOUND,
-    403: ErrorCode.PERMISSION_DENIED,
-}

@@ -75,7 +75,7 @@ def check_coding(request: web.BaseRequest) -> None:
 
 async def read(request: web.BaseRequest, max_body: int, timeout: float, count: Callable[[int], None]) -> bytes:
     """The whole body; ``count`` gets the length of each piece of it, and may raise. Raises RequestTooLarge
-    (``server.max_body``), InvalidRequest if it is not valid HTTP, or HTTPRequestTimeout (``limits.slow_client_timeout``).
+    (``server.max_body``), InvalidRequest if it is not valid HTTP, or StackdError if it is slow (``limits.slow_client_timeout``).
     """
     body = bytearray()
     too_large = RequestTooLarge(f"the request body is larger than {max_body} bytes (server.max_body)")
@@ -90,7 +90,7 @@ async def read(request: web.BaseRequest, max_body: int, timeout: float, count: C
                 body += piece
             return bytes(body)
     except TimeoutError:
-        raise web.HTTPRequestTimeout from None
+        raise StackdError("the request did not arrive in time", code=ErrorCode.REQUEST_TIMEOUT) from None
     except (RequestPayloadError, HttpProcessingError) as exc:
         raise InvalidRequest(
             "the request body is not valid HTTP: its encoding, its length or the size of its chunks is wrong"

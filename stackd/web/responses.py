@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 
 from stackd import contract, errors
-from stackd.codes import ErrorCode, of_status
+from stackd.codes import ErrorCode
 from stackd.contract import LONGEST_ERROR, Body
 from stackd.logs import REQUEST_ID
 from stackd.podspec import by_line
@@ -95,14 +95,6 @@ async def streamed_list(
     return response
 
 
-SENTENCES = {
-    404: "no such route",
-    408: "the request did not arrive in time",
-    413: "the request body is too large",
-    500: "internal server error",
-}
-
-
 def problem(code: ErrorCode, error: str, headers: dict[str, str] | None = None, **fields: Any) -> web.Response:
     """An error response; ``fields`` are further ones of ``contract.Error``."""
     fields.setdefault("player_message", code.players)
@@ -112,11 +104,9 @@ def problem(code: ErrorCode, error: str, headers: dict[str, str] | None = None, 
 def problem_of(error: BaseException, *, to_player: bool = False) -> web.Response:
     """The response to an error that ended a request; a player gets nothing but its code and what players may read. Errors
     that the table does not have are logged only here."""
-    if isinstance(error, web.HTTPException):
-        return problem(of_status(error.status), SENTENCES.get(error.status, error.reason.lower()))
     if not isinstance(error, errors.StackdError) or error.code is ErrorCode.INTERNAL_ERROR:
         log.error("a request failed unexpectedly", exc_info=error)
-        return problem(ErrorCode.INTERNAL_ERROR, SENTENCES[500])
+        return problem(ErrorCode.INTERNAL_ERROR, "internal server error")
     headers = {}
     if isinstance(error, errors.Unavailable | errors.TooManyRequests):
         headers["Retry-After"] = str(error.retry_after)
