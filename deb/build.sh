@@ -56,7 +56,8 @@ install -m 640 deb/config.toml "$root/etc/stackd/config.toml"
 install -d "$doc/examples" "$share/lintian/overrides"
 install -m 644 config.example.toml "$doc/examples/"
 cp -r monitoring examples/* "$doc/examples/"
-cp -r docs integrations "$doc/"
+cp -r docs "$doc/"
+install -D -m 644 -t "$doc/integrations/ctfd" integrations/ctfd/README.md # the plugin itself: stackd ctfd install
 find "$doc" -name __pycache__ -prune -exec rm -rf {} +
 install -m 644 README.md "$doc/"
 install -m 644 deb/copyright "$doc/copyright"

@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
 
-PLUGIN = Path(__file__).parent / "stackd_instances"
-SCRIPT = Path(__file__).parents[2] / "stackd.py"
+STACKD = Path(__file__).parents[2]
+PLUGIN, NAME = STACKD / "stackd" / "cli" / "ctfd.plugin", "stackd_instances"
 IMAGE = "ctfd/ctfd:3.8.7"
 WAIT = 180
 """Seconds that CTFd may take to answer: the first time, Docker pulls its image."""
@@ -90,7 +90,7 @@ def stackd_command(folder: Path, port: int, key: str) -> subprocess.Popen[bytes]
     }  # fmt: skip
     environment = os.environ | {"STACKD_SERVER__PORT": str(port), "STACKD_AUTH__KEYS": json.dumps([tenant])}
     with (folder / "stackd.log").open("wb") as log:
-        return subprocess.Popen([sys.executable, str(SCRIPT), "demo"], env=environment, stdout=log, stderr=log)
+        return subprocess.Popen([sys.executable, str(STACKD / "stackd.py"), "demo"], env=environment, stdout=log, stderr=log)
 
 
 def ctfd_command(folder: Path, port: int, stackd: str, key: str) -> tuple[list[str], dict[str, str], Path]:
@@ -102,13 +102,13 @@ def ctfd_command(folder: Path, port: int, stackd: str, key: str) -> tuple[list[s
             raise SystemExit("name a checkout of CTFd 3.7 or 3.8 (make demo-ctfd CTFD=…), or install Docker")
         passed = [word for name in variables for word in ("--env", name)]
         command = ["docker", "run", "--rm", "--network", "host", "--entrypoint", "sh", *passed]
-        command += ["--volume", f"{PLUGIN}:/opt/CTFd/CTFd/plugins/{PLUGIN.name}:ro", IMAGE]
+        command += ["--volume", f"{PLUGIN.resolve()}:/opt/CTFd/CTFd/plugins/{NAME}:ro", IMAGE]
         serve = f"gunicorn 'CTFd:create_app()' --bind 127.0.0.1:{port} --worker-class gevent"
         return [*command, "-c", f"flask db upgrade && exec {serve}"], os.environ | variables, folder
     source = folder / "ctfd"
     leave = shutil.ignore_patterns(".git", ".venv", "tests", "__pycache__", "node_modules", ".data")
     shutil.copytree(checkout, source, ignore=leave)
-    shutil.copytree(PLUGIN, source / "CTFd" / "plugins" / PLUGIN.name, dirs_exist_ok=True)
+    shutil.copytree(PLUGIN, source / "CTFd" / "plugins" / NAME, dirs_exist_ok=True)
     python = os.environ.get("CTFD_PYTHON") or str(Path(checkout, ".venv", "bin", "python").absolute())
     if not Path(python).exists():
         raise SystemExit(f"{python} does not exist; CTFD_PYTHON names a Python with CTFd's requirements.txt")
