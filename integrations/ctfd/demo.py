@@ -90,7 +90,9 @@ def stackd_command(folder: Path, port: int, key: str) -> subprocess.Popen[bytes]
     }  # fmt: skip
     environment = os.environ | {"STACKD_SERVER__PORT": str(port), "STACKD_AUTH__KEYS": json.dumps([tenant])}
     with (folder / "stackd.log").open("wb") as log:
-        return subprocess.Popen([sys.executable, str(STACKD / "stackd.py"), "demo"], env=environment, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [sys.executable, str(STACKD / "stackd.py"), "demo"], env=environment, stdout=log, stderr=log
+        )
 
 
 def ctfd_command(folder: Path, port: int, stackd: str, key: str) -> tuple[list[str], dict[str, str], Path]:

@@ -154,3 +154,4 @@ async def test_of_several_pods_the_one_that_failed_is_named(ctfd: Ctfd, stackd: 
         await expect(row).to_contain_text(words)
     await page.get_by_role("tab", name="Health").click()
     await expect(page.locator("#stackd-health tr")).to_contain_text("1 of 1 (most: The program in it ends")
+    await expect(page.locator("#stackd-result.stackd-bad")).to_contain_text("1 of 1 challenges")

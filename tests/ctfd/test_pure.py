@@ -128,12 +128,12 @@ def test_a_refusal_is_told_as_stackd_tells_it_and_tried_again_where_that_may_hel
     seen = {code: answers.verdict(code.status, code.value, code.players) for code in ErrorCode}
     for code, verdict in seen.items():
         closed = code.status in (401, 403)
-        assert verdict.sentence == (answers.TEXTS["closed"] if closed else code.players)
+        assert verdict.sentence == ("" if closed else code.players)
         assert verdict.key == ("closed" if closed else code)
     waits = {code for code, verdict in seen.items() if verdict.retry}
     assert {code for code in ErrorCode if code.repeat == WAIT} <= waits
     assert not [code for code in waits if code.status in (400, 401, 403, 404)]
-    assert answers.verdict(0) == answers.Verdict("silent", answers.TEXTS["silent"], retry=True)
+    assert answers.verdict(0) == answers.Verdict("silent", retry=True)
     assert answers.verdict(418) == answers.BROKEN
     assert answers.pause(9, 3600) == answers.LONGEST_PAUSE
 

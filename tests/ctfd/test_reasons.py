@@ -6,7 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from tests.ctfd.conftest import API, Ctfd, Person, Source, ctfd_running, set_up
+from playwright.async_api import Browser, expect
+
+from tests.ctfd.conftest import API, Ctfd, Person, Source, ctfd_running, open_challenge, page_of, set_up
 from tests.gate import gate
 from tests.harness import Harness, until
 from tests.templates import PLAIN, folder_with
@@ -78,19 +80,25 @@ async def test_at_the_limit_the_named_instance_makes_room(ctfd: Ctfd, stackd: Ha
     await stackd.until_listed(2)
 
 
-async def test_instances_cost_no_more_than_an_account_may_spend(ctfd: Ctfd, stackd: Harness) -> None:
+async def test_instances_cost_no_more_than_an_account_may_spend(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
     small, large, third = [await ctfd.challenge(name=f"C{cost}", stackd_cost=cost) for cost in (2, 6, 5)]
     await ctfd.configure(stackd_instances_per_account=9, stackd_cost_per_account=10)
     player = await ctfd.player("ada")
     await player.start(small)
-    dear = await player.start(large)
+    await player.start(large)
+    organisers = await page_of(browser, ctfd, "admin")
+    await organisers.goto("/admin/stackd")
+    await expect(organisers.get_by_role("cell", name="ada 8 of 10", exact=True)).to_have_count(2)
     seen = await player.press(third)
     assert [seen[name] for name in ("spent", "budget", "cost")] == [8, 10, 5]
     assert [one["challenge"] for one in seen["others"]] == ["C6"], "the other one does not make enough room"
     path, spending = f"challenges/{third}", {"spent": 8, "budget": 10, "cost": 5}
     assert await refused(player, path) == (409, "cost", spending)
-    status, _ = await player.call("POST", f"/api/v1/stackd/{path}", {"instead_of": dear["name"]})
-    assert status == 200
+    box = await open_challenge(await page_of(browser, ctfd, "ada"), "C5")
+    await expect(box.get_by_text("You use 8 of 10; this one costs 5.")).to_be_visible()
+    await box.get_by_role("button", name="Stop C6 and start this one").click()
+    await box.get_by_role("button", name="Yes, stop it").click()
+    await expect(box.get_by_role("status")).to_have_text("Your instance is running.")
     await player.until(third, status="running", spent=7)
     await player.until(large, status="none", problem="replaced")
     await player.press(third, "stop")

@@ -96,9 +96,11 @@ def listing():
     organises = is_admin()
     number, pages = paged(len(rows))
     ids = [row.id for row in rows[(number - 1) * PER_PAGE : number * PER_PAGE]]
-    found = StackdInstance.query.filter(StackdInstance.id.in_(ids)).order_by(StackdInstance.id.desc())
+    found = StackdInstance.query.filter(StackdInstance.id.in_(ids)).order_by(StackdInstance.id.desc()).all()
+    spent, budget = instances.spending({row.account for row in found}), settings.number(settings.COST)
     data = {
-        "instances": [listed(row, organises) for row in found], "page": number, "pages": pages, "total": len(rows),
+        "instances": [{**listed(row, organises), "spent": spent.get(row.account), "budget": budget} for row in found],
+        "page": number, "pages": pages, "total": len(rows),
         "counts": counts, "top_failure": max(failures, key=failures.get, default=""),
         "challenges": [[one.stackd_key, one.name] for one in StackdChallenge.query.order_by(StackdChallenge.name)],
         "last_refusal": " ".join(filter(None, (about_the_end(), cache.get(PROBLEM)))), "batches": batches.listed(),

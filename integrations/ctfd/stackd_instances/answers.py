@@ -1,7 +1,8 @@
 """What an answer of stackd means: for players a key and a sentence, for the worker whether to try again.
 
-Knows nothing of CTFd or the database. Keys are translated by the players' pages (``assets/locale``); the sentences here are
-for pages without the key. stackd's ``error`` and ``detail`` name configuration keys and ids: they go to organisers only.
+Knows nothing of CTFd or the database. The players' pages have a text for each key (``assets/locale``); the sentence is
+stackd's own, for a key that they do not know. stackd's ``error`` and ``detail`` name configuration keys and ids: they go to
+organisers only.
 """
 
 from __future__ import annotations
@@ -11,21 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TEXTS = {
-    "broken": "The organisers have to look at this challenge. Please tell them.",
-    "closed": "Instances cannot be started at the moment. Please tell the organisers.",
-    "silent": "The instance server does not answer. Please try again in a minute.",
-    "no_more_extensions": "Your instance cannot be extended any further.",
-    "failed": "Your instance has stopped working. Restart it, or stop it and start a new one.",
-    "expired": "Your instance has ended: its time was over.",
-    "lost": "Your instance is gone. Start a new one.",
-    "organiser": "The organisers have stopped your instance.",
-    "event_over": "Your instance has ended with the event.",
-    "over": "Your instance has ended: the challenge is closed.",
-    "solved": "Your instance was stopped: the challenge is solved.",
-    "replaced": "Your instance was stopped to start another one.",
-}
-"""The sentences of what stackd knows nothing of, by their keys; stackd says all others itself."""
 LATER = ("label_limit_reached", "stack_creating")
 """Codes of what may succeed later although the answer has no Retry-After."""
 LONGEST_PAUSE = 15
@@ -37,21 +23,21 @@ class Verdict:
     """A reason: its key, the sentence for players, and whether the same request may succeed later."""
 
     key: str
-    sentence: str
+    sentence: str = ""
     retry: bool = False
 
 
-BROKEN = Verdict("broken", TEXTS["broken"])
+BROKEN = Verdict("broken")
 
 
 def verdict(status: int, code: str = "", player_message: str = "") -> Verdict:
     """What a refusal means; the status 0 is no answer."""
     retry = status in (0, 429) or status >= 500 or code in LATER
     if status in (401, 403):
-        return Verdict("closed", TEXTS["closed"])
+        return Verdict("closed")
     if code and player_message:
         return Verdict(code, player_message, retry)
-    return Verdict("silent", TEXTS["silent"], retry=True) if retry else BROKEN
+    return Verdict("silent", retry=True) if retry else BROKEN
 
 
 def phase(stack: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from CTFd.cache import cache
@@ -105,6 +105,17 @@ def cost_of(fields: Mapping[str, Any]) -> int:
 def spent_on(rows: Iterable[StackdInstance]) -> int:
     """What these instances cost in all."""
     return sum(cost_of(row.fields) for row in rows)
+
+
+def spending(accounts: Collection[str]) -> dict[str, int]:
+    """What the instances of each of these accounts cost in all; empty where that has no limit."""
+    if not settings.number(settings.COST):
+        return {}
+    rows = StackdInstance.query.filter(StackdInstance.account.in_(accounts), StackdInstance.slot.isnot(None))
+    (mine, _), spent = counted(rows.all()), dict.fromkeys(accounts, 0)
+    for row in mine:
+        spent[row.account] += cost_of(row.fields)
+    return spent
 
 
 def in_the_way(mine: Sequence[StackdInstance], cost: int, limit: int, budget: int) -> list[StackdInstance] | None:
@@ -271,7 +282,7 @@ def extend(row: StackdInstance) -> None:
     """Have the instance extended, as often as the challenge allows. Raises Refused."""
     most = row.fields["stackd_extensions"] or 0
     if row.extensions >= most:
-        raise Refused(answers.TEXTS["no_more_extensions"], 409, "no_more_extensions")
+        raise Refused("Your instance cannot be extended any further.", 409, "no_more_extensions")
     ask(row, "extend", StackdInstance.extensions < most, StackdInstance.slot.isnot(None))
 
 
@@ -301,7 +312,7 @@ def mark_stopped(why: str, *conditions: Any) -> int:
     """Have these instances stopped, without a commit; returns how many. Their players read ``why``, if it is not empty."""
     values = {
         "todo": "stop", "slot": None, "since": now(), "attempts": 0, "not_before": 0, "status": "stopping",
-        "message": answers.TEXTS.get(why, ""), "problem": why or None,
+        "message": "", "problem": why or None,
     } | ({} if why else {"challenge_key": None})  # fmt: skip
     query = StackdInstance.query.filter(*conditions, StackdInstance.challenge_key.isnot(None))
     if why:  # what has ended keeps its own reason
@@ -319,7 +330,7 @@ def stop(*conditions: Any, why: str = "") -> int:
 def ended(row: StackdInstance, why: str) -> None:
     """Note that the instance's stack is gone; the row keeps the reason for a while."""
     row.slot, row.todo, row.since, row.status = None, None, now(), "ended"
-    row.problem, row.message = why, answers.TEXTS[why]
+    row.problem, row.message = why, ""
 
 
 def shown(row: StackdInstance) -> dict[str, Any]:
@@ -388,5 +399,5 @@ def _problem(row: StackdInstance, seen: str) -> dict[str, Any] | None:
         key, message = "failed", ""
     if not key:
         return None
-    shown = {"key": key, "player_message": message or answers.TEXTS.get(key, ""), "restart": not row.hopeless}
+    shown = {"key": key, "player_message": message, "restart": not row.hopeless}
     return shown | {"member": "" if row.todo or row.slot is None else answers.member(row.detail or "")}

@@ -167,12 +167,13 @@ import { load, h as make } from "./box.js";
         status.append(details);
       }
     }
+    const cost = one.budget > 0 && make("small", { className: "d-block", textContent: `${one.spent} of ${one.budget}` });
     const addresses = one.addresses.map(({ text }) => make("code", { className: "d-block", textContent: text }));
     return make(
       "tr",
       {},
       make("td", {}, box),
-      make("td", {}, link(root(one.account_page), one.account)),
+      make("td", {}, link(root(one.account_page), one.account), cost),
       make("td", {}, link(root(one.challenge_page), one.challenge)),
       status,
       make("td", { className: "stackd-quiet", textContent: length(one.age) }),
@@ -266,8 +267,11 @@ import { load, h as make } from "./box.js";
 
   const health = async (method = "GET") => {
     const [connection, ...challenges] = await send("test", method);
-    element("stackd-result").className = connection.ok ? "stackd-good" : "stackd-bad";
-    element("stackd-result").textContent = `${connection.ok ? "✓" : "✗"} ${connection.text}`;
+    const bad = challenges.filter(({ ok }) => !ok).length;
+    const well = connection.ok && !bad;
+    const about = bad ? `; ${bad} of ${challenges.length} challenges need attention` : "";
+    element("stackd-result").className = well ? "stackd-good" : "stackd-bad";
+    element("stackd-result").textContent = `${well ? "✓" : "✗"} ${connection.text}${about}`;
     const cell = (text, ok) => make("td", { className: { true: "stackd-good", false: "stackd-bad" }[ok] ?? "" }, text);
     element("stackd-health").replaceChildren(
       ...(challenges.length ? challenges : [null]).map((one) => {
