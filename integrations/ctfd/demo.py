@@ -19,12 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from http.cookiejar import CookieJar
 from pathlib import Path
+
+import httpx2
 
 STACKD = Path(__file__).parents[2]
 PLUGIN, NAME = STACKD / "stackd" / "cli" / "ctfd.plugin", "stackd_instances"
@@ -47,35 +45,31 @@ class Site:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+        # No proxy: both are on this machine.
+        self._browser = httpx2.Client(base_url=url, follow_redirects=True, timeout=30, trust_env=False)
         self._nonce = ""
 
-    def get(self, path: str) -> str:
-        """The text of a page."""
-        with self._browser.open(self.url + path, timeout=30) as answer:
-            text = str(answer.read().decode())
+    def get(self, path: str) -> None:
+        """Open a page."""
+        text = self._browser.get(path).raise_for_status().text
         if found := re.search(r"csrfNonce['\"]?: \"([^\"]+)\"|name=\"nonce\"[^>]*value=\"([^\"]+)\"", text):
             self._nonce = found.group(1) or found.group(2)
-        return text
 
     def submit(self, path: str, **fields: str) -> None:
         """Fill in a form."""
         self.get(path)
-        self._browser.open(
-            self.url + path, urllib.parse.urlencode({"nonce": self._nonce, **fields}).encode(), timeout=30
-        )
+        self._browser.post(path, data={"nonce": self._nonce, **fields}).raise_for_status()
         self.get("/")
 
     def post(self, path: str, body: object) -> None:
         """Ask the API for something."""
-        headers = {"CSRF-Token": self._nonce, "Content-Type": "application/json"}
-        self._browser.open(urllib.request.Request(self.url + path, json.dumps(body).encode(), headers), timeout=30)
+        self._browser.post(path, json=body, headers={"CSRF-Token": self._nonce}).raise_for_status()
 
     def until_it_answers(self, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
         """Return once a page is there."""
         deadline = time.monotonic() + WAIT
         while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(httpx2.HTTPError):
                 self.get(path)
                 return
             time.sleep(0.5)
