@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from CTFd.cache import cache
 from CTFd.models import db
@@ -141,38 +141,31 @@ def allowance(account: Account, challenge: StackdChallenge | None = None) -> dic
 
 
 def start(account: Account, challenge: StackdChallenge, instead_of: str = "") -> StackdInstance:
-    """The account's instance of the challenge; a new one if it has none. At a limit it takes the place of the one that
-    is named, or of the oldest that makes room if the settings say so. Raises Refused.
+    """The account's instance of the challenge: the one that it has, also if that was made beforehand and counts from now on, or
+    a new one. At a limit it takes the place of the one that is named, or of the oldest that makes room if the settings say so.
+    Raises Refused.
     """
-    fields, key, challenge_id = fields_of(challenge), challenge.stackd_key, challenge.id
-    limit, budget, cost = settings.number(settings.INSTANCES), settings.number(settings.COST), cost_of(fields)
-    own = StackdInstance.query.filter_by(account=account.key, challenge_key=key)
-    existing = own.first()
-    if existing is not None and existing.slot is not None:
-        return existing
-    count_start(account)
+    fields, challenge_id = fields_of(challenge), challenge.id
+    own = StackdInstance.query.filter_by(account=account.key, challenge_key=challenge.stackd_key)
+    row = own.first()
+    if row is None or row.slot is None:
+        count_start(account.key)
     access.lock(account)  # of presses at the same time, each sees what the one before it has started
-    existing = own.first()
-    if existing is not None and existing.slot is not None:
+    row = own.first()
+    is_there = row is not None and row.slot is not None
+    if is_there and not row.unseen:
         db.session.commit()
-        return existing
-    (mine, failed), places = running(account), []
-    if (occupants := in_the_way(mine, cost, limit, budget)) is not None:
-        places = [(row.slot, row.name) for row in making_room(occupants, instead_of)]
-    else:
-        places = free_places(mine, failed)
-    if not places:
-        spent = spent_on(mine)
-        if budget and spent + cost > budget:
-            refuse_cost(spent, budget, cost)
-        db.session.rollback()
-        raise Refused(LIMIT_MESSAGE.format(limit), 409, "limit", limit=limit)
-    slot, leaves = places[0]
-    if existing is not None:  # it has ended, and still has the reason
-        existing.challenge_key = None
-        db.session.flush()
+        return row
+    slot, leaves = room_for(account, cost_of(row.fields if is_there else fields), row if is_there else None, instead_of)
     if leaves:
         mark_stopped("replaced", StackdInstance.name == leaves)
+    if is_there:
+        row.unseen = False
+        db.session.commit()
+        return row
+    if row is not None:  # it has ended, and still has the reason
+        row.challenge_key = None
+        db.session.flush()
     row = to_create(account, slot, fields, challenge_id)
     db.session.add(row)
     try:
@@ -183,33 +176,31 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
     return row
 
 
-def claim(account: Account, row: StackdInstance, instead_of: str) -> None:
-    """Let the account have the instance that was made for it beforehand, which counts from now on. Raises Refused."""
-    if not row.unseen:
-        return
-    access.lock(account)
-    (mine, _), budget, cost = running(account), settings.number(settings.COST), cost_of(row.fields)
-    occupants = in_the_way(mine, cost, len(mine) + 1, budget)  # it has its place
-    if row.unseen and row.slot is not None and occupants is not None:
-        chosen = making_room(occupants, instead_of)
-        if not chosen:
-            refuse_cost(spent_on(mine), budget, cost)
-        mark_stopped("replaced", StackdInstance.name == chosen[0].name)
-    row.unseen = False
-    db.session.commit()
+def room_for(account: Account, cost: int, made: StackdInstance | None, instead_of: str) -> tuple[int, str]:
+    """The slot for another instance of this cost, and the name of what is stopped for it, or "". What was ``made`` beforehand
+    has its slot. Raises Refused, and ends the transaction, if there is none.
+    """
+    (mine, failed), budget = running(account), settings.number(settings.COST)
+    limit = len(mine) + 1 if made else settings.number(settings.INSTANCES)
+    occupants = in_the_way(mine, cost, limit, budget)
+    if occupants is not None:
+        places = [(row.slot, row.name) for row in making_room(occupants, instead_of)]
+    else:
+        places = [(made.slot, "")] if made else free_places(mine, failed)
+    if places:
+        return places[0]
+    spent = spent_on(mine)
+    db.session.rollback()
+    if budget and spent + cost > budget:
+        values = {"spent": spent, "budget": budget, "cost": cost}
+        raise Refused(COST_MESSAGE.format(**values), 409, "cost", **values)
+    raise Refused(LIMIT_MESSAGE.format(limit), 409, "limit", limit=limit)
 
 
 def making_room(occupants: Sequence[StackdInstance], instead_of: str) -> Sequence[StackdInstance]:
     """Which of these a start may stop: the one that is named, or the oldest if the settings say so."""
     chosen = [row for row in occupants if row.name == instead_of]
     return chosen or occupants[: 1 if settings.number(settings.MAKES_ROOM) else 0]
-
-
-def refuse_cost(spent: int, budget: int, cost: int) -> NoReturn:
-    """Refuse a start that would cost more than the account may spend."""
-    db.session.rollback()
-    values = {"spent": spent, "budget": budget, "cost": cost}
-    raise Refused(COST_MESSAGE.format(**values), 409, "cost", **values)
 
 
 def free_places(mine: Sequence[StackdInstance], failed: Sequence[StackdInstance]) -> list[tuple[int, str]]:
@@ -259,9 +250,9 @@ def shared(challenge: StackdChallenge) -> dict[str, Any] | None:
     }
 
 
-def count_start(account: Account) -> None:
-    """Count a start or restart of the account. Raises Refused if it makes too many a minute."""
-    key = f"stackd_starts_{account.key}_{now() // 60}"
+def count_start(account: str) -> None:
+    """Count a start or restart of the account with this key. Raises Refused if it makes too many a minute."""
+    key = f"stackd_starts_{account}_{now() // 60}"
     count = int(cache.get(key) or 0)
     if count >= settings.number(settings.STARTS):
         raise Refused("You start instances too often. Please wait a minute.", 429, "too_often")
@@ -286,10 +277,10 @@ def extend(row: StackdInstance) -> None:
     ask(row, "extend", StackdInstance.extensions < most, StackdInstance.slot.isnot(None))
 
 
-def restart(account: Account, row: StackdInstance) -> None:
+def restart(row: StackdInstance) -> None:
     """Have the instance restarted. Raises Refused."""
     if row.todo is None and row.slot is not None:
-        count_start(account)
+        count_start(row.account)
         take_challenge([row])
         ask(row, "restart", StackdInstance.slot.isnot(None))
 

@@ -99,14 +99,13 @@ def look(challenge_id):
     account = access.account()
     row = instances.of_challenge(account, challenge_id)
     challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
+    said = {"messages": instances.messages(account, [challenge] if challenge is not None else [])}
     each_alone = row is not None or challenge is None or access.closed(challenge)
     shared = None if each_alone else instances.shared(challenge)
-    if shared is not None:
-        challenge = access.startable(challenge_id)  # CTFd has closed the session of the other one
-        data = NONE | shared | {"locale": str(get_locale() or "")}
-        return jsonify({"success": True, "data": data | {"messages": instances.messages(account, [challenge])}})
-    said = instances.messages(account, [challenge] if challenge is not None else [])
-    return answer(row, account, challenge_id, messages=said)
+    if shared is None:
+        return answer(row, account, challenge_id, **said)
+    access.startable(challenge_id)  # the address of a hidden one is hidden, too
+    return jsonify({"success": True, "data": NONE | shared | said | {"locale": str(get_locale() or "")}})
 
 
 @blueprint.route(f"{API}/challenges/<int:challenge_id>", methods=["POST"])
@@ -120,9 +119,7 @@ def start(challenge_id):
         raise Refused("Everybody shares the instance of this challenge.", 409, "shared")
     if not access.has_attempts(challenge):
         raise Refused("You have no attempts left for this challenge.", 403, "no_attempts")
-    instead_of = str(wanted.get("instead_of") or "")
-    row = instances.start(account, challenge, instead_of)
-    instances.claim(account, row, instead_of)
+    row = instances.start(account, challenge, str(wanted.get("instead_of") or ""))
     current_app.stackd_worker.wake()
     return answer(row, account, challenge_id)
 
@@ -133,20 +130,12 @@ def look_at(name):
     return answer(instances.named(account, name), account)
 
 
-@blueprint.route(f"{API}/instances/<name>/extend", methods=["POST"])
-def extend(name):
+@blueprint.route(f"{API}/instances/<name>/<any(extend, restart):what>", methods=["POST"])
+def extend_or_restart(name, what):
     account = access.account()
     row = instances.named(account, name)
-    instances.extend(row)
-    current_app.stackd_worker.wake()
-    return answer(row, account)
-
-
-@blueprint.route(f"{API}/instances/<name>/restart", methods=["POST"])
-def restart(name):
-    account = access.account()
-    row = instances.named(account, name)
-    instances.restart(account, row)
+    act = instances.extend if what == "extend" else instances.restart
+    act(row)
     current_app.stackd_worker.wake()
     return answer(row, account)
 
