@@ -30,9 +30,7 @@ ACCOUNTS = 5  # seconds between two looks for accounts that are gone
 REFRESH = 15
 """Seconds after which a stack is looked at that has not changed."""
 LOOKED = "stackd_look_at_shared"
-FIELDS = (
-    "stack_id,status,status_reason,status_message,node_id,ports,ttl_expires_at,updated_at,addresses,problem,members"
-)
+FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,ttl_expires_at,updated_at,addresses,problem"
 ACTS = {"extended": "extend", "restart_requested": "restart"}
 LINES = 20
 """Of the log of a stack that has failed: for organisers."""
@@ -47,6 +45,12 @@ class Worker:
         self._busy: set[int] = set()
         self._pool: ThreadPoolExecutor | None = None
         self._seen: dict[str, dict] = {}  # the stacks as they were when this process looked at them last
+        self._reads = {
+            "stackd_refresh": (1, self._refresh),
+            LOOKED: (REFRESH, self._look_at_shared),
+            "stackd_listen": (1, self._listen),
+            "stackd_batches": (1, self._follow_batches),
+        }
 
     def ensure_running(self) -> None:
         """Start the thread once in each process: not while CTFd is loaded, since gunicorn may fork after that."""
@@ -76,28 +80,19 @@ class Worker:
     def _round(self) -> float:
         with self._app.app_context():
             due = self._due()
-            pause = self._pause()
+            waiting = db.session.query(StackdInstance.id).filter(StackdInstance.todo.isnot(None)).first()
         for task_id in due:
             self._busy.add(task_id)
             self._pool.submit(self._carry_out, task_id)
         with self._app.app_context():
-            # One process reads for all; if two do, nothing is harmed.
-            mine = is_time("stackd_refresh", 1)
             if is_time("stackd_accounts", ACCOUNTS):
                 stop_of_what_is_gone()
-            is_used = StackdChallenge.query.first() is not None
-            shares = is_used and is_time(LOOKED, REFRESH)
-            listens = is_used and is_time("stackd_listen", 1)
-            follows = is_time("stackd_batches", 1)
-        if mine:
-            self._refresh()
-        if shares:
-            self._look_at_shared()
-        if listens:
-            self._listen()
-        if follows:
-            self._follow_batches()
-        return pause
+            is_used = waiting is not None or StackdChallenge.query.first() is not None
+            # One process reads for all; if two do, nothing is harmed.
+            reads = [read for name, (seconds, read) in self._reads.items() if is_used and is_time(name, seconds)]
+        for read in reads:
+            read()
+        return IDLE_PAUSE if waiting is None else BUSY_PAUSE
 
     def _due(self) -> list[int]:
         """The rows with work that nobody has claimed."""
@@ -114,10 +109,6 @@ class Worker:
             StackdInstance.batch.is_(None),
         )
         return [row.id for row in rows.order_by(StackdInstance.id) if row.id not in self._busy]
-
-    def _pause(self) -> float:
-        waiting = db.session.query(StackdInstance.id).filter(StackdInstance.todo.isnot(None)).first()
-        return IDLE_PAUSE if waiting is None else BUSY_PAUSE
 
     def _carry_out(self, row_id: int) -> None:
         """Do one step of a row's work."""
@@ -182,9 +173,7 @@ class Worker:
         """Read the stacks that all players have together."""
         with self._app.app_context():
             stackd = settings.stackd()
-        reply = stackd.call(
-            "GET", "/stacks", query=[("label", "shared"), ("fields", f"{FIELDS},template,shared,updated_at")]
-        )
+        reply = stackd.call("GET", "/stacks", query=[("label", "shared"), ("fields", f"{FIELDS},template,shared")])
         shared = {one["template"]: one for one in reply.data.get("stacks") or [] if one.get("shared")}
         with self._app.app_context():
             if reply.ok:
