@@ -37,7 +37,7 @@ def load(app):
             helps = [Menu("Operations", url_for(f"{admin.blueprint.name}.page"), None)] if access.helps() else []
             return [*super().user_menu_pages, *helps]
 
-    app.jinja_env.globals.update(Plugins=Menus())
+    app.jinja_env.globals.update(Plugins=Menus(), stackd_defaults=challenge.DEFAULTS)
     worker = app.stackd_worker = Worker(app)
     app.before_request(worker.ensure_running)
     app.after_request(admin.after_reset)

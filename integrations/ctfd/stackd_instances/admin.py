@@ -51,7 +51,7 @@ def page():
         url=settings.text(settings.URL),
         has_key=bool(settings.text(settings.KEY)),
         fixed={name: settings.fixed(name) for name in settings.ENVIRONMENT},
-        numbers={name: settings.number(name) for name in settings.NUMBERS},
+        numbers={name: (settings.number(name), *limits) for name, (_, *limits) in settings.NUMBERS.items()},
     )
 
 

@@ -18,11 +18,12 @@ from .models import StackdChallenge, StackdFlag, StackdInstance, StackdSharing
 ASSETS = f"/plugins/{PLUGIN}/assets"
 WHOLE = ("initial", "minimum", "decay", "stackd_extensions", "stackd_cost")
 OWN = {column.name for column in StackdChallenge.__table__.columns} - {"id", "stackd_key"}
-DEFAULTS = {
-    "stackd_flag_source": recipe.FROM_STACK, "stackd_extensions": 2, "stackd_extension": "30m", "stackd_value": "FLAG",
-    "function": "static",
-}  # fmt: skip
-"""Of the model, for a form that leaves them out."""
+DEFAULTS = {"function": "static"} | {
+    column.name: column.default.arg
+    for column in StackdChallenge.__table__.columns
+    if column.default is not None and column.default.is_scalar
+}
+"""For a form that leaves them out."""
 SCORING = ("initial", "minimum", "decay", "function")
 GENERATED = "stackd"
 """The type of the entry that stands for generated flags in CTFd's list."""
