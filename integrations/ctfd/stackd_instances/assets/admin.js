@@ -64,29 +64,20 @@ import { load, h as make } from "./box.js";
 
   const query = () => Object.fromEntries(new FormData(filter));
 
+  const button = (textContent, className, onclick, more = {}) =>
+    make("button", { type: "button", className: `btn btn-sm ${className}`, textContent, onclick, ...more });
+
   const chosen = () => {
     const count = everything ? total : selected.size;
-    element("stackd-chosen").replaceChildren(
-      count ? `${count} selected` : "Select instances below",
-      ...(everything || selected.size < listed.length || total <= listed.length || !listed.length
-        ? []
-        : [" ", allButton()]),
-    );
-    for (const button of document.querySelectorAll("[data-act]")) button.disabled = !count;
-    element("stackd-all").checked = listed.length > 0 && (everything || listed.every(({ name }) => selected.has(name)));
-  };
-
-  const allButton = () => {
-    const button = make("button", {
-      type: "button",
-      className: "btn btn-sm btn-link",
-      textContent: `Select all ${total} that match`,
-    });
-    button.addEventListener("click", () => {
+    const all = button(`Select all ${total} that match`, "btn-link", () => {
       everything = true;
       draw();
     });
-    return button;
+    const offers = !everything && listed.length && selected.size >= listed.length && total > listed.length;
+    const text = count ? `${count} selected` : "Select instances below";
+    element("stackd-chosen").replaceChildren(text, ...(offers ? [" ", all] : []));
+    for (const button of document.querySelectorAll("[data-act]")) button.disabled = !count;
+    element("stackd-all").checked = listed.length > 0 && (everything || listed.every(({ name }) => selected.has(name)));
   };
 
   const tile = (name, number, about, { bad = false, status } = {}) => {
@@ -121,19 +112,12 @@ import { load, h as make } from "./box.js";
     else if (stock) {
       const pools = stock.templates.filter(({ pool }) => pool);
       const sum = (key) => pools.reduce((sum, one) => sum + one[key], 0);
+      const ready = pools.length ? `${sum("ready")} of ${sum("pool")}` : "–";
       const low = pools.filter(({ ready, pool }) => ready < pool / 2).map(({ name }) => name);
+      const limit = stock.limited_by ? `limited by ${stock.limited_by}` : "";
       shown.push(
-        tile(
-          "Ready in pools",
-          pools.length ? `${sum("ready")} of ${sum("pool")}` : "–",
-          low.length ? `low: ${low.join(", ")}` : "",
-          {
-            bad: low.length > 0,
-          },
-        ),
-        tile("Still fit", stock.fits ?? "–", stock.limited_by ? `limited by ${stock.limited_by}` : "", {
-          bad: stock.fits === 0,
-        }),
+        tile("Ready in pools", ready, low.length ? `low: ${low.join(", ")}` : "", { bad: low.length > 0 }),
+        tile("Still fit", stock.fits ?? "–", limit, { bad: stock.fits === 0 }),
       );
     }
     element("stackd-tiles").replaceChildren(...shown);
@@ -141,8 +125,8 @@ import { load, h as make } from "./box.js";
   };
 
   const row = (one) => {
-    const box = make("input", { type: "checkbox", checked: everything || selected.has(one.name) });
-    box.setAttribute("aria-label", `Select ${one.account}, ${one.challenge}`);
+    const ariaLabel = `Select ${one.account}, ${one.challenge}`;
+    const box = make("input", { type: "checkbox", checked: everything || selected.has(one.name), ariaLabel });
     box.addEventListener("change", () => {
       if (everything) for (const { name } of listed) selected.add(name);
       everything = false;
@@ -167,7 +151,8 @@ import { load, h as make } from "./box.js";
         status.append(details);
       }
     }
-    const cost = one.budget > 0 && make("small", { className: "d-block", textContent: `${one.spent} of ${one.budget}` });
+    const cost =
+      one.budget > 0 && make("small", { className: "d-block", textContent: `${one.spent} of ${one.budget}` });
     const addresses = one.addresses.map(({ text }) => make("code", { className: "d-block", textContent: text }));
     return make(
       "tr",
@@ -185,17 +170,8 @@ import { load, h as make } from "./box.js";
   const opened = new Set();
 
   const pager = (id, number, pages, go) => {
-    const turnTo = (text, to, name) => {
-      const button = make("button", {
-        type: "button",
-        className: "btn btn-sm btn-outline-secondary",
-        textContent: text,
-      });
-      button.setAttribute("aria-label", name);
-      button.disabled = to < 1 || to > pages;
-      button.addEventListener("click", () => go(to));
-      return button;
-    };
+    const turnTo = (text, to, ariaLabel) =>
+      button(text, "btn-outline-secondary", () => go(to), { ariaLabel, disabled: to < 1 || to > pages });
     const parts = [
       turnTo("‹", number - 1, "Previous page"),
       `${number} of ${pages}`,
