@@ -51,8 +51,8 @@ async def test_a_challenge_stays_whole_with_ctfcli(ctfd: Ctfd, tmp_path: Path) -
         f"[config]\nurl = {ctfd.url}/\naccess_token = {token['value']}\n[challenges]\nweb = web\n"
     )
     fields: dict[str, Any] = {
-        "name": "Web", "author": "us", "category": "web", "description": "Find it.", "attribution": "", "value": 500,
-        "type": "stackd", "extra": EXTRA, "flags": [GENERATED], "state": "visible", "version": "0.1",
+        "name": "Web", "author": "us", "category": "web", "description": "Find it.\nIt is there.", "attribution": "",
+        "value": 500, "type": "stackd", "extra": EXTRA, "flags": [GENERATED], "state": "visible", "version": "0.1",
     }  # fmt: skip
     if "logic" in await ctfd.admin.data("GET", f"/api/v1/challenges/{await ctfd.challenge(name='Other')}"):
         fields["logic"] = "any"  # of CTFd 3.8
