@@ -195,7 +195,7 @@ async def test_a_wait_takes_several_statuses_and_a_create_waits_for_one_of_them(
         assert (await wait(at, made.json["stack_id"], "failed,running", "60s")).json["status"] == status
     assert len(await at.listed()) == 2
     for query, wrong in (("wait=dancing", "wait must be"), ("wait=running&timeout=1y", "timeout must be")):
-        await at.refused(400, wrong, f"/stacks?{query}", sent)
+        await at.refused(400, wrong, f"/stacks?{query}", request_for("nginx:stable"))
     assert len(await at.listed()) == 2, "nothing is made for a wait that cannot be"
 
 
