@@ -178,9 +178,10 @@ def differs(stack: Stack, seen: Observation) -> bool:
 
 
 def _news(stack: Stack, seen: Observation) -> dict[str, Any]:
-    """The fields that a client sees and that the observation changes, with their new values."""
+    """The fields that a client sees and that the observation changes, with their new values. Of a stack that has ended, some
+    pods may be gone: what all of them requested stays."""
     news = {name: value for name in _SHOWN if (value := getattr(seen, name)) != getattr(stack, name)}
-    for name in _RESERVED:
+    for name in () if seen.ended else _RESERVED:
         if (value := getattr(seen, name)) not in (0, getattr(stack, name)):
             news[name] = value
     return news

@@ -90,6 +90,8 @@ async def test_a_member_that_is_deleted_by_hand_ends_the_stack(at: Harness) -> N
     assert (ended["ended"], ended["status_reason"]) == (True, "PodDeleted")
     assert ended["status_message"].startswith("member db: ")
     await eventually(lambda: not at.cluster.store.of(PODS).in_namespace("stacks"))
+    await at.passes(1)
+    assert (await at.stack(stack_id))["requested_cpu_milli"] == 300
     await at.do("restart", stack_id)
     await at.until_status(stack_id, "running")
     assert await names(at) == all_of(stack_id)
