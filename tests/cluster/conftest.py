@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,9 +16,9 @@ import yaml
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster
-from tests.cluster.real import Process, Real, outside_of
+from tests.cluster.real import GONE, Kubectl, Process, Real, outside_of
 from tests.gate import Gate, gate
-from tests.harness import fast_cluster, variables
+from tests.harness import fast_cluster, until, variables
 from tests.ports import free_port
 
 VARIABLE = "STACKD_TEST_KUBECONFIG"
@@ -124,3 +125,23 @@ async def both(kubeconfig: str, tmp_path: Path) -> AsyncIterator[tuple[Process, 
             for name, config in (("owner", str(tmp_path / "through-gate")), ("standby", others))
         ]
         yield owner, standby, way
+
+
+@pytest.fixture
+async def kubectl() -> AsyncIterator[Kubectl]:
+    config = yaml.safe_load(Path(os.environ[VARIABLE]).read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    trust = ssl.create_default_context(cafile=cluster.get("certificate-authority"))
+    headers = {"Authorization": f"Bearer {user['token']}"}
+    connector = aiohttp.TCPConnector(ssl=trust)
+    async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
+        at = Kubectl(session=session, url=cluster["server"], namespace=f"stackd-test-{secrets.token_hex(3)}")
+        await at.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": at.namespace}}])
+        try:
+            yield at
+        finally:
+            namespace = f"/api/v1/namespaces/{at.namespace}"
+            for kind in ("clusterroles", "clusterrolebindings"):
+                await at.call("DELETE", f"/apis/rbac.authorization.k8s.io/v1/{kind}/stackd-{at.namespace}")
+            await at.call("DELETE", namespace)
+            await until(lambda: at.call("GET", namespace), lambda answer: answer[0] == GONE, 120)

@@ -8,12 +8,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
+
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.template_maps import selector
 from stackd.kube.wire import CONFIG_MAPS
 from tests.daemons import Daemon
 from tests.harness import Client, eventually
+
+MADE_ALREADY, GONE = 409, 404
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,3 +89,45 @@ async def outside_of(environment: Mapping[str, str]) -> AsyncIterator[Cluster]:
 
 
 Process = Daemon[Real]
+
+
+@dataclass(slots=True, kw_only=True)
+class Kubectl:
+    """An administrator's requests, and the namespace of the test."""
+
+    session: aiohttp.ClientSession
+    url: str
+    namespace: str
+
+    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        async with self.session.request(method, self.url + path, json=body) as answer:
+            return answer.status, await answer.json()
+
+    async def apply(self, documents: list[dict[str, Any]]) -> None:
+        for one in documents:
+            kind, version = one["kind"].lower(), one["apiVersion"]
+            where = f"/namespaces/{one['metadata']['namespace']}" if "namespace" in one["metadata"] else ""
+            plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+            root = "apis" if "/" in version else "api"
+            status, answer = await self.call("POST", f"/{root}/{version}{where}/{plural}", one)
+            assert status in (201, MADE_ALREADY), answer
+
+    async def pods(self, *, ready: bool) -> list[dict[str, Any]]:
+        """The pods of stackd that are not being deleted."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods?labelSelector=app.kubernetes.io/name%3Dstackd"
+        pods = [one for one in (await self.call("GET", path))[1]["items"] if "deletionTimestamp" not in one["metadata"]]
+        return [one for one in pods if not ready or _is_ready(one)]
+
+    async def remove(self, pod: str, how: str) -> None:
+        """Delete, evict or kill the pod; the last does not let it give its Lease back."""
+        path, name = f"/api/v1/namespaces/{self.namespace}/pods/{pod}", {"name": pod, "namespace": self.namespace}
+        if how == "evicted":
+            eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": name}
+            status, answer = await self.call("POST", f"{path}/eviction", eviction)
+        else:
+            status, answer = await self.call("DELETE", path, {"gracePeriodSeconds": 0} if how == "killed" else {})
+        assert status in (200, 201, 202), answer
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    return ("Ready", "True") in [(one["type"], one["status"]) for one in pod["status"].get("conditions", ())]
