@@ -118,7 +118,7 @@ class _Setup:
 
     @property
     def kubeconfig(self) -> Path:
-        return self.path.with_name(KUBECONFIG)
+        return Path(self.config.cluster.kubeconfig or self.path.with_name(KUBECONFIG))
 
     @property
     def daemon(self) -> LocalDaemon:
@@ -255,7 +255,8 @@ class _Setup:
         """stackd's own credentials give access to the cluster."""
         admin, site, hours = self.admin, self.site, self.options["token_hours"]
         file, chosen = self.kubeconfig, self.config.cluster
-        if chosen.mode == "in-cluster" or chosen.kubeconfig not in ("", str(file)):
+        usual = file.absolute() == self.path.with_name(KUBECONFIG).absolute()
+        if chosen.mode == "in-cluster" or (file.exists() and not usual):
             return _done(what=f"the configuration has its own: {chosen.kubeconfig or chosen.mode}")
         why = await self._no_access()
         if why is None:
@@ -427,11 +428,11 @@ class _Setup:
         chosen, file = self.config.cluster, self.kubeconfig
         if chosen.mode == "in-cluster":
             return ClusterTarget.of(self.config)
-        if not chosen.kubeconfig and not os.access(file.parent, os.X_OK):
+        if not os.access(file.parent, os.X_OK):
             raise ConfigError([f"only root may see whether {file} is there"])
-        if not chosen.kubeconfig and not _has_text(file):
+        if not _has_text(file):
             raise ConfigError([f"there is no {file}"])
-        cluster = chosen.model_copy(update={"mode": "kubeconfig", "kubeconfig": chosen.kubeconfig or str(file)})
+        cluster = chosen.model_copy(update={"mode": "kubeconfig", "kubeconfig": str(file)})
         return ClusterTarget.of(self.config.model_copy(update={"cluster": cluster}))
 
     async def _listed(self) -> list[NodeState] | None:

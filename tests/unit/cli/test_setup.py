@@ -153,6 +153,18 @@ async def test_what_was_changed_in_the_cluster_is_put_right(site: Site) -> None:
     assert (hard["pods"], hard["secrets"]) == ("1767", "0")
 
 
+async def test_the_kubeconfig_that_the_configuration_names_is_made_where_it_is_missing(site: Site) -> None:
+    named = site.folder / "named"
+    with site.config.open("a") as config:
+        config.write(f'[cluster]\nkubeconfig = "{named}"\n')
+    result = await site.setup("--yes", "--node", "one", "--no-first-stack")
+    assert states(result)["kubeconfig"] == "done", result.stdout
+    text = named.read_text()
+    assert not site.beside("kubeconfig").exists()
+    result = await site.setup("--yes", "--no-first-stack")
+    assert (states(result)["kubeconfig"], named.read_text()) == ("ok", text)
+
+
 async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     result = await site.setup("--yes", "--node", "one", admin="reader")
     assert (result.exit_code, states(result)["cluster"]) == (1, "failed")
