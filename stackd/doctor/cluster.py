@@ -337,8 +337,8 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
         *([(limit, "limits.max_stacks")] if limit else []),
     ]
     least = min(bounds, key=itemgetter(0))
-    others = "; ".join(f"{why}: {count}" for count, why in bounds if why != least[1])
-    text = f"for {least[0]} stacks of {size} ({least[1]}); {others}"
+    others = [f"{why}: {count}" for count, why in bounds if why != least[1]]
+    text = "; ".join([f"for {least[0]} stacks of {size} ({least[1]})", *others])
     spares = sum(labels.SPARE in labels.labels_of(raw) for raw in await cluster.list_raw("services"))
     findings = [
         *_used_up(quotas, need, size, spares),
@@ -349,8 +349,13 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
         return [fail("room", text, "not even one stack fits"), *findings]
     quota = f"no ResourceQuota in {stacks.namespace} keeps the stacks from taking everything"
     limits = f"no LimitRange in {stacks.namespace} keeps one stack from filling a node's disk"
-    findings += [] if quotas else [warn("room", quota, APPLY)]
-    return [ok("room", text), *findings, *([] if limit_ranges else [warn("room", limits, APPLY)])]
+    advice = (
+        APPLY
+        if cluster.reads_nodes
+        else "an administrator of the cluster makes one, or stackd's limits do ([limits], policy.max_…)"
+    )
+    findings += [] if quotas else [warn("room", quota, advice)]
+    return [ok("room", text), *findings, *([] if limit_ranges else [warn("room", limits, advice)])]
 
 
 def _used_up(quotas: Sequence[JsonObject], need: nodes.StackResources, size: Size, spares: int) -> Iterator[Finding]:

@@ -182,6 +182,10 @@ async def test_with_rights_in_the_namespace_alone_it_says_what_that_costs(tmp_pa
         assert {one.level for one in found} == {WARN}, found
         said = " ".join(one.what for one in found)
         assert 'stacks.public_ips has no "*"' in said
+        advice = [one.advice for one in found if "no ResourceQuota" in one.what or "no LimitRange" in one.what]
+        assert [text.startswith("an administrator of the cluster makes one") for text in advice] == [True, True]
+        (room,) = [one.what for one in await at.look(**env) if one.what.startswith("for ")]
+        assert room.endswith(" (node ports)")
 
 
 async def test_too_many_rights_are_reported(tmp_path: Path) -> None:
