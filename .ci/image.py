@@ -135,7 +135,8 @@ def archive(layers: list[bytes], version: str, target: Path) -> str:
         "layers": [blob("layer.v1.tar+gzip", gzip.compress(one, 6, mtime=0)) for one in layers],
     }  # fmt: skip
     image = blob("manifest.v1+json", json.dumps(manifest).encode())
-    named = {"io.containerd.image.name": f"localhost/stackd:{version}", "org.opencontainers.image.ref.name": version}
+    tag = version.replace("+", "-")  # no tag has a plus, which the version of a commit without a tag has
+    named = {"io.containerd.image.name": f"localhost/stackd:{tag}", "org.opencontainers.image.ref.name": tag}
     index = {"schemaVersion": 2, "manifests": [image | {"annotations": named}]}
     files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": json.dumps(index).encode()}
     with tarfile.open(target, "w") as packed:
