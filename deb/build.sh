@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Called by `make deb`; reads PYTHON, DIST and SOURCE_DATE_EPOCH. Writes dist/stackd_VERSION_ARCH.deb for this distribution
-# and its python3: what `make install` installs below /usr, with a man page, shell completions and maintainer scripts.
+# Called by `make deb`; reads PYTHON, DIST, SOURCE_DATE_EPOCH and, as dpkg-deb does, DPKG_DEB_COMPRESSOR_TYPE. Writes
+# dist/stackd_VERSION_ARCH.deb for this distribution and its python3: what `make install` installs below /usr, with a man page, shell completions and maintainer scripts.
 # The same commit, distribution and machine type give the same bytes.
 set -euo pipefail
 umask 022
@@ -100,6 +100,6 @@ done
 find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 deb=${DIST:-dist}/stackd_${version}_$architecture.deb
 mkdir -p "$(dirname "$deb")"
-dpkg-deb --root-owner-group -Zxz -z2 --build "$root" "$work/built.deb" >/dev/null
+dpkg-deb --root-owner-group -Z"${DPKG_DEB_COMPRESSOR_TYPE:-xz}" -z2 --build "$root" "$work/built.deb" >/dev/null
 mv "$work/built.deb" "$deb"
 echo "built $deb ($(du -h "$deb" | cut -f1)) with $("$python" --version)"

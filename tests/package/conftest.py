@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package.debian import NEWER, build, uncompressed, why_not
+from tests.package.debian import NEWER, build_newer, built, why_not
 from tests.systemd.machine import Machine, booted, box
 from tests.systemd.service import Service, on
 
@@ -27,11 +27,7 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("deb")
-    done = build(folder)
-    assert done.code == 0, done.out + done.err
-    (deb,) = folder.glob("stackd_*.deb")
-    return deb
+    return built(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +39,8 @@ def newer() -> Path:
 def machine(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A machine with the package and a newer one in ``/``."""
     machine = box(tmp_path_factory.mktemp("package") / f"package-{os.getpid()}")
-    for package in uncompressed(deb, tmp_path_factory.mktemp("uncompressed")):
-        shutil.copy(package, machine.files)
+    shutil.copy(deb, machine.files)
+    build_newer(deb, machine.files)
     with booted(machine):
         machine.must("rm", "-f", "/usr/sbin/policy-rc.d")  # it keeps packages in containers from starting services
         yield machine

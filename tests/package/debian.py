@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.systemd import machine
 from tests.systemd.machine import HOST_VARIABLE, ROOT, Ran
@@ -25,9 +28,24 @@ def why_not() -> str:
     return machine.why_not()
 
 
+def built(factory: pytest.TempPathFactory) -> Path:
+    """The package, which the first process of this run that needs it builds. Each installation would decompress it again."""
+    of_all = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder = of_all / "deb"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not any(folder.glob("*.deb")):
+            done = build(folder)
+            assert done.code == 0, done.out + done.err
+    (deb,) = folder.glob("stackd_*.deb")
+    return deb
+
+
 def build(folder: Path) -> Ran:
     """Run ``make deb``."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
+    environment["DPKG_DEB_COMPRESSOR_TYPE"] = "none"
     command = ("make", "--no-print-directory", "-C", str(ROOT), "deb", f"DIST={folder}")
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
@@ -38,14 +56,10 @@ def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
 
 
-def uncompressed(deb: Path, folder: Path) -> tuple[Path, Path]:
-    """The package without compression, and a later version of it. Each installation would decompress it again.
-
-    The later version has another default configuration, a later format of the state file, and other files.
-    """
+def build_newer(deb: Path, folder: Path) -> None:
+    """A later version, with another default configuration, a later format of the state file, and other files."""
     tree = folder / "tree"
     run("dpkg-deb", "--raw-extract", str(deb), str(tree))
-    plain = _packed(tree, folder / deb.name)
     for name, before, after in (
         ("control", f"Version: {field(deb, 'Version')}", f"Version: {NEWER}"),
         ("preinst", "\nformats=", "\nformats=1"),
@@ -56,14 +70,8 @@ def uncompressed(deb: Path, folder: Path) -> tuple[Path, Path]:
     for file, line in ((tree / "etc/stackd/config.toml", "# a new default\n"), (record, "stackd/new.py,sha256=1,1\n")):
         with file.open("a") as opened:
             opened.write(line)
-    newer = _packed(tree, folder / f"stackd_{NEWER}.deb")
+    run("dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(folder / f"stackd_{NEWER}.deb"))
     shutil.rmtree(tree)
-    return plain, newer
-
-
-def _packed(tree: Path, deb: Path) -> Path:
-    run("dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(deb))
-    return deb
 
 
 def field(deb: Path, name: str) -> str:

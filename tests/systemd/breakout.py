@@ -8,6 +8,7 @@ import mmap
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +50,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "write /etc": write("/etc/stackd-was-here"),
     "write /usr": write("/usr/stackd-was-here"),
     "write the configuration": write("/etc/stackd/config.toml"),
-    "write the program": write("/usr/local/lib/stackd/pyvenv.cfg"),
+    "write the program": write(f"{sys.prefix}/pyvenv.cfg"),
     "read the shadow file": read("/etc/shadow"),
     "read the credential's source": read("/etc/stackd/api-key"),
     "list home directories": lambda: os.listdir("/root"),

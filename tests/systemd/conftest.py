@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.package import debian
 from tests.systemd.machine import HOST_VARIABLE, Machine, booted, box, install, why_not
 from tests.systemd.service import Service, on
 
@@ -22,16 +23,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    reason = why_not()
+    on_host = os.environ.get(HOST_VARIABLE) == "1"
+    reason = why_not() if on_host else debian.why_not()
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("systemd")
-    if os.environ.get(HOST_VARIABLE) == "1":
-        install(Path("/"), folder)
+    if on_host:
+        install(folder)
         yield Machine(enter=(), environment={}, files=Path("/"))
         return
     machine = box(folder / f"stackd-{os.getpid()}")
-    install(machine.files, folder)
+    debian.run("dpkg-deb", "--extract", str(debian.built(tmp_path_factory)), str(machine.files))
     with booted(machine):
         machine.must("systemd-sysusers")
         machine.must("systemd-tmpfiles", "--create", "stackd.conf")

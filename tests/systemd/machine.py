@@ -108,8 +108,8 @@ def booted(machine: Machine) -> Iterator[Machine]:
         shutil.rmtree(machine.files.parent, ignore_errors=True)
 
 
-def install(destination: Path, folder: Path) -> None:
-    """Build a wheel in ``folder``, and run ``make install`` with it, into a folder unless that is ``/``."""
+def install(folder: Path) -> None:
+    """Build a wheel in ``folder``, and run ``make install`` with it."""
     source = folder / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -118,8 +118,7 @@ def install(destination: Path, folder: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation")
     _must(*pip, "--wheel-dir", str(folder), str(source))
     (wheel,) = folder.glob("stackd-*.whl")
-    destdir = "" if destination == Path("/") else str(destination)
-    _must("make", "-C", str(ROOT), "--no-print-directory", "install", f"DESTDIR={destdir}", f"WHEEL={wheel}")
+    _must("make", "-C", str(ROOT), "--no-print-directory", "install", f"WHEEL={wheel}")
 
 
 def _must(*command: str) -> None:

@@ -20,7 +20,7 @@ from tests.ports import free_port
 from tests.systemd.machine import Machine
 
 UNIT = "stackd.service"
-COMMAND = "/usr/local/bin/stackd"
+COMMAND = "stackd"
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 """Pause between two polls that run commands: without it, they would keep a CPU busy and delay the daemon."""

@@ -12,7 +12,8 @@ from tests.systemd import breakout
 from tests.systemd.service import UNIT, Service, doctor
 
 pytestmark = pytest.mark.systemd
-PROGRAM = "/usr/local/lib/stackd/breakout.py"
+PROGRAM = "/usr/local/lib/breakout.py"
+PROGRAMS = "dirname $(readlink --canonicalize $(command -v stackd))"
 
 
 async def failure(service: Service, subject: str) -> str:
@@ -47,7 +48,8 @@ async def test_the_named_command_repairs_state_of_the_wrong_owner(service: Servi
 async def test_nothing_is_gained_by_breaking_into_the_daemon(bare: Service) -> None:
     source = Path(breakout.__file__).read_text()
     await asyncio.to_thread(bare.machine.write, PROGRAM, source)
-    await bare.drop_in(f"[Service]\nExecStartPre=/usr/local/lib/stackd/bin/python {PROGRAM}\n")
+    programs = (await bare.run("bash", "-c", PROGRAMS)).strip()
+    await bare.drop_in(f"[Service]\nExecStartPre={programs}/python {PROGRAM}\n")
     await bare.start_on_a_cluster()
     outcome = json.loads(await bare.run("cat", "/var/lib/stackd/breakout.json"))
     assert outcome["broke out"] == []
