@@ -98,8 +98,7 @@ async def test_few_run_at_a_time_each_in_a_hardened_pod_that_knows_where_the_sta
     at = await start(vm, web_1=plain("check: {image: registry.example/hangs}\n"))
     first, second = await stack_of(at), await stack_of(at)
     under_way = [asyncio.create_task(at.call("POST", f"/stacks/{first}/check")) for _ in range(2)]
-    await at.until_metric("stackd_creates_in_flight", 2)
-    await eventually(lambda: check_pods(at))
+    await eventually(lambda: at.daemon.context.checks.on_demand.total() == 2 and check_pods(at))
     assert (await at.call("POST", f"/stacks/{second}/check")).status == 429
     (pod,) = check_pods(at)
     labels, spec = pod["metadata"]["labels"], pod["spec"]
