@@ -256,7 +256,7 @@ class _Setup:
         admin, site, hours = self.admin, self.site, self.options["token_hours"]
         file, chosen = self.kubeconfig, self.config.cluster
         usual = file.absolute() == self.path.with_name(KUBECONFIG).absolute()
-        if chosen.mode == "in-cluster" or (file.exists() and not usual):
+        if chosen.mode == "in-cluster" or (not usual and os.access(file, os.F_OK)):
             return _done(what=f"the configuration has its own: {chosen.kubeconfig or chosen.mode}")
         why = await self._no_access()
         if why is None:
