@@ -26,6 +26,7 @@ from stackd.play.players import players_of
 from stackd.play.state import Shown
 from stackd.play.tokens import LINK, LONGEST_TOKEN, PLAYER, new_code
 from stackd.podspec.decoding import decode
+from stackd.printable import printable
 from stackd.store.links import KeptLink
 from stackd.web import requests
 from stackd.web.api import Answer, ApiCall, route
@@ -186,7 +187,7 @@ def _link_of(call: ApiCall, given: contract.CreateLink) -> KeptLink:
         among=call.key.labels,
         total=given.total or 0,
         by=call.key.principal,
-        player_name=_player_name(given.player_name or ""),
+        player_name=printable(given.player_name or ""),
     )
 
 
@@ -202,12 +203,6 @@ def _name(name: str) -> str:
     if not name.isprintable() or " ".join(name.split()) != name or not name:
         raise wrong("name", "must be printable characters with single spaces between them")
     return name
-
-
-def _player_name(text: str) -> str:
-    if not text.isprintable():
-        raise wrong("player_name", "must be printable characters")
-    return text
 
 
 def _labels(call: ApiCall, given: Mapping[str, str], *, is_open: bool) -> Mapping[str, str]:

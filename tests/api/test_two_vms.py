@@ -6,6 +6,7 @@ Each stackd runs in a network namespace with two links: one for callers, and one
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import shutil
 import socket
@@ -34,6 +35,7 @@ LEASE = "4s"
 VMS = (1, 2)
 PROGRAMS = ("ip", "haproxy", "keepalived", "curl", "openssl")
 PATH = f"{os.environ['PATH']}:/usr/sbin"
+NETWORK = 0x40000000  # CLONE_NEWNET
 
 
 def ip(*words: object) -> None:
@@ -66,8 +68,23 @@ def network() -> Iterator[Network]:
         )
     octet = os.getpid() % 250
     made = Network(tag=f"sd{os.getpid()}", front=f"10.201.{octet}", api=f"10.202.{octet}")
-    with network_of(made):
+    with namespace(), network_of(made):
         yield made
+
+
+@contextmanager
+def namespace() -> Iterator[None]:
+    """This thread, and all that it begins, in a network namespace of its own: when an address changes in that of a browser, it
+    gives up its requests, and the tests of the pages run beside this one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as before:
+        if libc.unshare(NETWORK):
+            raise OSError(ctypes.get_errno(), "there is no network namespace")
+        try:
+            ip("link", "set", "lo", "up")
+            yield
+        finally:
+            libc.setns(before.fileno(), NETWORK)
 
 
 @contextmanager
