@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 
 from CTFd.cache import cache
 from CTFd.models import Users, db
@@ -88,11 +89,7 @@ def chosen(wanted):
 def listing():
     """A page of instances, and counts of all that match account and challenge."""
     rows, of_any_status = chosen(request.args)
-    counts, failures = {}, {}
-    for row in of_any_status:
-        counts[state(row)] = counts.get(state(row), 0) + 1
-        if state(row) == "failed":
-            failures[row.problem or "failed"] = failures.get(row.problem or "failed", 0) + 1
+    failures = Counter(row.problem or "failed" for row in of_any_status if state(row) == "failed")
     organises = is_admin()
     number, pages = paged(len(rows))
     ids = [row.id for row in rows[(number - 1) * PER_PAGE : number * PER_PAGE]]
@@ -101,7 +98,7 @@ def listing():
     data = {
         "instances": [{**listed(row, organises), "spent": spent.get(row.account), "budget": budget} for row in found],
         "page": number, "pages": pages, "total": len(rows),
-        "counts": counts, "top_failure": max(failures, key=failures.get, default=""),
+        "counts": Counter(map(state, of_any_status)), "top_failure": max(failures, key=failures.get, default=""),
         "challenges": [[one.stackd_key, one.name] for one in StackdChallenge.query.order_by(StackdChallenge.name)],
         "last_refusal": " ".join(filter(None, (about_the_end(), cache.get(PROBLEM)))), "batches": batches.listed(),
     }  # fmt: skip

@@ -76,14 +76,14 @@ def check():
     """What would go wrong with the form of a challenge, in sentences."""
     try:
         form = challenge.checked(routes.body(), challenge.DEFAULTS)
-        fields = {**challenge.DEFAULTS, **form, "name": "this challenge"}
+        fields = {**challenge.DEFAULTS, **form}
     except ValueError as error:
         return jsonify({"success": True, "data": [str(error)]})
     site, stackd = settings.site(), settings.stackd()
     db.session.remove()
     found = {one["name"]: one for one in asked(stackd, "GET", "/templates").get("templates") or []}
-    line = tried(stackd, site, fields, found)
-    warnings = [] if line["ok"] else [line["text"].partition(": ")[2]]
+    ok, why = tried(stackd, site, fields, found)
+    warnings = [] if ok else [why]
     if recipe.over(fields.get("stackd_closes"), instances.now()):
         warnings.append("Closes: that is over, so its instances are stopped at once")
     return jsonify({"success": True, "data": warnings})
@@ -119,10 +119,10 @@ def tests():
         recipes = [{"name": f"the template {name}", "stackd_template": name, **other} for name in found or ()][:1]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         tries = pool.map(lambda fields: tried(stackd, site, fields, found), recipes)
-        for line, fields in zip(tries, recipes, strict=True):
+        for (ok, why), fields in zip(tries, recipes, strict=True):
             template = (found or {}).get(fields["stackd_template"]) or {}
             about = {name: template.get(name) for name in ("checked", "pool", "ready", "reason")}
-            lines.append({**line, "name": fields["name"], "key": fields.get("stackd_key"), **about})
+            lines.append({"ok": ok, "text": why, "name": fields["name"], "key": fields.get("stackd_key"), **about})
     return lines
 
 
@@ -136,17 +136,17 @@ def with_failures(line, rows):
 
 
 def tried(stackd, site, fields, found):
-    """A dry run of one challenge's create; ``found`` are the templates, None if stackd does not say."""
-    labels = recipe.labels(site, "test-0-0", "test", "test")
-    name, template, value = fields["name"], fields["stackd_template"], fields.get("stackd_value")
+    """Whether a challenge would start, by a dry run of its create, and why not; ``found`` are the templates, None if stackd
+    does not say."""
+    template, value = fields["stackd_template"], fields.get("stackd_value")
     if found is None:
-        return {"ok": False, "text": f"{name}: not tried"}
+        return False, "not tried"
     if template not in found:
-        return {"ok": False, "text": f"{name}: Template: there is no {template} for this key"}
+        return False, f"Template: there is no {template} for this key"
     if fields["stackd_flag_source"] == recipe.FROM_STACK and value not in found[template]["generates"]:
-        return {"ok": False, "text": f"{name}: Template: {template} generates no value {value}"}
+        return False, f"Template: {template} generates no value {value}"
     if found[template].get("shared"):
-        return {"ok": True, "text": f"{name}: is shared by all"}
+        return True, "is shared by all"
+    labels = recipe.labels(site, "test-0-0", "test", "test")
     reply = stackd.call("POST", "/stacks", recipe.body(fields, labels), query=[("dry_run", "true")])
-    why = "would start" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)
-    return {"ok": reply.ok, "text": f"{name}: {why}"}
+    return reply.ok, "would start" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)

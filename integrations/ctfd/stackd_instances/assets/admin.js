@@ -261,7 +261,7 @@ import { load, h as make } from "./box.js";
           "tr",
           {},
           cell(`${one.ok ? "✓" : "✗"} ${one.name}`, one.ok),
-          cell(one.text.slice(one.name.length + 2), one.starts),
+          cell(one.text, one.starts),
           cell(one.failed ? `${one.failed} of ${one.instances}${most}` : `0 of ${one.instances}`, !one.failed && null),
           cell(at ? `${said} (${new Date(at).toLocaleTimeString()})` : said, healthy),
           cell(pool, low),
