@@ -33,8 +33,8 @@ ctfd-or-docker:  # before anything is installed
 	  else docker info >/dev/null 2>&1; fi || { \
 	  echo 'name a checkout of CTFd 3.7 or 3.8 with its environment in .venv (make demo-ctfd CTFD=…), or have Docker run'; exit 1; }
 
-test: $(VENV)/.dev  ## run the tests, in three processes for two CPUs: many wait most of the time
-	@$(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist worksteal
+test: $(VENV)/.dev  ## run the tests, in two processes for each CPU: many wait most of the time
+	@$(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 check: lint types layers js api test  ## all that CI runs: format, lint, types, layers, the pages' JavaScript, OpenAPI, tests
 
