@@ -198,11 +198,11 @@ async def test_a_tenants_stacks_get_its_labels_whatever_the_create_or_the_templa
 
 
 async def until_pooled(at: Harness, template: str) -> None:
-    """Return once a stack of the pool can be assigned; the daemon is not at work on it any more."""
+    """Return once a stack of the pool can be assigned: nothing is due for it any more, and no await follows."""
     queue = at.daemon.context.loop.queue
     running = f"SELECT stack_id FROM stacks WHERE unassigned = 1 AND status = 'running' AND template = '{template}'"
-    await eventually(lambda: any(not queue.at_work(stack_id) for (stack_id,) in at.rows(running)))
     await until(lambda: templates.shown(at), lambda seen: seen[template]["ready"])
+    await eventually(lambda: any(stack_id not in queue for (stack_id,) in at.rows(running)))
 
 
 async def test_a_tenant_uses_the_templates_of_its_key_only_and_counts_its_own_stacks(
