@@ -510,7 +510,7 @@ def fast_cluster(**options: Any) -> EmbeddedOptions:
 
     If a test says whether node ports answer, those of other runs of the tests do not: the nodes have another address.
     """
-    delays = {"start_delay": 0.01, "run_time": 0.02, "stop_delay": 0.01, "backoff": 0.02, "gc_delay": 0.02}
+    delays = {"start_delay": 0.01, "run_time": 0.02, "stop_delay": 0.01, "backoff": 0.02}
     quick: dict[str, Any] = delays | {"pod_gc_delay": 0.1, "bookmark_interval": 0.5, "serve_node_ports": False}
     if "serve_node_ports" in options:
         nodes = options.get("nodes", DEFAULT_NODES)

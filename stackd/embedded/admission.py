@@ -32,7 +32,6 @@ from stackd.embedded.resources import (
     forbidden,
     in_brackets,
     invalid,
-    not_allowed,
     required,
     wrong,
 )
@@ -245,14 +244,12 @@ _NAMES = {
     SERVICES: ("[a-z]([-a-z0-9]*[a-z0-9])?", "it is not a DNS-1035 label"),
     NAMESPACES: (_LABEL, "it is not a lowercase RFC 1123 label"),
 }
-_QUALIFIED = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 _HOSTNAME = rf"(\*\.)?{_SUBDOMAIN}"
-_ANNOTATIONS_LIMIT = 256 * 1024
 
 
 def validate(resource: Resource, obj: Json) -> list[StatusCause]:
     """All that is wrong with the object; empty if it is valid."""
-    checks = {PODS: _pod, SERVICES: _service, HTTP_ROUTES: _route, TLS_ROUTES: _route, LEASES: _lease}
+    checks = {PODS: _pod, HTTP_ROUTES: _route, TLS_ROUTES: _route, LEASES: _lease}
     causes = list(_metadata(resource, obj["metadata"]))
     return causes + list(checks[resource](obj["spec"])) if resource in checks else causes
 
@@ -262,17 +259,6 @@ def _metadata(resource: Resource, metadata: Json) -> Iterator[StatusCause]:
     form, detail = _NAMES.get(resource, (_SUBDOMAIN, _SUBDOMAIN_DETAIL))
     if not re.fullmatch(form, name):
         yield wrong("metadata.name", name, detail)
-    yield from _labels(metadata.get("labels", {}), "metadata.labels")
-    annotations = metadata.get("annotations", {})
-    if sum(len(key) + len(value) for key, value in annotations.items()) > _ANNOTATIONS_LIMIT:
-        message = f"Too long: may not be more than {_ANNOTATIONS_LIMIT} bytes"
-        yield StatusCause("metadata.annotations", "FieldValueTooLong", message)
-
-
-def _labels(labels: Json, path: str) -> Iterator[StatusCause]:
-    for value in labels.values():
-        if value and not (re.fullmatch(_QUALIFIED, value) and len(value) <= 63):
-            yield wrong(path, value, "it is not a valid label")
 
 
 def _pod(spec: Json) -> Iterator[StatusCause]:
@@ -280,13 +266,6 @@ def _pod(spec: Json) -> Iterator[StatusCause]:
         for position, container in enumerate(spec.get(group, ())):
             if not container.get("image"):
                 yield required(f"spec.{group}[{position}].image")
-
-
-def _service(spec: Json) -> Iterator[StatusCause]:
-    for position, port in enumerate(spec.get("ports", ())):
-        if port.get("nodePort") and spec["type"] == "ClusterIP":
-            yield not_allowed(f"spec.ports[{position}].nodePort", "may not be used when `type` is 'ClusterIP'")
-    yield from _labels(spec.get("selector", {}), "spec.selector")
 
 
 def _route(spec: Json) -> Iterator[StatusCause]:

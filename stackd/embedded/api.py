@@ -59,7 +59,7 @@ class Registry:
 
     def create(self, target: RequestInfo, query: Query, body: bytes) -> bytes:
         """Create the object; returns it as stored, or with a dry run as it would be. Raises StatusError."""
-        raw = _read_object(body, target.resource)
+        raw: Json = json.decode(body)
         if _metadata(raw).get("resourceVersion"):
             raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
         return self._add(target, query, raw)
@@ -84,7 +84,7 @@ class Registry:
 
     def update(self, target: RequestInfo, query: Query, body: bytes) -> tuple[int, bytes]:
         """Replace the object; returns 200 and the new version, or 201 if it was created. Raises StatusError."""
-        raw, resource = _read_object(body, target.resource), target.resource
+        raw, resource = json.decode(body), target.resource
         if (name := _metadata(raw).get("name", "")) != target.name:
             raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
         if resource.create_on_update and (target.namespace, name) not in self._store.of(resource).records:
@@ -99,7 +99,7 @@ class Registry:
     def delete(self, target: RequestInfo, query: Query, body: bytes) -> bytes:
         """Delete the object; returns it or a Status, as Kubernetes does for its kind. Raises StatusError 404 or 409."""
         record = self._current(target)
-        options = _read_options(query, body)
+        options = json.decode(body or b"{}")
         _check_preconditions(record, options.get("preconditions") or {})
         remains = False
         if "dryRun" not in query and not options.get("dryRun"):
@@ -201,21 +201,6 @@ def _deleted_status(record: Record) -> bytes:
     details = {"name": record.key[1], "group": resource.group, "kind": resource.plural, "uid": record.uid}
     status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
     return json.encode(status | {"details": {key: value for key, value in details.items() if value}})
-
-
-def _read_object(body: bytes, resource: Resource) -> Json:
-    raw: Json = json.decode(body)
-    version, kind = raw.get("apiVersion", resource.api_version), raw.get("kind", resource.kind)
-    if (version, kind) != (resource.api_version, resource.kind):
-        raise bad_request(f"the API version in the data ({version}, Kind={kind}) does not match the expected one")
-    return raw
-
-
-def _read_options(query: Query, body: bytes) -> Json:
-    options: Json = json.decode(body) if body.strip() else {}
-    if (grace := integer(query, "gracePeriodSeconds")) is not None:
-        options["gracePeriodSeconds"] = grace
-    return options
 
 
 # ---- lists and watches: what a client reads of a collection at one revision, and the later changes that it sees
@@ -361,7 +346,9 @@ _KUBELET_PORT = 10250
 def read_log(store: ObjectStore, target: RequestInfo, query: Query) -> bytes:
     """The log of a container. Raises StatusError: 400, 404, or 500 if the pod's node does not answer."""
     pod = store.of(PODS).get(target.namespace, target.name)
-    container = _choose(pod, query.get("container", ""))
+    container = query.get("container") or pod.obj["spec"]["containers"][0]["name"]
+    if container not in (one["name"] for one in containers(pod.obj["spec"])):
+        raise bad_request(f"container {container} is not valid for pod {target.name}")
     if "nodeName" not in pod.obj["spec"]:
         raise bad_request(f"pod {target.name} does not have a host assigned")
     _check_node(store, pod, container, query)
@@ -370,17 +357,6 @@ def read_log(store: ObjectStore, target: RequestInfo, query: Query) -> bytes:
     if (lines := integer(query, "tailLines")) is not None:
         text = "".join(text.splitlines(keepends=True)[-lines:]) if lines else ""
     return text.encode()[: integer(query, "limitBytes")]
-
-
-def _choose(pod: Record, wanted: str) -> str:
-    name = pod.key[1]
-    mains = [container["name"] for container in pod.obj["spec"]["containers"]]
-    if wanted and wanted not in (container["name"] for container in containers(pod.obj["spec"])):
-        raise bad_request(f"container {wanted} is not valid for pod {name}")
-    if not wanted and len(mains) > 1:
-        raise bad_request(f"a container name must be specified for pod {name}, choose one of: [{' '.join(mains)}]")
-    chosen: str = wanted or mains[0]
-    return chosen
 
 
 def _check_node(store: ObjectStore, pod: Record, container: str, query: Query) -> None:

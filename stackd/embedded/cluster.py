@@ -10,7 +10,7 @@ from pathlib import Path
 from stackd.embedded.admission import Admission, report_quotas
 from stackd.embedded.api import Registry, Watch, list_objects, read_log
 from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, denied, review
-from stackd.embedded.deletion import Deletion, GarbageCollector
+from stackd.embedded.deletion import Deletion
 from stackd.embedded.faults import Answer, Counts, Fault, Faults
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.nodeports import GatewayController, GatewayListener, NodePortListeners, PortAllocator, new_gateway
@@ -61,7 +61,6 @@ class EmbeddedCluster:
                 running.callback(journal.close)
             if loaded:
                 self._scheduler.adopt()
-                self._collector.adopt()
                 self.kubelet.adopt()
             else:
                 self._populate()
@@ -109,7 +108,6 @@ class EmbeddedCluster:
         self.nodes = NodeController(store)
         self._scheduler = Scheduler(store, events)
         self._deletion = Deletion(store, pod_gc_delay=options.pod_gc_delay)
-        self._collector = GarbageCollector(store, self._deletion, delay=options.gc_delay)
         self.kubelet = Kubelet(store, events, self._deletion, options)
         if options.gateway:
             GatewayController(store, options.gateway_delay)

@@ -1,13 +1,13 @@
-"""Deletes objects: pods with grace, namespaces with their content, dependents after their owner, others at once."""
+"""Deletes objects: pods with grace, namespaces with their content, others at once."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from stackd.embedded.nodes import is_terminal
-from stackd.embedded.resources import ALL, BY_KIND, EVENTS, NAMESPACES, NODES, PODS, Json, Resource
+from stackd.embedded.resources import ALL, EVENTS, NAMESPACES, NODES, PODS, Json
 from stackd.embedded.schema import pod_condition
-from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
+from stackd.embedded.store import ObjectChange, ObjectStore, Record, timestamp
 
 
 class Deletion:
@@ -101,53 +101,3 @@ class Deletion:
         status = {"observedGeneration": generation} | pod.obj["status"] | {"phase": "Failed"}
         status["conditions"] = [*status.get("conditions", []), condition]
         return self._store.update(pod, status=status)
-
-
-class GarbageCollector:
-    """Deletes objects whose owners (ownerReferences) are gone; owners are identified by uid, not by name."""
-
-    def __init__(self, store: ObjectStore, deletion: Deletion, *, delay: float) -> None:
-        self._store = store
-        self._deletion = deletion
-        self._delay = delay
-        self._dependents: dict[str, set[tuple[Resource, Key]]] = {}
-        """What the owner with this uid owns."""
-        store.observe(self._follow)
-
-    def adopt(self) -> None:
-        for resource in ALL:
-            for record in self._store.of(resource).records.values():
-                self._see(record)
-
-    def _follow(self, change: ObjectChange) -> None:
-        if change.type != "DELETED":
-            self._see(change.after)
-            return
-        for resource, key in self._dependents.pop(change.after.uid, ()):
-            self._store.clock.later(self._delay, partial(self._collect, resource, key))
-
-    def _see(self, record: Record) -> None:
-        for owner in _owners(record.obj):
-            self._dependents.setdefault(owner["uid"], set()).add((record.resource, record.key))
-        if self._is_orphan(record):
-            self._store.clock.later(self._delay, partial(self._collect, record.resource, record.key))
-
-    def _collect(self, resource: Resource, key: Key) -> None:
-        record = self._store.of(resource).records.get(key)
-        if record is not None and "deletionTimestamp" not in record.obj["metadata"] and self._is_orphan(record):
-            self._deletion.delete(record)
-
-    def _is_orphan(self, record: Record) -> bool:
-        owners = _owners(record.obj)
-        return bool(owners) and not any(self._is_there(record, owner) for owner in owners)
-
-    def _is_there(self, record: Record, owner: Json) -> bool:
-        resource = BY_KIND[owner["apiVersion"], owner["kind"]]
-        namespace = record.key[0] if resource.namespaced else ""
-        current = self._store.of(resource).records.get((namespace, owner["name"]))
-        return current is not None and current.uid == owner["uid"]
-
-
-def _owners(obj: Json) -> list[Json]:
-    owners: list[Json] = obj["metadata"].get("ownerReferences") or []
-    return owners

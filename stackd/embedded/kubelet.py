@@ -23,7 +23,7 @@ from stackd.embedded.podstatus import (
     pull_error,
     report,
 )
-from stackd.embedded.resources import CONFIG_MAPS, NODES, PODS, SECRETS, Json, Resource
+from stackd.embedded.resources import CONFIG_MAPS, NODES, PODS, SECRETS, Json
 from stackd.embedded.schema import containers, is_sidecar
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
 
@@ -131,9 +131,6 @@ class Kubelet:
             one.state = INITIALIZING
         self._write(run)
         await self._sleep(self._options.start_delay / 2)
-        while problem := _missing_mount(self._store, run):
-            self._event(run, "Warning", "FailedMount", problem)
-            await self._sleep(self._options.backoff)
         run.sandbox = True
         self._write(run)
         await self._sleep(self._options.start_delay / 2)
@@ -318,11 +315,11 @@ def output(pod: Json, container: str) -> str:
     return behaviour(next(spec for spec in containers(pod["spec"]) if spec["name"] == container)).output
 
 
-_KINDS: dict[str, tuple[Resource, str]] = {
-    "secretKeyRef": (SECRETS, "secret"),
-    "secretRef": (SECRETS, "secret"),
-    "configMapKeyRef": (CONFIG_MAPS, "configmap"),
-    "configMapRef": (CONFIG_MAPS, "configmap"),
+_REFERENCES = {
+    "secretKeyRef": SECRETS,
+    "secretRef": SECRETS,
+    "configMapKeyRef": CONFIG_MAPS,
+    "configMapRef": CONFIG_MAPS,
 }
 
 
@@ -330,27 +327,9 @@ def _missing_reference(store: ObjectStore, namespace: str, container: Json) -> s
     """The first missing reference of the container's environment, in the kubelet's words; empty if there is none."""
     sources = [variable.get("valueFrom") or {} for variable in container.get("env", ())]
     for source in [*sources, *container.get("envFrom", ())]:
-        for kind in _KINDS.keys() & source.keys():
-            (resource, word), reference = _KINDS[kind], source[kind]
+        for kind in _REFERENCES.keys() & source.keys():
+            resource, reference = _REFERENCES[kind], source[kind]
             name = reference.get("name", "")
-            record = store.of(resource).records.get((namespace, name))
-            if reference.get("optional"):
-                continue
-            if record is None:
-                return f'{word} "{name}" not found'
-            keys = record.obj.get("data", {}) | record.obj.get("stringData", {})
-            if "key" in reference and reference["key"] not in keys:
-                return f"couldn't find key {reference['key']} in {kind[:-6].capitalize()} {namespace}/{name}"
-    return ""
-
-
-def _missing_mount(store: ObjectStore, run: PodRun) -> str:
-    """The first volume that cannot be mounted, in the kubelet's words; empty if all can."""
-    namespace = run.key[0]
-    for volume in store.of(PODS).records[run.key].obj["spec"].get("volumes", ()):
-        for kind, field, resource in (("secret", "secretName", SECRETS), ("configMap", "name", CONFIG_MAPS)):
-            source = volume.get(kind) or {"optional": True}
-            name = source.get(field, "")
-            if not source.get("optional") and (namespace, name) not in store.of(resource).records:
-                return f'MountVolume.SetUp failed for volume "{volume["name"]}" : {kind.lower()} "{name}" not found'
+            if (namespace, name) not in store.of(resource).records and not reference.get("optional"):
+                return f'{resource.kind.lower()} "{name}" not found'
     return ""

@@ -30,8 +30,6 @@ class EmbeddedOptions:
     """How long a node takes to pull a missing image, one after the other; 0: it has all images."""
     slow_pull: float = 60.0
     """How long the pull of `…/slowpull` takes."""
-    gc_delay: float = 0.2
-    """From the deletion of an owner to that of its dependents."""
     pod_gc_delay: float = 60.0
     """From the deletion of a Node to that of its pods."""
     serve_node_ports: bool = True

@@ -92,7 +92,6 @@ ALL = (
     *(GATEWAYS, HTTP_ROUTES, TLS_ROUTES),
 )
 BY_PATH = {(resource.group, resource.version, resource.plural): resource for resource in ALL}
-BY_KIND = {(resource.api_version, resource.kind): resource for resource in ALL}
 
 
 VERSION: Json = {
@@ -111,15 +110,12 @@ VERSION: Json = {
     "platform": "embedded",
 }
 NO_SUCH_PAGE = (404, b"404 page not found\n", "text/plain")
-_HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
 
 
 def discover(path: str, method: str) -> tuple[int, bytes, str] | None:
-    """The response for a path of version or health; None for other paths."""
+    """The response for the path of the version; None for other paths."""
     if method != "GET":
         return None
-    if path in _HEALTH:
-        return 200, b"ok", "text/plain"
     if path == "/version":
         return 200, json.encode(VERSION), JSON
     return None if path.startswith(("/api/", "/apis/")) else NO_SUCH_PAGE
@@ -165,11 +161,6 @@ def required(field: str) -> StatusCause:
 
 def wrong(field: str, value: object, detail: str) -> StatusCause:
     return StatusCause(field, "FieldValueInvalid", f"Invalid value: {json.encode(value).decode()}: {detail}")
-
-
-def not_allowed(field: str, detail: str) -> StatusCause:
-    """The field may not be set, or not to this value."""
-    return StatusCause(field, "FieldValueForbidden", f"Forbidden: {detail}")
 
 
 def invalid(resource: Resource, name: str, causes: list[StatusCause]) -> StatusError:

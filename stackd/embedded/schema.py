@@ -19,9 +19,7 @@ from stackd.quantity import parse
 
 _TEXT = """
 ObjectMeta = string: name generateName namespace uid resourceVersion creationTimestamp deletionTimestamp; int64:
-    generation deletionGracePeriodSeconds; map: labels annotations; []OwnerReference: ownerReferences; []string:
-    finalizers
-OwnerReference = string: apiVersion kind name uid; bool: controller blockOwnerDeletion
+    generation deletionGracePeriodSeconds; map: labels annotations; []object: ownerReferences; []string: finalizers
 Pod = ObjectMeta: metadata; PodSpec: spec; object: status
 PodSpec = []Volume: volumes; []Container: initContainers containers; string: restartPolicy dnsPolicy
     serviceAccountName serviceAccount nodeName hostname schedulerName runtimeClassName preemptionPolicy; int64:
@@ -199,25 +197,12 @@ def _container(container: Json, spec: Json) -> Json:
     container.setdefault("terminationMessagePath", "/dev/termination-log")
     container.setdefault("terminationMessagePolicy", "File")
     container.setdefault("imagePullPolicy", _pull_policy(container.get("image", "")))
-    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
-        if probe in container:
-            container[probe] = _probe(container[probe])
     return container
 
 
-def _probe(probe: Json) -> Json:
-    defaults = {"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}
-    if "httpGet" in probe:
-        probe["httpGet"] = {"path": "/", "scheme": "HTTP"} | probe["httpGet"]
-    return defaults | probe
-
-
 def _pull_policy(image: str) -> str:
-    last = image.rpartition("/")[2]
-    if "@" in last:
-        return "IfNotPresent"
-    tag = last.partition(":")[2]
-    return "Always" if tag in {"", "latest"} else "IfNotPresent"
+    tag = image.rpartition("/")[2].partition(":")[2]
+    return "Always" if tag in {"", "latest"} and "@" not in image else "IfNotPresent"
 
 
 def _tolerations(own: list[Json]) -> list[Json]:

@@ -134,7 +134,6 @@ def fast(**options: Any) -> EmbeddedOptions:
         "run_time": 0.01,
         "stop_delay": 0.0,
         "backoff": 0.02,
-        "gc_delay": 0.02,
         "pod_gc_delay": 0.05,
         "serve_node_ports": False,
     }
