@@ -243,8 +243,7 @@ def arena(
         folder, cluster = Path(name), None
         path = kubeconfig or folder / "kubeconfig"
         if kubeconfig is None:
-            ports = ("--no-node-ports", "--node-port-range", "20000-32767")
-            cluster = Process(folder, LOADING, "stackd.embedded", "--kubeconfig", str(path), *ports, *embedded)
+            cluster = Process(folder, LOADING, "benchmarks.cluster", "--kubeconfig", str(path), *embedded)
             cluster.until(path.exists, START_SECONDS)
             settings = EMBEDDED_PORTS | settings
         try:
