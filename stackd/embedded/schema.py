@@ -1,15 +1,10 @@
-"""The fields of the typed kinds, the decoder from a request's JSON to an object as Kubernetes stores it, and the default
-values that Kubernetes fills in.
+"""The decoder from a request's JSON to an object as Kubernetes stores it, and the default values that Kubernetes fills in.
 
-A decoded object has only the fields of the table, with canonical quantities; the rest is dropped. Each line of the table
-is a struct; a type stands before the fields that have it: `string`, `int32`, `int64`, `bool`, `intstr`, `microtime`,
-`object`, `map` (of strings), `quantities` (a map of those), `[]X` for a list, or the name of a struct. `bool!` is left out
-when false.
+A decoded object of a typed kind lacks what is empty, and has canonical quantities and times.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -17,119 +12,62 @@ from typing import Any
 from stackd.embedded.resources import Json, Resource, bad_request
 from stackd.quantity import parse
 
-_TEXT = """
-ObjectMeta = string: name generateName namespace uid resourceVersion creationTimestamp deletionTimestamp; int64:
-    generation deletionGracePeriodSeconds; map: labels annotations; []object: ownerReferences; []string: finalizers
-Pod = ObjectMeta: metadata; PodSpec: spec; object: status
-PodSpec = []Volume: volumes; []Container: initContainers containers; string: restartPolicy dnsPolicy
-    serviceAccountName serviceAccount nodeName hostname schedulerName runtimeClassName preemptionPolicy; int64:
-    terminationGracePeriodSeconds activeDeadlineSeconds; map: nodeSelector; bool: automountServiceAccountToken
-    shareProcessNamespace enableServiceLinks hostUsers; bool!: hostNetwork hostPID hostIPC; PodSecurityContext:
-    securityContext; []object: imagePullSecrets; object: affinity; []Toleration: tolerations; []HostAlias: hostAliases;
-    int32: priority; quantities: overhead
-HostAlias = string: ip; []string: hostnames
-Container = string: name image workingDir restartPolicy terminationMessagePath terminationMessagePolicy
-    imagePullPolicy; []string: command args; []ContainerPort: ports; []EnvFromSource: envFrom; []EnvVar: env;
-    ResourceRequirements: resources; []VolumeMount: volumeMounts; Probe: livenessProbe readinessProbe startupProbe;
-    Lifecycle: lifecycle; SecurityContext: securityContext; bool!: stdin stdinOnce tty
-ContainerPort = string: name protocol hostIP; int32: hostPort containerPort
-EnvFromSource = string: prefix; object: configMapRef secretRef
-EnvVarSource = object: fieldRef resourceFieldRef configMapKeyRef secretKeyRef
-EnvVar = string: name value; EnvVarSource: valueFrom
-ResourceRequirements = quantities: limits requests
-VolumeMount = string: name mountPath subPath; bool!: readOnly
-Probe = ExecAction: exec; HTTPGetAction: httpGet; TCPSocketAction: tcpSocket; GRPCAction: grpc; int32:
-    initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold; int64:
-    terminationGracePeriodSeconds
-Lifecycle = LifecycleHandler: postStart preStop
-LifecycleHandler = ExecAction: exec; HTTPGetAction: httpGet; TCPSocketAction: tcpSocket; object: sleep
-ExecAction = []string: command
-HTTPGetAction = string: path host scheme; intstr: port; []object: httpHeaders
-TCPSocketAction = intstr: port; string: host
-GRPCAction = int32: port; string: service
-SecurityContext = Capabilities: capabilities; bool: privileged runAsNonRoot readOnlyRootFilesystem
-    allowPrivilegeEscalation; int64: runAsUser runAsGroup; SeccompProfile: seccompProfile appArmorProfile
-PodSecurityContext = int64: runAsUser runAsGroup fsGroup; bool: runAsNonRoot; []int64: supplementalGroups; string:
-    fsGroupChangePolicy; SeccompProfile: seccompProfile appArmorProfile
-Capabilities = []string: add drop
-SeccompProfile = string: type localhostProfile
-Toleration = string: key operator value effect; int64: tolerationSeconds
-Volume = string: name; object: hostPath emptyDir secret nfs persistentVolumeClaim downwardAPI configMap projected csi
-    ephemeral image
-Service = ObjectMeta: metadata; ServiceSpec: spec; object: status
-ServiceSpec = []ServicePort: ports; map: selector; string: clusterIP type sessionAffinity externalName
-    externalTrafficPolicy ipFamilyPolicy internalTrafficPolicy; []string: clusterIPs ipFamilies; bool!:
-    publishNotReadyAddresses
-ServicePort = string: name protocol appProtocol; int32: port nodePort; intstr: targetPort
-ResourceQuota = ObjectMeta: metadata; ResourceQuotaSpec: spec; object: status
-ResourceQuotaSpec = quantities: hard; []string: scopes; object: scopeSelector
-LimitRange = ObjectMeta: metadata; LimitRangeSpec: spec
-LimitRangeSpec = []LimitRangeItem: limits
-LimitRangeItem = string: type; quantities: max min default defaultRequest maxLimitRequestRatio
-ConfigMap = ObjectMeta: metadata; bool: immutable; map: data; object: binaryData
-Lease = ObjectMeta: metadata; LeaseSpec: spec
-LeaseSpec = string: holderIdentity strategy preferredHolder; int32: leaseDurationSeconds leaseTransitions; microtime:
-    acquireTime renewTime
-"""
-
-
-def _read(text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    for line in re.split(r"\n(?=\S)", text.strip()):
-        name, _, groups = line.partition(" = ")
-        parts = (group.partition(":") for group in groups.split(";"))
-        yield name, {field: kind.strip() for kind, _, fields in parts for field in fields.split()}
-
-
-STRUCTS = dict(_read(_TEXT))
-"""Struct → field → type."""
-
-
+_TYPED = {
+    **dict.fromkeys(("Pod", "Service", "ResourceQuota", "LimitRange", "Lease"), ("metadata", "spec", "status")),
+    "ConfigMap": ("metadata", "immutable", "data", "binaryData"),
+}
+_AS_THEY_ARE = frozenset(
+    {"labels", "annotations", "nodeSelector", "selector", "data", "binaryData", "affinity", "status"}
+)
 _PRESENT_WHEN_EMPTY = frozenset(
     {"resources", "securityContext", "emptyDir", "podSelector", "value", "containers", "items", "spec", "status"}
     | {"holderIdentity"}
 )
-_JSON_KINDS = {bool: "bool", str: "string", int: "number", float: "number", list: "array", dict: "object"}
-_TYPES: dict[str, tuple[type, ...]] = {
-    "bool": (bool,), "bool!": (bool,), "string": (str,), "int32": (int,), "int64": (int,), "intstr": (int, str),
-    "map": (dict,), "object": (dict,),
-}  # fmt: skip
+_ABSENT_WHEN_FALSE = frozenset(
+    {"hostNetwork", "hostPID", "hostIPC", "stdin", "stdinOnce", "tty", "readOnly", "publishNotReadyAddresses"}
+)
+_QUANTITIES = frozenset(
+    {"limits", "requests", "overhead", "hard", "max", "min", "default", "defaultRequest", "maxLimitRequestRatio"}
+)
+_TIMES = frozenset({"acquireTime", "renewTime"})
+_NUMBERS = {"containerPort": "ContainerPort", "leaseDurationSeconds": "LeaseSpec"}
+"""The numbers whose type is checked, as a recording shows it, and the Go structs that have them."""
+_JSON_KINDS = {bool: "bool", str: "string", float: "number", list: "array", dict: "object"}
 
 
 def decode(resource: Resource, raw: Json) -> Json:
     """The object without kind and apiVersion. Raises StatusError 400 for a wrong type."""
-    body = {key: value for key, value in raw.items() if key not in {"kind", "apiVersion"}}
+    known = _TYPED.get(resource.kind, raw.keys() - {"kind", "apiVersion"})
+    body = {key: value for key, value in raw.items() if key in known}
     refusal = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: json: cannot'
-    if resource.kind in STRUCTS:
-        return {"metadata": {}} | _struct(body, resource.kind, (), refusal)
-    metadata = _struct(body.get("metadata") or {}, "ObjectMeta", ("metadata",), refusal)
-    return body | {"metadata": metadata}
+    if resource.kind in _TYPED:
+        return {"metadata": {}} | _object(body, (), refusal)
+    return body | {"metadata": _object(body.get("metadata") or {}, ("metadata",), refusal)}
 
 
-def _struct(value: Json, name: str, trail: tuple[str, ...], refusal: str) -> Json:
+def _object(value: Json, trail: tuple[str, ...], refusal: str) -> Json:
     result: Json = {}
     for key, part in value.items():
-        kind = STRUCTS[name].get(key)
-        if kind is not None and part is not None:
-            decoded = _value(part, kind, name, (*trail, key), refusal)
-            dropped = decoded is False and kind == "bool!"
-            if (decoded or decoded == 0 or key in _PRESENT_WHEN_EMPTY) and not dropped:
-                result[key] = decoded
+        decoded = part if key in _AS_THEY_ARE else _value(key, part, (*trail, key), refusal)
+        is_absent = decoded is None or (decoded is False and key in _ABSENT_WHEN_FALSE)
+        if (decoded or decoded == 0 or key in _PRESENT_WHEN_EMPTY) and not is_absent:
+            result[key] = decoded
     return result
 
 
-def _value(value: Any, kind: str, owner: str, trail: tuple[str, ...], refusal: str) -> Any:
-    if kind.startswith("[]") and isinstance(value, list):
-        return [_value(item, kind[2:], owner, trail, refusal) for item in value]
-    if kind in STRUCTS and isinstance(value, dict):
-        return _struct(value, kind, trail, refusal)
-    if kind == "quantities" and isinstance(value, dict):
-        return {key: str(parse(part).in_milli()) for key, part in value.items()}
-    if kind == "microtime" and isinstance(value, str):
+def _value(key: str, value: Any, trail: tuple[str, ...], refusal: str) -> Any:
+    if key in _NUMBERS and type(value) in _JSON_KINDS:
+        field = f"Go struct field {_NUMBERS[key]}.{'.'.join(trail)} of type int32"
+        raise bad_request(f"{refusal} unmarshal {_JSON_KINDS[type(value)]} into {field}")
+    if key in _TIMES and isinstance(value, str):
         return datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if type(value) in _TYPES.get(kind, ()):
+    if isinstance(value, list):
+        return [_object(item, trail, refusal) if isinstance(item, dict) else item for item in value]
+    if not isinstance(value, dict):
         return value
-    field = f"Go struct field {owner}.{'.'.join(trail)} of type {kind}"
-    raise bad_request(f"{refusal} unmarshal {_JSON_KINDS.get(type(value), 'null')} into {field}")
+    if key in _QUANTITIES:
+        return {name: str(parse(amount).in_milli()) for name, amount in value.items()}
+    return _object(value, trail, refusal)
 
 
 _NOT_READY = "node.kubernetes.io/not-ready"
