@@ -1,6 +1,6 @@
 """Nodes: their objects and taints, what pods take of them (in thousandths), the scheduler, and the events about pods.
 
-The scheduler binds pods to the least loaded node that passes the filters. If none does, it says why and retries after
+The scheduler binds pods to the node with the fewest pods that passes the filters. If none does, it says why and retries after
 changes.
 """
 
@@ -304,7 +304,7 @@ class Scheduler:
             return
         self._turn += 1
         start = self._turn % len(fitting)  # of equal nodes, each in its turn
-        best = max(fitting[start:] + fitting[:start], key=lambda name: self._load[name].room_after(nodes[name], needs))
+        best = min(fitting[start:] + fitting[:start], key=lambda name: len(self._load[name].pods))
         condition = pod_condition("PodScheduled", holds=True, since=timestamp(self._store.clock.now()))
         status = _with_condition(pod.obj["status"], condition)
         bound = self._store.update(pod, spec=spec | {"nodeName": best}, status=status)
@@ -353,13 +353,6 @@ class NodeLoad:
         needs = self.pods.pop(pod.uid, None)
         self.used = _joined(self.used, needs or {}, int.__sub__)
         return needs is not None
-
-    def room_after(self, node: Json, needs: Amounts) -> float:
-        """The average free share of cpu, memory and pods with this pod on the node; more is better."""
-        room = _room(node)
-        taken = {name: self.used.get(name, 0) + needs.get(name, 0) for name in ("cpu", "memory")}
-        taken["pods"] = len(self.pods) * 1000
-        return sum(1 - taken[name] / room[name] for name in taken if room.get(name))
 
 
 def _room(node: Json) -> Amounts:

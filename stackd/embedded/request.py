@@ -8,16 +8,9 @@ from dataclasses import dataclass
 
 from stackd.embedded.resources import BY_PATH, Json, Resource, StatusError
 
-_SUBRESOURCES = {
-    "pods": {"log", "status"},
-    "nodes": {"status"},
-    "services": {"status"},
-    "resourcequotas": {"status"},
-    "gateways": {"status"},
-    "httproutes": {"status"},
-    "tlsroutes": {"status"},
-    "serviceaccounts": {"token"},
-}
+_SUBRESOURCES = {"pods/log", "serviceaccounts/token"}
+"""Those that only one kind has; each has its status."""
+
 _VERBS = {
     ("GET", False): "list",
     ("GET", True): "get",
@@ -57,7 +50,8 @@ def read_target(method: str, path: str, query: Mapping[str, str]) -> RequestInfo
     resource = BY_PATH.get((group, version, rest[0] if rest else ""))
     name = rest[1] if len(rest) > 1 else ""
     subresource = rest[2] if len(rest) > 2 else ""
-    if resource is None or len(rest) > 3 or (subresource and subresource not in _SUBRESOURCES.get(resource.plural, ())):
+    known = subresource in {"", "status"} or "/".join(rest[::2]) in _SUBRESOURCES
+    if resource is None or len(rest) > 3 or not known:
         raise StatusError(404, "NotFound", "the server could not find the requested resource", {})
     verb = _VERBS.get((method, bool(name)))
     if subresource == "token":

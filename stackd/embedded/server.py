@@ -176,7 +176,11 @@ class ApiServer:
             call.streams = True
             self.counts.in_flight -= 1
             return await self._stream(request, call, faults)
-        answer = self._spoiled(call, faults) if spoils(faults) else self._cluster.answer(call, faults)
+        try:
+            answer = (200, b"", JSON) if call.is_watch else self._cluster.answer(call, faults)
+        except StatusError as exc:
+            answer = exc.code, exc.body(), JSON
+        answer = spoiled(answer, faults)
         if "lost_reply" in actions:
             return self._cut(request, call)
         if "trickle" in actions:
@@ -193,15 +197,6 @@ class ApiServer:
             await response.prepare(request)
             await _write_slowly(response, body, lambda: seconds)
         return response
-
-    def _spoiled(self, call: Exchange, faults: list[Fault]) -> Answer:
-        if call.is_watch:
-            return spoiled((200, b"", JSON), faults)
-        try:
-            answer = self._cluster.answer(call, faults)
-        except StatusError as exc:
-            answer = exc.code, exc.body(), JSON
-        return spoiled(answer, faults)
 
     def _do_later(self, call: Exchange) -> None:
         if not self._stopping.is_set() and call.target is not None and not call.is_watch:

@@ -14,18 +14,12 @@ Knows the configuration and the pod-spec policy; nothing of existing stacks, HTT
 
 from __future__ import annotations
 
-from stackd.templates.read import parse_template, read_templates
-from stackd.templates.sources import Reader, in_force
-from stackd.templates.template import NO_TEMPLATES, Check, Template, TemplateProblem, TemplateSet
-
-__all__ = [
-    "NO_TEMPLATES",
-    "Check",
-    "Reader",
-    "Template",
-    "TemplateProblem",
-    "TemplateSet",
-    "in_force",
-    "parse_template",
-    "read_templates",
-]
+from stackd.templates.read import parse_template as parse_template
+from stackd.templates.read import read_templates as read_templates
+from stackd.templates.sources import Reader as Reader
+from stackd.templates.sources import in_force as in_force
+from stackd.templates.template import NO_TEMPLATES as NO_TEMPLATES
+from stackd.templates.template import Check as Check
+from stackd.templates.template import Template as Template
+from stackd.templates.template import TemplateProblem as TemplateProblem
+from stackd.templates.template import TemplateSet as TemplateSet
