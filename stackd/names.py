@@ -19,8 +19,10 @@ from typing import Final
 
 from stackd.contract import BARE_KEY
 
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
-_SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z")
+LABEL = r"\A[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z"
+_LABEL = re.compile(LABEL)
+SUBDOMAIN = r"\A[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z"
+_SUBDOMAIN = re.compile(SUBDOMAIN)
 _BARE_KEY = re.compile(BARE_KEY + r"\Z")
 _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\Z")
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")

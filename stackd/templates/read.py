@@ -12,21 +12,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from msgspec import json
 from pydantic import ValidationError
 
 from stackd.config import Config, PolicySection, policy_of
 from stackd.config.load import explain
+from stackd.contract import expects
 from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, InvalidTemplate, Reason
 from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, StoredTemplate, TargetPort
 from stackd.names import did_you_mean, prefix_from
-from stackd.podspec import Policy, by_line, harden, parse_target_ports, sanitize
+from stackd.podspec import Policy, by_line, harden, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.checks import by_path
+from stackd.podspec.decoding import decode
 from stackd.podspec.members import mistakes_in_names, together
 from stackd.podspec.reasons import MAX_REASONS, MAY_BE_MORE, ROOT, Enough, below
+from stackd.podspec.sanitize import target_ports
 from stackd.podspec.yaml_text import Document, parse
 from stackd.template_files import template_files, version_of
 from stackd.templates import readers, sharing
@@ -38,9 +41,7 @@ from stackd.templates.template import (
     NO_TEMPLATES,
     NONE,
     SITE_EGRESS,
-    Check,
     Egress,
-    Hours,
     Template,
     TemplateSet,
     digest_of,
@@ -48,9 +49,15 @@ from stackd.templates.template import (
     parse_egress,
     why_too_much,
 )
-from stackd.units import parse_duration
 
 V = TypeVar("V")
+VALUES: Final = Annotated[
+    Mapping[str, Any],
+    expects(
+        f'an object of at most {MOST_VALUES} variables and their patterns, such as {{FLAG: "flag{{<hex:32>}}"}}',
+        max_length=MOST_VALUES,
+    ),
+]
 LONGEST_FILE: Final = 1 << 20
 LONGEST_MISTAKE: Final = 1024  # a sentence may quote a value
 NO_MAPPING: Final = "a template is expected: a mapping with target_port and pod"
@@ -149,10 +156,13 @@ class _Draft:
         fields = {} if self.mistakes else self._fields(raw)
         if not fields:
             return None
-        ports = self._ports(fields.get("target_port"))
+        entries: tuple[sharing.PlacedPort, ...] = self._typed(fields, "target_port", sharing.PlacedPorts, ())
+        ports: tuple[TargetPort, ...] = self._noted("target_port", lambda: target_ports(entries), ())
+        self._refused(self.config.routes.refusals(ports))
+        typed = {name: self._typed(fields, name, *one) for name, one in readers.TYPED.items()}
+        names = typed["names"]
         network: Mapping[str, object] = self._read(fields, "network", _network, {})
         egress = self._read(network, "network.egress", parse_egress, SITE_EGRESS)
-        names = self._read(fields, "names", readers.host_names, NO_NAMES)
         policy = self._policy(fields.get("policy")).model_copy(update={"egress": egress.kind, "host_names": names})
         spec = self._spec(fields["pod"], ports, policy) if "pod" in fields else None
         members = self._members(fields["members"], policy, names) if "members" in fields else {}
@@ -160,7 +170,7 @@ class _Draft:
             spec = together(spec, members)
             if len(spec.text) > policy.max_text:
                 self.mistake("members", f"all pods together are longer than {policy.max_text} bytes (limits.pod_spec)")
-        patterns = self._values(fields.get("values"), spec)
+        patterns = self._values(fields, spec)
         longest = self.config.stacks.max_ttl
         description = self._read(fields, "description", readers.description, "")
         described = partial(
@@ -170,29 +180,26 @@ class _Draft:
             policy=policy,
             ttl=self._read(fields, "ttl", self._ttl, None),
             labels=self._read(fields, "labels", readers.labels, NO_LABELS),
-            pool=self._read(fields, "pool", readers.pool, 0),
-            prepull=self._read(fields, "prepull", readers.boolean, False),
             values=patterns,
             egress=egress,
-            route_prefix=self._read(fields, "route_prefix", readers.prefix, prefix_from(self.name)),
             title=self._read(fields, "title", readers.line_of(readers.LONGEST_TITLE), ""),
             category=self._read(fields, "category", readers.line_of(readers.LONGEST_CATEGORY), ""),
             description=description,
             about=elements(description),
-            show=self._read(fields, "show", readers.shown_values(patterns), NO_NAMES),
-            hours=self._hours(fields),
-            extend=self._read(fields, "extend", readers.extend(longest), None),
-            cost=self._read(fields, "cost", readers.cost, 1),
-            names=names,
+            show=self._read(fields, "show", partial(readers.show, patterns=patterns), NO_NAMES),
+            hours=self._noted("", lambda: readers.hours(fields), ALWAYS),
+            extend=self._read(fields, "extend", partial(readers.extend, longest=longest), None),
             env=self._env(fields.get("env"), spec, patterns),
             source="file" if self.stored is None else self.stored.source,
             stored=self.stored,
             text=raw.decode(),
             version=version_of(raw),
-            shared=self._read(fields, "shared", readers.boolean, False),
+            check=self._read(fields, "check", partial(sharing.check, policy=policy), None),
+            node_ports={port.container_port: port.node_port for port in entries if port.node_port is not None},
+            hostnames={port.container_port: port.hostname for port in entries if port.hostname is not None},
+            **typed | {"route_prefix": typed["route_prefix"] or prefix_from(self.name)},
         )
-        check = self._check(fields["check"], policy) if "check" in fields else None
-        for where, text in sharing.mistakes(fields):
+        for where, text in sharing.mistakes(entries, shared=typed["shared"], pool=typed["pool"]):
             self.mistake(where, text)
         if self.stored is not None and self.stored.tenant:
             self._of_a_tenant(fields, described.keywords["labels"], egress)
@@ -208,36 +215,28 @@ class _Draft:
             spec=spec,
             digest=digest_of(self.name, hardened, ports, patterns, placement, prefix),
             interchangeable=not patterns and not members and hardened == harden(spec.manifest, self.base),
-            node_ports=sharing.places(fields["target_port"], sharing.NODE_PORT),
-            hostnames=sharing.places(fields["target_port"], sharing.HOSTNAME),
-            check=check,
         )
 
-    def _hours(self, fields: Mapping[str, Any]) -> Hours:
-        try:
-            return readers.hours(fields)
-        except ValueError as error:
-            name, _, text = str(error).partition(": ")
-            self.mistake(name, text)
-            return ALWAYS
+    def _read(self, fields: Mapping[str, Any], name: str, reader: Callable[[Any], V], default: V) -> V:
+        """The field as ``reader`` returns it; ``default`` if it is not there, or is wrong: that is noted."""
+        return self._noted(name, lambda: reader(fields[name]), default) if name in fields else default
 
-    def _check(self, value: object, policy: Policy) -> Check | None:
+    def _typed(self, fields: Mapping[str, Any], name: str, kind: Any, default: Any) -> Any:
+        """The field as a value of this type."""
+        return self._read(fields, name, lambda value: decode(kind, value, name), default)
+
+    def _noted(self, name: str, read: Callable[[], V], default: V) -> V:
         try:
-            return sharing.check(value, policy)
+            return read()
         except InvalidPodSpec as error:
             for reason in error.reasons:
-                self.mistake("check", f"its pod is not allowed: {reason}")
-        except ValueError as error:
-            self.mistake("check", str(error))
-        return None
-
-    def _read(self, fields: Mapping[str, Any], name: str, reader: Callable[[Any], V], default: V) -> V:
-        """The field as ``reader`` returns it. ``default`` if it is not there, or is wrong (ValueError): that is noted."""
-        try:
-            return reader(fields[name]) if name in fields else default
+                self.mistake(name, f"its pod is not allowed: {reason}")
+        except InvalidRequest as error:
+            for reason in error.reasons:
+                self.mistake(reason.path, reason.text)
         except ValueError as error:
             self.mistake(name, str(error))
-            return default
+        return default
 
     def _fields(self, raw: bytes) -> dict[str, Any]:
         """The fields that are there; none if the text is not a template at all."""
@@ -282,17 +281,6 @@ class _Draft:
             of_ports = reason.path.startswith("target_port")
             inner = prefix if reason.path == ROOT else f"{prefix}.{reason.path}"
             self.mistake(reason.path if of_ports else inner, reason.text)
-
-    def _ports(self, value: object) -> tuple[TargetPort, ...]:
-        if value is None:
-            return ()
-        try:
-            ports = parse_target_ports(sharing.without_places(value))
-        except InvalidRequest as error:
-            self._refused(error.reasons)
-            return ()
-        self._refused(self.config.routes.refusals(ports))
-        return ports
 
     def _policy(self, value: object) -> Policy:
         """The policy in force with the template's own keys."""
@@ -350,29 +338,19 @@ class _Draft:
 
     def _ttl(self, value: object) -> float:
         most = self.config.stacks.max_ttl
-        try:
-            seconds = parse_duration(value) if isinstance(value, str) else 0.0
-        except (ValueError, OverflowError):
-            seconds = 0.0
-        if not 0 < seconds <= most:
+        if not 0 < (seconds := readers.seconds(value)) <= most:
             raise ValueError(f'a duration such as "30m" is expected, at most {most:g} s (stacks.max_ttl)')
         return seconds
 
-    def _values(self, value: object, spec: SanitizedSpec | None) -> Mapping[str, str]:
-        if value is None:
-            return NO_VALUES
-        if not isinstance(value, dict):
-            self.mistake("values", 'variables and their patterns are expected, such as {FLAG: "flag{<hex:32>}"}')
-            return NO_VALUES
-        if len(value) > MOST_VALUES:
-            self.mistake("values", f"{len(value)} values; {MOST_VALUES} at most")
+    def _values(self, fields: Mapping[str, Any], spec: SanitizedSpec | None) -> Mapping[str, str]:
+        value: dict[str, str] = self._typed(fields, "values", VALUES, {})
         mistakes = mistakes_in_values(value, _variables(spec))
         for name, text in mistakes:
             self.mistake(below("values", name), text)
         containers = sum(len(by_path(each["spec"])) for each in _manifests(spec)) or 1
         if not mistakes and (why := why_too_much(value, containers)):
             self.mistake("values", why)
-        return value
+        return value or NO_VALUES
 
     def _env(self, value: object, spec: SanitizedSpec | None, patterns: Mapping[str, str]) -> Mapping[str, str]:
         if value is None:

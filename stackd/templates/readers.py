@@ -1,5 +1,5 @@
-"""Reads the fields of a template that are neither its pod nor about its pod's rights. Each raises ValueError with what is
-wrong.
+"""Reads the fields of a template that are neither its pod nor about its pod's rights. Each raises ValueError, or InvalidRequest
+with the paths of what is wrong.
 
 Owns: what people read about a template, what players may do with its stacks, the names by which its containers find each
 other, and the variables that a create may set. Their patterns are regular expressions in a form that matches in linear
@@ -17,15 +17,16 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
+from msgspec import Meta
 from pydantic import StringConstraints, TypeAdapter
 from pydantic_core import SchemaError
 
 from stackd.clock import DAY_SECONDS, NANOSECONDS
-from stackd.contract import Labels
-from stackd.errors import InvalidRequest
-from stackd.names import LONGEST_PREFIX, SUBDOMAIN_FORM, is_env_name, is_label, is_subdomain, require_unreserved
+from stackd.contract import Duration, Labels, Request, expects
+from stackd.errors import InvalidRequest, Reason
+from stackd.names import LONGEST_PREFIX, LONGEST_SUBDOMAIN, SUBDOMAIN, SUBDOMAIN_FORM, is_env_name, require_unreserved
 from stackd.podspec.checks import by_path, keeps_running
-from stackd.podspec.decoding import decode
+from stackd.podspec.decoding import decode, refusal
 from stackd.podspec.reasons import below
 from stackd.templates.template import NOTICE_SECONDS, Extensions, Hours
 from stackd.units import format_duration, parse_duration
@@ -55,32 +56,39 @@ _ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
 _CLASS: Final = re.compile(r"\[\^?\]?[^\]]*\]")
 
 
-def boolean(value: object) -> bool:
-    """``true`` or ``false``."""
-    if not isinstance(value, bool):
-        raise ValueError("true or false is expected")
-    return value
+Pool = Annotated[int, Meta(ge=0, le=LARGEST_POOL)]
+Cost = Annotated[int, Meta(ge=0, le=MOST_COST)]
+Prefix = Annotated[
+    str,
+    expects(
+        f"at most {LONGEST_PREFIX} lower-case letters, digits and inner hyphens",
+        max_length=LONGEST_PREFIX,
+        pattern=r"\A[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\Z",
+    ),
+]
+HostNames = Annotated[
+    tuple[
+        Annotated[str, expects(f"a host's name: {SUBDOMAIN_FORM}", max_length=LONGEST_SUBDOMAIN, pattern=SUBDOMAIN)],
+        ...,
+    ],
+    expects(f"a list of 1 to {MOST_NAMES} names, such as [db, cache]", min_length=1, max_length=MOST_NAMES),
+]
+TYPED: Final[Mapping[str, tuple[Any, Any]]] = {
+    "pool": (Pool, 0),
+    "prepull": (bool, False),
+    "cost": (Cost, 1),
+    "shared": (bool, False),
+    "names": (HostNames, ()),
+    "route_prefix": (Prefix, ""),
+}
+"""The fields of which a type says all, each with its default."""
 
 
-def pool(value: object) -> int:
-    """How many stacks are kept."""
-    if type(value) is not int or not 0 <= value <= LARGEST_POOL:
-        raise ValueError(f"a whole number from 0 to {LARGEST_POOL} is expected")
-    return value
+class ExtendText(Request, frozen=True, kw_only=True):
+    """What ``extend`` says."""
 
-
-def cost(value: object) -> int:
-    """What a stack counts for ``limits.cost_per_label``."""
-    if type(value) is not int or not 0 <= value <= MOST_COST:
-        raise ValueError(f"a whole number from 0 to {MOST_COST} is expected")
-    return value
-
-
-def prefix(value: object) -> str:
-    """What the names of routed ports begin with."""
-    if not isinstance(value, str) or not is_label(value) or len(value) > LONGEST_PREFIX:
-        raise ValueError(f"at most {LONGEST_PREFIX} lower-case letters, digits and inner hyphens are expected")
-    return value
+    by: Annotated[Duration, "How much longer."]
+    times: Annotated[Annotated[int, Meta(ge=1, le=MOST_TIMES)], "How often."]
 
 
 def line_of(longest: int) -> Callable[[object], str]:
@@ -106,28 +114,17 @@ def description(value: object) -> str:
 
 def labels(value: object) -> Mapping[str, str]:
     """The labels that the template's stacks get."""
-    try:
-        given: Mapping[str, str] = decode(Labels, value)
-    except InvalidRequest as error:
-        raise ValueError("; ".join(map(str, error.reasons))) from error
+    given: Mapping[str, str] = decode(Labels, value, "labels")
     require_unreserved(given)
     return MappingProxyType(dict(given))
 
 
-def extend(longest: float) -> Callable[[object], Extensions]:
-    """A reader of ``extend``; ``longest`` is ``stacks.max_ttl``."""
-
-    def read(value: object) -> Extensions:
-        if not isinstance(value, dict) or value.keys() != {"by", "times"}:
-            raise ValueError("{by: 30m, times: 2} is expected: how much longer, and how often")
-        seconds = _seconds(value["by"])
-        if not 0 < seconds <= longest:
-            raise ValueError(f'by: a duration such as "30m" is expected, at most {longest:g} s (stacks.max_ttl)')
-        if type(value["times"]) is not int or not 1 <= value["times"] <= MOST_TIMES:
-            raise ValueError(f"times: a whole number from 1 to {MOST_TIMES} is expected")
-        return Extensions(by=seconds, times=value["times"])
-
-    return read
+def extend(value: object, longest: float) -> Extensions:
+    """What players may do; ``longest`` is ``stacks.max_ttl``."""
+    given: ExtendText = decode(ExtendText, value, "extend")
+    if not 0 < (length := seconds(given.by)) <= longest:
+        raise ValueError(f'by: a duration such as "30m" is expected, at most {longest:g} s (stacks.max_ttl)')
+    return Extensions(by=length, times=given.times)
 
 
 def hours(fields: Mapping[str, Any]) -> Hours:
@@ -135,25 +132,27 @@ def hours(fields: Mapping[str, Any]) -> Hours:
     times = {name: _moment(name, fields[name]) for name in ("opens", "closes") if name in fields}
     opens, closes = times.get("opens", 0), times.get("closes", 0)
     if opens and closes and opens >= closes:
-        raise ValueError("closes: a time after opens is expected")
-    if "notice" not in fields:
-        notice = NOTICE_SECONDS
-    elif not closes:
-        raise ValueError("notice: there is no closes of which it could tell")
-    else:
-        notice = _seconds(fields["notice"])
-        if not 0 <= notice <= LONGEST_NOTICE:
-            raise ValueError(f'notice: a duration such as "10m" is expected, at most {format_duration(LONGEST_NOTICE)}')
+        raise _wrong("closes", "a time after opens is expected")
+    if "notice" in fields and not closes:
+        raise _wrong("notice", "there is no closes of which it could tell")
+    notice = seconds(fields["notice"]) if "notice" in fields else NOTICE_SECONDS
+    if not 0 <= notice <= LONGEST_NOTICE:
+        text = f'a duration such as "10m" is expected, at most {format_duration(LONGEST_NOTICE)}'
+        raise _wrong("notice", text)
     texts = str(fields.get("opens", "")), str(fields.get("closes", ""))
     return Hours(opens=opens, closes=closes, notice=notice, texts=texts)
 
 
-def _seconds(value: object) -> float:
+def seconds(value: object) -> float:
     """A duration; -1 if it is none."""
     try:
         return parse_duration(value) if isinstance(value, str) else -1.0
     except (ValueError, OverflowError):
         return -1.0
+
+
+def _wrong(name: str, text: str) -> InvalidRequest:
+    return refusal([Reason(path=name, text=text)])
 
 
 def _moment(name: str, value: object) -> int:
@@ -162,34 +161,17 @@ def _moment(name: str, value: object) -> int:
         at = datetime.fromisoformat(value if isinstance(value, str) else "")
         if at.tzinfo is not None and at.year >= EARLIEST_YEAR:
             return int(at.timestamp()) * NANOSECONDS
-    raise ValueError(
-        f"{name}: a time with its zone is expected, such as 2026-03-01T18:00:00+01:00 or 2026-03-01T17:00:00Z"
-    )
+    raise _wrong(name, "a time with its zone is expected, such as 2026-03-01T18:00:00+01:00 or 2026-03-01T17:00:00Z")
 
 
-def shown_values(patterns: Mapping[str, object]) -> Callable[[object], tuple[str, ...]]:
-    """A reader of ``show``, which names some of the template's ``values``."""
-
-    def read(value: object) -> tuple[str, ...]:
-        if not isinstance(value, list):
-            raise ValueError("names of values are expected, such as [PASSWORD]")
-        for name in value:
-            if not isinstance(name, str) or name not in patterns:
-                there = f"those of this template are {', '.join(patterns)}" if patterns else "this template has none"
-                raise ValueError(f"{str(name)[:64]} is none of its values; {there}")
-        return tuple(dict.fromkeys(value))
-
-    return read
-
-
-def host_names(value: object) -> tuple[str, ...]:
-    """Names of the containers' own machine."""
-    if not isinstance(value, list) or not 1 <= len(value) <= MOST_NAMES:
-        raise ValueError(f"1 to {MOST_NAMES} names are expected, such as [db, cache]")
-    for name in value:
-        if not isinstance(name, str) or not is_subdomain(name):
-            raise ValueError(f"{str(name)[:64]} is no name of a host: {SUBDOMAIN_FORM} are expected")
-    return tuple(dict.fromkeys(value))
+def show(value: object, patterns: Mapping[str, object]) -> tuple[str, ...]:
+    """The names of some of the template's ``values``, which are ``patterns``."""
+    names: tuple[str, ...] = decode(tuple[str, ...], value, "show")
+    for name in names:
+        if name not in patterns:
+            there = f"those of this template are {', '.join(patterns)}" if patterns else "this template has none"
+            raise ValueError(f"{name[:64]} is none of its values; {there}")
+    return tuple(dict.fromkeys(names))
 
 
 def collisions(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
