@@ -51,6 +51,13 @@ async def test_a_reload_puts_live_keys_in_force_and_names_those_that_wait_for_a_
     assert "reloaded: stacks.ttl" in await service.run(COMMAND, "reload")
     await service.until(lambda state: state["StatusText"] == "ready: 1 stack, 2 nodes")
     assert await status_of(service, plaintext) == 401
+    await service.run("mv", "/etc/stackd/api-key", "/etc/stackd/removed")
+    ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
+    assert (ran.code, "[auth] keys: no API key is configured" in ran.out) == (1, True), ran
+    assert await status_of(service, service.key) == 200, "the keys in force stay"
+    await service.configure(keys)
+    await service.run(COMMAND, "reload")
+    assert (await status_of(service, service.key), await status_of(service, plaintext)) == (401, 200)
     assert (await service.state())["MainPID"] == pid
 
 
@@ -58,15 +65,12 @@ async def test_a_reload_with_mistakes_is_refused_completely_with_a_line_for_each
     await service.configure(stacks='ttl = "1h"\nttll = "3h"', log='level = "loud"')
     assert await service.try_to("systemctl", "reload", UNIT) != 0
     lines = [line for line in await service.messages() if line.startswith("reload refused: /etc/stackd/config.toml:")]
-    assert len(lines) == 2
+    assert [word for word in ("ttll", "loud") if not [line for line in lines if word in line]] == []
     assert "the last reload was refused" in (await service.state())["StatusText"]
     await service.configure(stacks='ttl = "90m"')
-    await asyncio.to_thread(service.machine.write, "/etc/stackd/kubeconfig", "a: [\n", "0600")
-    for without in (False, True):
-        if without:
-            await service.run("rm", "/etc/stackd/kubeconfig")
-        ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
-        assert (ran.code, ran.out.startswith("reload refused: [cluster] kubeconfig: ")) == (1, True), ran
+    await service.run("rm", "/etc/stackd/kubeconfig")
+    ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
+    assert (ran.code, ran.out.startswith("reload refused: [cluster] kubeconfig: ")) == (1, True), ran
     assert await lives(service) == 2.0
     await service.credentials()
     await service.run("systemctl", "reload", UNIT)
@@ -90,10 +94,6 @@ async def test_a_changed_kubeconfig_and_key_are_taken_at_a_reload_and_forgotten_
     assert (await status_of(bare, bare.key), await status_of(bare, old)) == (200, 401)
     await until(lambda: bare.call("POST", "/stacks", seed()), lambda seen: seen.status == 201)
     assert (await bare.state())["MainPID"] == pid
-    await bare.credentials(token="nobody")
-    ran = await asyncio.to_thread(bare.machine.run, COMMAND, "reload")
-    assert (ran.code, "its credentials are not accepted (401)" in ran.out) == (1, True), ran
-    await bare.credentials(token="new")
     assert (await bare.run(COMMAND, "reload")).splitlines() == ["reloaded: nothing has changed"]
     modes = await bare.run("bash", "-c", "stat --format='%a %U %G' /run/stackd/* /run/stackd/*/*")
     assert modes.splitlines() == ["750 root stackd"] + ["440 root stackd"] * 4
@@ -105,16 +105,3 @@ async def test_a_changed_kubeconfig_and_key_are_taken_at_a_reload_and_forgotten_
     await bare.run(COMMAND, "reload")
     await bare.run("systemctl", "stop", UNIT)
     assert await bare.try_to("test", "-e", "/run/stackd") != 0
-
-
-async def test_a_removed_key_file_ends_its_keys_at_a_reload_which_is_refused_if_there_are_no_others(
-    service: Service,
-) -> None:
-    await service.run("mv", "/etc/stackd/api-key", "/etc/stackd/removed")
-    ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
-    assert (ran.code, "[auth] keys: no API key is configured" in ran.out) == (1, True), ran
-    assert await status_of(service, service.key) == 200, "the keys in force stay"
-    plaintext, sha256 = new_key()
-    await service.configure(auth=f'keys = [{{name = "other", sha256 = "{sha256}", scope = "admin"}}]')
-    await service.run(COMMAND, "reload")
-    assert (await status_of(service, service.key), await status_of(service, plaintext)) == (401, 200)
