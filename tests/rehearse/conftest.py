@@ -22,7 +22,7 @@ from stackd.rehearse.outcome import Goal, Outcome
 from stackd.rehearse.plan import Plan, Preflight, StackKind, inspect
 from stackd.rehearse.player import Rehearsal
 from stackd.rehearse.run import run
-from tests.harness import KEY, Harness, fast_cluster, harness, request_for
+from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for
 
 STACKD = [sys.executable, str(Path(__file__).parents[2] / "stackd.py")]
 START_DELAY = 0.3
@@ -50,6 +50,18 @@ async def rehearsed(at: Harness, plan: Plan, *goals: Goal, connection: type[Conn
         rehearsal = Rehearsal(plan=plan, connection=wire, ident="test")
         await run(rehearsal)
         return Outcome(rehearsal, goals)
+
+
+@asynccontextmanager
+async def holding(at: Harness, plan: Plan) -> AsyncIterator[Rehearsal]:
+    """A rehearsal all of whose stacks run; it is interrupted at the end of this block, and cleans up."""
+    async with connected(at) as connection:
+        rehearsal = Rehearsal(plan=plan, connection=connection, ident="test")
+        under_way = asyncio.create_task(run(rehearsal))
+        await eventually(lambda: rehearsal.hold_began is not None)
+        yield rehearsal
+        rehearsal.stop.set()
+        await under_way
 
 
 async def inspected(at: Harness, stacks: int, *kinds: StackKind) -> Preflight:

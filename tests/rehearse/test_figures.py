@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,12 +9,11 @@ import pytest
 
 from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster
+from stackd.rehearse import run as running
 from stackd.rehearse.connection import Answer, Connection, no_answer
 from stackd.rehearse.outcome import Outcome, parse_goal
-from stackd.rehearse.player import Rehearsal
-from stackd.rehearse.run import run
-from tests.harness import Harness, eventually, fast_cluster, harness, seed
-from tests.rehearse.conftest import START_DELAY, connected, kind, plan, rehearsed
+from tests.harness import Harness, eventually, fast_cluster, harness, until
+from tests.rehearse.conftest import START_DELAY, holding, kind, plan, rehearsed
 
 CLOCK_SECONDS = 0.05
 """By how much the monotonic clock and the wall clock may have drifted apart within a test."""
@@ -73,23 +71,22 @@ async def test_a_lost_answer_makes_no_second_stack(at: Harness) -> None:
 
 
 async def test_a_stack_that_ends_while_it_is_held_is_lost(at: Harness) -> None:
-    async with connected(at) as connection:
-        rehearsal = Rehearsal(plan=plan(3, hold=2.0), connection=connection, ident="test")
-
-        async def end_one() -> None:
-            await eventually(lambda: rehearsal.hold_began is not None)
-            await at.delete_object("pods", next(iter(await at.objects("pods"))))
-
-        await asyncio.gather(run(rehearsal), end_one())
-        results = Outcome(rehearsal, ()).results
+    async with holding(at, plan(3, hold=60.0)) as rehearsal:
+        await at.delete_object("pods", next(iter(await at.objects("pods"))))
+        await eventually(lambda: any(one.lost for one in rehearsal.attempts))
+    results = Outcome(rehearsal, ()).results
     assert (results.failed, results.stages["running"].count) == (1, 3)
     assert results.reasons[0].example.startswith("ran, and was lost: stopped")
 
 
-async def test_its_stacks_outlive_their_ttl_until_they_are_deleted(at: Harness) -> None:
-    other = await at.create(seed() | {"labels": {"team": "7"}})
-    outcome = await rehearsed(at, plan(4, labels={"player": "p{player}"}, ttl=2.0, hold=3.0))
-    assert (outcome.results.failed, outcome.results.stages["running"].count, outcome.remaining) == (0, 4, 0)
+async def test_its_stacks_are_extended_until_they_are_deleted(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "CHECKS", 600)
+    other = await at.create(labels={"team": "7"})
+    async with holding(at, plan(4, labels={"player": "p{player}"}, ttl=60.0, hold=60.0)) as rehearsal:
+        ends = {one["stack_id"]: one["ttl_expires_at"] for one in await at.stacks()}
+        rehearsal.began -= 31  # half of their time is over
+        await until(at.stacks, lambda now: sum(one["ttl_expires_at"] > ends[one["stack_id"]] for one in now) == 4)
+    assert (Outcome(rehearsal, ()).results.failed, rehearsal.remaining) == (0, 0)
     assert list(await at.objects("pods")) == [other["stack_id"]]
 
 
