@@ -29,12 +29,6 @@ LEASE_SECONDS = float(os.environ.get("STACKD_TEST_LEASE", "3" if VARIABLE in os.
 
 
 @pytest.fixture
-def only_real() -> None:
-    if VARIABLE not in os.environ:
-        pytest.skip("tests/api shows it on the embedded cluster")
-
-
-@pytest.fixture
 async def kubeconfig(tmp_path: Path) -> AsyncIterator[str]:
     if given := os.environ.get(VARIABLE):
         yield given
@@ -70,8 +64,10 @@ async def daemon_on(kubeconfig: str, folder: Path, **settings: str) -> AsyncIter
 
 
 @pytest.fixture
-async def real(only_real: None, kubeconfig: str, tmp_path: Path) -> AsyncIterator[Real]:
-    """A stackd with its usual settings."""
+async def real(kubeconfig: str, tmp_path: Path) -> AsyncIterator[Real]:
+    """A stackd with its usual settings, on a real cluster."""
+    if VARIABLE not in os.environ:
+        pytest.skip("tests/api shows it on the embedded cluster")
     async with daemon_on(kubeconfig, tmp_path) as at:
         yield at
 
@@ -96,13 +92,6 @@ async def process_on(kubeconfig: str, folder: Path, environment: Mapping[str, st
         finally:
             process.kill()
             await real.remove_everything()
-
-
-@pytest.fixture
-async def process(only_real: None, kubeconfig: str, tmp_path: Path) -> AsyncIterator[Process]:
-    """A daemon that can be killed; it is not started yet."""
-    async with process_on(kubeconfig, tmp_path, environment_of(kubeconfig, tmp_path)) as process:
-        yield process
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ import aiohttp
 
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
-from stackd.kube.template_maps import selector
-from stackd.kube.wire import CONFIG_MAPS
 from tests.daemons import Daemon
 from tests.harness import Client, eventually
 
@@ -29,28 +27,12 @@ class Real(Client):
     async def create_many(self, count: int, **more: Any) -> list[dict[str, Any]]:
         return await asyncio.gather(*(self.create(**more) for _ in range(count)))
 
-    async def requests(self) -> dict[str, str]:
-        """How often the daemon has sent each kind of request to the cluster, without watches and the Lease."""
-        lines = (await self.call("GET", "/metrics")).text.splitlines()
-        counted = (line.rsplit(" ", 1) for line in lines if line.startswith("stackd_kubernetes_requests_total{"))
-        return {
-            what: count for what, count in counted if 'verb="watch"' not in what and 'resource="leases"' not in what
-        }
-
     async def objects(self, kind: str) -> dict[str, dict[str, Any]]:
         return {raw["metadata"]["name"]: raw for raw in await self.outside.list_raw(kind)}
 
     async def uids(self) -> dict[str, str]:
         every = {**await self.objects("pods"), **await self.objects("services")}
         return {name: one["metadata"]["uid"] for name, one in every.items()}
-
-    async def settled(self) -> None:
-        """Return once every stack is running or stopped."""
-
-        async def are() -> bool:
-            return {stack["status"] for stack in await self.stacks()} <= {"running", "stopped"}
-
-        await eventually(are, pause=0.1)
 
     async def agreed(self) -> None:
         """Return once the cluster has the objects of the listed stacks alone."""
@@ -64,9 +46,7 @@ class Real(Client):
         await eventually(do, lambda: "the cluster has other objects than the file", pause=0.1)
 
     async def remove_everything(self) -> None:
-        """Delete all objects that the test has left in the cluster, but not the namespace; templates first, for their pools."""
-        for raw in await self.outside.list_namespaced(CONFIG_MAPS, labelSelector=selector(self.outside.instance)):
-            await self.outside.delete(CONFIG_MAPS, raw["metadata"]["name"], raw["metadata"]["uid"])
+        """Delete all objects that the test has left in the cluster, but not the namespace."""
         for kind in ("pods", "services"):
             for name in await self.objects(kind):
                 await self.outside.delete(kind, name)

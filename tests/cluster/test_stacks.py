@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.cluster.real import Real
-from tests.harness import eventually
+from tests.harness import until
 
 
 async def test_a_delete_leaves_nothing_of_pod_service_and_record(real: Real) -> None:
@@ -16,22 +16,12 @@ async def test_a_delete_leaves_nothing_of_pod_service_and_record(real: Real) -> 
     assert service["metadata"]["annotations"]["stackd.io/record"]
     assert service["spec"]["type"] == "NodePort"
     assert service["spec"]["ports"][0]["nodePort"] == stack["ports"][0]["node_port"]
-    before, stack_id = await real.requests(), stack["stack_id"]
-    for path in ("/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/status", "/stats", "/healthz"):
-        await real.get(path)
-    assert await real.requests() == before, "reads ask the cluster for nothing"
     await real.outside.delete("pods", stack["pod_id"])
-    await real.until_status(stack_id, "stopped")
-    await eventually(lambda: is_zero(real, "used_node_ports"), pause=0.1)
+    await real.until_status(stack["stack_id"], "stopped")
+    await until(real.used_ports, lambda used: not used)
     assert (await real.objects("services"))[stack["service_name"]]["spec"]["type"] == "ClusterIP"
-    await real.delete(stack_id)
+    await real.delete(stack["stack_id"])
     assert not await real.uids()
-
-
-async def is_zero(real: Real, *names: str) -> bool:
-    """Whether these are 0 in the statistics."""
-    stats = await real.get("/stats")
-    return not any(stats[name] for name in names)
 
 
 async def test_twenty_at_once_and_a_batch_delete(real: Real) -> None:
@@ -40,10 +30,3 @@ async def test_twenty_at_once_and_a_batch_delete(real: Real) -> None:
     job = await real.finished_job(await real.batch_delete(*(one["stack_id"] for one in stacks), "stack-none"))
     assert (job["total"], job["deleted"], job["not_found"], job["failed"]) == (21, 20, 1, 0)
     assert not await real.uids()
-
-
-async def test_stacks_whose_time_is_up_are_gone_from_the_cluster(real: Real) -> None:
-    await real.create_many(10, ttl="2s")
-    await real.until_listed(0)
-    assert not await real.uids()
-    assert await is_zero(real, "total_stacks", "used_node_ports")
