@@ -57,16 +57,6 @@ async def test_a_stale_list_is_that_of_the_moment_that_was_remembered(wire: Wire
     assert [item["metadata"]["name"] for item in (await wire.get(MAPS)).body["items"]] == ["two"]
 
 
-async def test_it_refuses_whoever_connects_also_if_it_had_just_begun_to_listen_again(wire: Wire) -> None:
-    faults = wire.cluster.faults
-    await faults.refuse()
-    await asyncio.gather(faults.listen(), faults.refuse())
-    with pytest.raises(aiohttp.ClientConnectionError):
-        await wire.get(MAPS)
-    await faults.listen()
-    assert (await wire.get(MAPS)).status == 200
-
-
 async def test_a_rule_for_a_named_object_covers_only_that_name() -> None:
     """Kubernetes does so: it takes the name from ``fieldSelector=metadata.name=…``."""
     verbs, group, ours = frozenset({"get", "list", "watch"}), frozenset({"coordination.k8s.io"}), frozenset({"ours"})

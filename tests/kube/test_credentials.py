@@ -362,14 +362,3 @@ async def test_a_client_certificate_that_ends_is_told_two_weeks_before(tmp_path:
         assert expiry_remark(access, end - 15 * DAY_SECONDS) == ""
         assert f"client certificate expires on {utc_minute(end)}" in expiry_remark(access, end - 13 * DAY_SECONDS)
         assert "expired on" in expiry_remark(access, end + 1)
-
-
-async def test_a_token_in_the_kubeconfig_that_was_replaced_is_taken_after_a_401(at: Place) -> None:
-    at.wire.token = "another"
-    async with at.connected(at.issue(600)) as (cluster, _):
-        with pytest.raises(ClusterUnavailable, match="401"):
-            await cluster.cluster_uid()
-        fresh = at.issue()
-        kubeconfig(at.folder / "kubeconfig", at.wire.url, {"token": fresh})
-        assert await at.accepts(cluster, fresh)
-        assert used(cluster) == fresh

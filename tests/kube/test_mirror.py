@@ -126,21 +126,6 @@ async def test_an_answer_that_the_watch_has_overtaken_changes_nothing(cluster: C
         assert changes_of_pods(changes)[-1] == ("b", "came")
 
 
-async def test_an_unchanged_object_that_the_watch_has_reported_gone_is_stored_and_listed_again(
-    cluster: Cluster, wire: Wire
-) -> None:
-    """The answer to a request that has changed nothing has the object's old version, and no event follows."""
-    wire.watch("pods", then(("ADDED", pod("a", version=102)), ("DELETED", pod("a", version=104))))
-    async with mirroring(cluster) as (mirror, _):
-        await until(lambda: mirror.health_by_kind["pods"].version == "104")
-        answer = pod_state(pod("a", version=102))
-        mirror.saw(answer, "101")
-        assert not mirror.pods, "it was created by this request, and is gone again"
-        mirror.saw(answer, mirror.version("pods"))
-        assert mirror.pods.keys() == {"a"}
-        await until(lambda: len(wire.asked("GET", PODS_PATH, watch=False)) == 2)
-
-
 @pytest.mark.parametrize("unverified", [False, True])
 async def test_what_a_late_watch_reports_of_an_object_that_stackd_has_removed_is_outdated(
     cluster: Cluster, wire: Wire, *, unverified: bool
@@ -166,20 +151,6 @@ async def test_what_a_late_watch_reports_of_an_object_that_stackd_has_removed_is
         between = [("a", "came"), ("a", "went")] if unverified else []
         assert changes_of_pods(changes)[-2 - len(between) :] == [("a", "went"), *between, ("a", "came")]
         assert changes_of_pods(changes)[: -2 - len(between)] == [("a", "came")]
-
-
-async def test_a_pod_reported_later_was_not_missed(
-    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watch, "MISSED_SECONDS", 0.0)
-    wire.on("GET", PODS_PATH, says(items(pod("a", version=100))))
-    async with mirroring(cluster) as (mirror, _):
-        withheld = []
-        for name, version in (("a", 99), ("b", 101)):
-            mirror.missed(pod_state(pod(name, version=version)))
-            withheld.append(mirror.withheld)
-        mirror.health_by_kind["pods"].listed("101")
-        assert [*withheld, mirror.withheld] == [False, True, False]
 
 
 # ---- the watch
@@ -301,33 +272,6 @@ async def test_what_is_no_watch_is_an_outage(
         assert (mirror.disconnected_since, pods.last_error) == (None, "")
     assert len(wire.asked("GET", PODS_PATH, watch=False)) == 1
     assert len([one for one in caplog.messages if "watch of pods is interrupted" in one]) == 1
-
-
-async def test_a_line_may_come_in_any_pieces(cluster: Cluster, wire: Wire) -> None:
-    async def drip(stream: Stream) -> None:
-        big = pod("a", version=205)
-        big["metadata"]["annotations"] = {"note": "ü" * 300_000}
-        data = json.encode({"type": "ADDED", "object": big}) + b"\n\n"
-        data += json.encode({"type": "ADDED", "object": pod("b", version=206)}) + b"\n"
-        for start in range(0, len(data), 65_537):
-            await stream.raw(data[start : start + 65_537])
-        await asyncio.sleep(60)
-
-    wire.watch("pods", drip)
-    async with mirroring(cluster) as (mirror, _):
-        await seen(mirror, "b", 206)
-        assert set(mirror.pods) == {"a", "b"}
-
-
-async def test_a_quiet_watch_is_back_at_once(cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def cut(stream: Stream) -> None:
-        stream.cut()
-
-    monkeypatch.setattr(watch, "_GOOD_SECONDS", 0.0)
-    monkeypatch.setattr(watch, "RETRIES", RetryPolicy(first=0.005, longest=600.0))
-    wire.watch("pods", *[cut] * 20, then(("ADDED", pod("a", version=205))))
-    async with mirroring(cluster) as (mirror, _):
-        await seen(mirror, "a", 205)
 
 
 async def test_a_watch_with_nothing_to_report_is_no_outage(

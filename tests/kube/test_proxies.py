@@ -89,14 +89,6 @@ async def test_requests_and_watches_go_through_the_proxy_that_sees_only_tls(
     assert set(behind.proxy.asked) == {(f"{NAME}:6443", "me:p@ss")}
 
 
-async def test_an_address_of_no_proxy_is_reached_directly(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", behind.proxy.url())
-    monkeypatch.setenv("NO_PROXY", NAME)
-    async with behind.reached(seconds=0.5) as cluster:
-        assert "proxy" not in await refused(cluster, "Kubernetes")
-    assert not behind.proxy.asked
-
-
 @pytest.mark.parametrize(
     ("broken", "why"),
     [
@@ -123,16 +115,8 @@ async def test_an_error_names_the_proxy_without_its_password(
         assert await cluster.cluster_uid() == "cluster-1", "it works as soon as the proxy does"
 
 
-@pytest.mark.parametrize("name", ["HTTPS_PROXY", "proxy-url"])
-async def test_a_kind_of_proxy_that_cannot_be_used_is_a_mistake_at_the_start(
-    behind: Behind, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    socks = "socks5://me:secret@gw:1080"
-    more: dict[str, Any] = {}
-    if name == "proxy-url":
-        more = {name: socks}
-    else:
-        monkeypatch.setenv(name, socks)
-    with pytest.raises(ConfigError, match=f"{name} is socks5://gw:1080"):
+async def test_a_kind_of_proxy_that_cannot_be_used_is_a_mistake_at_the_start(behind: Behind) -> None:
+    more: dict[str, Any] = {"proxy-url": "socks5://me:secret@gw:1080"}
+    with pytest.raises(ConfigError, match="proxy-url is socks5://gw:1080"):
         async with behind.reached(**more):
             pass

@@ -11,7 +11,6 @@ from aiohttp import ClientResponse
 from aioresponses import aioresponses
 from yarl import URL
 
-from stackd.errors import ClusterUnavailable, Conflict, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.objects import PODS
 from stackd.kube.rights import AccessReview
@@ -102,25 +101,3 @@ async def test_rights_are_asked_for(recorded: Cluster, player: aioresponses, nam
     assert await recorded.may(AccessReview(verb="create", resource="pods", namespace="rec")) is allowed
     body = sent(player, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
     assert body == recording(name)["request"]["body"]
-
-
-@pytest.mark.parametrize(
-    ("name", "outcome"),
-    [
-        ("pod-log-200", "starting\nboom\n"),
-        ("pod-log-404-kubelet", Conflict),
-        ("pod-log-404-node", Conflict),
-        ("pod-log-500-kubelet-away", ClusterUnavailable),
-    ],
-)
-async def test_a_node_without_the_log_is_not_taken_for_the_cluster(
-    recorded: Cluster, player: aioresponses, name: str, outcome: str | type[StackdError]
-) -> None:
-    pod = recording(name)["request"]["path"].split("/")[6]
-    play(player, name, path=f"{PODS_PATH}/{pod}/log?tailLines=5&limitBytes=1048576")
-    if isinstance(outcome, str):
-        assert await recorded.pod_log(pod, tail=5) == outcome
-    else:
-        with pytest.raises(outcome):
-            await recorded.pod_log(pod, tail=5)
-    assert recorded.connection.contact.failures == 0

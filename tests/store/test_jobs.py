@@ -24,8 +24,6 @@ from stackd.store import Start, Store, claim_of, jobs
 from tests.store.building import (
     ALICE,
     BOB,
-    HOUR,
-    START,
     TestClock,
     accepted,
     new_stack,
@@ -66,15 +64,6 @@ async def test_an_outcome_is_counted_once(store: Store) -> None:
     assert (counts(done), done.errors[0].error) == ((COMPLETED, 1, 1, 1), "the cluster refuses")
     assert store.jobs.unfinished() == []
     assert store.stacks.get(IDS[2]) is not None
-
-
-async def test_finished_jobs_go_when_they_are_old_and_unfinished_ones_stay(store: Store) -> None:
-    await store.jobs.create("job-1", ["unknown"])
-    await accepted(store, 1)
-    await store.jobs.create("job-2", [IDS[1]])
-    assert (await store.purge(START + HOUR, keep_jobs_ns=HOUR))["jobs"] == 0
-    assert (await store.purge(START + HOUR + 1, keep_jobs_ns=HOUR))["jobs"] == 1
-    assert [job.job_id for job in store.jobs] == ["job-2"]
 
 
 async def test_the_claim_of_a_stack_that_a_job_creates_is_kept_until_it_is_counted(store: Store) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stackd.errors import Conflict, LabelLimitReached, Unavailable
+from stackd.errors import LabelLimitReached
 from stackd.lifecycle.spares import new_spare
 from stackd.model import DeleteReason, Desired, EventKind, PortMapping, Stack, StackStatus
 from stackd.store import Assignment, CreateLimits, Store
@@ -17,7 +17,6 @@ from tests.store.building import (
     ALICE,
     HOUR,
     START,
-    TestClock,
     accepted,
     claim,
     new_stack,
@@ -89,44 +88,6 @@ async def test_none_is_assigned_that_neither_runs_nor_starts_or_is_of_another_te
     assert await store.stacks.assign(wanted(5, digest="of another")) is None
     assert len(store.assigned) == 0
     assert await store.stacks.assign(wanted(5)) is not None
-
-
-async def test_limits_count_only_what_was_assigned(store: Store) -> None:
-    for number in range(4):
-        await pooled(store, number)
-    both = CreateLimits(labels={"team": 1}, max_stacks=1)
-    assert await store.stacks.assign(wanted(0, labels={"team": "7"}, limits=both)) is not None
-    with pytest.raises(LabelLimitReached) as caught:
-        await store.stacks.assign(wanted(1, labels={"team": "7"}, limits=CreateLimits(labels={"team": 1})))
-    assert caught.value.stack_id == ZERO
-    with pytest.raises(Unavailable, match="limit of 1 stacks"):
-        await store.stacks.assign(wanted(1, limits=CreateLimits(max_stacks=1)))
-    assert len(store.assigned) == 1
-    assert await store.stacks.assign(wanted(1, limits=CreateLimits(max_stacks=2))) is not None  # it waited as before
-
-
-async def test_its_claim_is_answered_with_it_or_not_at_all(store: Store) -> None:
-    for number in (0, 1):
-        await pooled(store, number)
-
-    async def assign(number: int) -> Stack | None:
-        return await store.stacks.assign(wanted(number), claim=claim())
-
-    assert await assign(0) is not None
-    kept = replace(claim(), stack_id=ZERO, status=201)
-    assert await store.claims.find("web", "key-1") == kept
-    with pytest.raises(Conflict):
-        await assign(1)
-    await store.stacks.mark_deleting([ZERO], DeleteReason.UNDO)  # the answer was never sent
-    assert await assign(1) is not None
-
-
-async def test_it_does_not_expire_before_it_is_assigned(store: Store, clock: TestClock) -> None:
-    await pooled(store)
-    clock.advance(9 * 3600)
-    assert await store.stacks.mark_expired([ZERO]) == []
-    assert await store.stacks.assign(wanted(created_at=START - HOUR, ttl_expires_at=START - 1)) is not None
-    assert [stack.stack_id for stack in await store.stacks.mark_expired([ZERO])] == [ZERO]
 
 
 async def test_a_pool_deletes_only_what_is_nobodys_and_leaves_no_trace_of_it(store: Store) -> None:

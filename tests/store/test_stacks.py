@@ -19,7 +19,6 @@ from tests.store.building import (
     TestClock,
     accepted,
     busy,
-    claim,
     new_stack,
     open_store,
     seen,
@@ -158,25 +157,6 @@ async def test_stacks_that_were_made_in_the_future_end_as_if_they_were_made_now(
 
 
 # ---- claims
-
-
-async def test_the_key_of_a_create_that_is_being_undone_may_be_used_again(store: Store) -> None:
-    await store.stacks.reserve(new_stack(1), claim=claim())
-    await store.stacks.mark_deleting([ONE], DeleteReason.UNDO)
-    await store.stacks.reserve(new_stack(2), claim=claim())
-    await store.stacks.accept(seen(2), pod_uid="p", service_uid="s", claim=claim())
-    answered = await store.claims.find("web", "key-1")
-    assert answered is not None
-    assert (answered.stack_id, answered.status) == (stack_id(2), 201)
-
-
-async def test_claims_go_after_a_day(store: Store) -> None:
-    await store.stacks.reserve(new_stack(1), claim=claim("old"))
-    await store.stacks.reserve(new_stack(2), claim=claim("young", created_at=START + 2 * HOUR))
-    assert (await store.purge(START + 24 * HOUR, keep_jobs_ns=HOUR))["claims"] == 0
-    assert (await store.purge(START + 25 * HOUR, keep_jobs_ns=HOUR))["claims"] == 1
-    assert await store.claims.find("web", "old") is None
-    assert await store.claims.find("web", "young") is not None
 
 
 # ---- node ports and names: one holder each

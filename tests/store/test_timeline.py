@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from stackd.clock import NANOSECONDS
-from stackd.model import CLUSTER, DeleteReason, EventKind, KeptLog, TimelineEvent
+from stackd.model import KeptLog
 from stackd.store import Store, history
 from tests.store.building import (
     ALICE,
@@ -32,21 +32,6 @@ async def kinds(store: Store) -> list[str]:
     return [line.kind.value for line in await store.timeline.read(ONE)]
 
 
-async def test_final_logs_are_kept_of_a_stack_that_has_just_gone(store: Store) -> None:
-    await accepted(store, 1)
-    await store.stacks.mark_deleting([ONE], DeleteReason.REQUEST)
-    await store.stacks.remove([ONE])
-    waits = store.counters.disk_waits
-    await store.timeline.keep_final_logs(ONE, [BYE])
-    await store.timeline.keep_final_logs(stack_id(2), [BYE])
-    assert store.counters.disk_waits == waits
-    event = TimelineEvent(kind=EventKind.WARNING, at=START, reason="x", by=CLUSTER)
-    await store.timeline.keep_diagnostics(ONE, [event], [replace(BYE, container="late")])
-    assert await store.timeline.kept_logs(ONE) == [BYE]
-    assert await store.timeline.kept_logs(stack_id(2)) == []
-    assert (await kinds(store))[-1] == "deleted"
-
-
 async def test_the_latest_logs_of_all_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stackd.store.history.MOST_LOGS", 3)
     for number in (1, 2):
@@ -66,23 +51,6 @@ async def test_a_stack_that_flaps_keeps_a_bounded_number_of_lines(
         await store.stacks.observe([replace(seen(1), status_reason="NotReady" if number % 2 else "")])
     assert len(await store.timeline.read(ONE)) <= 10
     assert (await kinds(store))[-1] == "not_ready"
-
-
-async def test_timeline_and_logs_go_when_the_stack_has_been_gone_for_long_enough(
-    store: Store, clock: TestClock
-) -> None:
-    for number in (1, 2):
-        await accepted(store, number)
-        await store.timeline.keep_diagnostics(stack_id(number), [], [BYE])
-    await store.stacks.mark_deleting([ONE], DeleteReason.EXPIRED)
-    await store.stacks.remove([ONE])
-    clock.advance(3600)
-    assert (await store.purge(clock.now(), keep_jobs_ns=HOUR, keep_history_ns=HOUR + 1))["events"] == 0
-    assert await store.timeline.kept_logs(ONE) == [BYE]
-    assert (await store.purge(clock.now() + 1, keep_jobs_ns=HOUR, keep_history_ns=HOUR))["events"] == 4
-    assert (await kinds(store), await store.timeline.kept_logs(ONE)) == ([], [])
-    assert await store.timeline.read(stack_id(2))
-    assert await store.timeline.kept_logs(stack_id(2))
 
 
 # ---- the ids of removed stacks: proof, within this file's history, that they were deleted

@@ -14,7 +14,6 @@ from stackd.errors import Conflict, StoreError, StoreUnavailable
 from stackd.model import Stack
 from stackd.store import Store, changes
 from stackd.store.transaction import Transaction
-from stackd.store.writer import company_seconds
 from tests.store.building import ROOT, busy, claim, new_stack, open_store, query, reopened, seen, stack_id
 
 
@@ -43,12 +42,6 @@ async def test_what_fails_after_it_has_written_leaves_nothing_in_the_commit_that
     assert query(store.path, "SELECT count(*) FROM node_ports") == [(3,)]
     assert query(store.path, "SELECT count(*) FROM timeline") == [(0,)]
     assert (store.ports.used, store.ports.free) == (3, 97)
-
-
-def test_what_need_not_wait_for_the_disk_waits_for_company_only_in_a_burst() -> None:
-    assert company_seconds(age=0.002, pace=0.006) > 0
-    assert company_seconds(age=0.002, pace=0.015) == 0, "a create alone: its two commits"
-    assert company_seconds(age=0.035, pace=0.006) == 0, "the next may be long in coming"
 
 
 async def test_a_call_that_was_cancelled_before_its_turn_does_nothing(store: Store) -> None:

@@ -13,12 +13,11 @@ import pytest
 
 from stackd.config import Config, LimitsSection, StacksSection, TemplatesSection
 from stackd.errors import ConfigError
-from stackd.model import TargetPort
 from stackd.podspec import harden
 from stackd.templates import Template, TemplateSet, read_templates
 from stackd.templates.hiding import HIDDEN, hide
 from stackd.templates.readers import matches, mistakes_in_env
-from stackd.templates.template import MOST_DIGITS, Extensions, generate_values, mistakes_in_values, why_too_much
+from stackd.templates.template import MOST_DIGITS, generate_values, mistakes_in_values, why_too_much
 
 POD = """\
 pod:
@@ -79,39 +78,6 @@ def test_a_description_is_read_as_markdown_and_is_nothing_but_known_elements(tmp
         tag("p", "Compute 2 * 3 * 4, then ", code, "\n", "and see ", link, text),
         tag("ul", tag("li", "one", tag("ul", tag("li", "two"))), tag("li", "a cat")),
     )
-
-
-MORE = """\
-ttl: 1h30m
-labels: {challenge: web-1}
-pool: 20
-prepull: true
-title: Cookie jar
-category: web
-description: "# Find *the* cookie"
-values: {FLAG: <uuid>, PASSWORD: "<hex:8>"}
-show: [PASSWORD]
-extend: {by: 30m, times: 2}
-env: {TEAM: {pattern: "[0-9]{1,4}"}}
-"""
-
-
-def test_a_template_is_what_its_file_says(tmp_path: Path) -> None:
-    template, plain = read(tmp_path, WEB + MORE), read(tmp_path)
-    assert (plain.ttl, dict(plain.labels), plain.pool, plain.prepull) == (None, {}, 0, False)
-    assert (plain.title, plain.description, plain.show, plain.extend, plain.env) == ("", "", (), None, {})
-    assert plain.target_ports == (TargetPort(container_port=80, protocol="TCP"),)
-    assert (plain.images, dict(plain.generate()), plain.source) == (("nginx:stable",), {}, "file")
-    assert (template.ttl, template.labels, template.pool, template.prepull) == (
-        5400.0,
-        {"challenge": "web-1"},
-        20,
-        True,
-    )
-    assert (template.title, template.category) == ("Cookie jar", "web")
-    assert (template.description, template.env) == ("# Find *the* cookie", {"TEAM": "[0-9]{1,4}"})
-    assert (template.show, template.extend) == (("PASSWORD",), Extensions(by=1800.0, times=2))
-    assert template.version != plain.version == read(tmp_path).version
 
 
 def test_all_mistakes_of_all_files_but_hidden_ones_and_other_kinds_are_reported_in_order(tmp_path: Path) -> None:

@@ -9,12 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import click
 import pytest
 
 from stackd.cli import installed
-from stackd.cli.target import client_for
-from stackd.doctor.running import listeners
 from tests.certificates import HAVE_OPENSSL, authority, issued
 from tests.harness import KEY, harness
 from tests.ports import free_port
@@ -49,16 +46,6 @@ async def test_the_file_gives_address_and_key(shell: Shell) -> None:
     write(shell, f'key_file = "{key}"\n')
     elsewhere = {"HOME": "/nowhere", "XDG_CONFIG_HOME": str(shell.home / ".config")}
     assert (await listing(STACKD_API_KEY="", **elsewhere))[0] == (await listing(STACKD_API_KEY=f"{KEY}\n"))[0] == 0
-
-
-def test_a_key_file_without_a_key_and_an_address_without_a_scheme_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("# none yet\n")
-    with pytest.raises(click.UsageError, match="holds no key"):
-        client_for("http://127.0.0.1:8081", tmp_path / "key")
-    (tmp_path / "key").write_text("secret")
-    with pytest.raises(click.UsageError, match="http://"):
-        client_for("127.0.0.1:8081", tmp_path / "key")
-    assert "secret" not in repr(client_for("http://127.0.0.1:8081", tmp_path / "key"))
 
 
 @pytest.mark.parametrize("url", ['url = "http://127.0.0.1:1"', ""])
@@ -140,16 +127,3 @@ async def test_the_daemon_here_is_reached_by_its_certificate(tmp_path: Path, mon
             result = await shell.any_command(*words.split(), STACKD_URL="", STACKD_API_KEY="")
             assert result.exit_code == 0, result.output
             assert said in result.output
-
-
-def test_who_listens_is_read_from_the_kernels_table(tmp_path: Path) -> None:
-    table, rest = tmp_path / "tcp", "00000000:00000000 00:00000000 00000000"
-    table.write_text(
-        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-        f"   0: 0100007F:1F91 00000000:0000 0A {rest}   998        0 11 1\n"
-        f"   1: 0A01A8C0:1F91 00000000:0000 0A {rest}  1000        0 12 1\n"
-        f"   2: 0100007F:1F91 0100007F:9999 01 {rest}  1001        0 13 1\n"
-        f"   3: {'0' * 32}:1F92 {'0' * 32}:0000 0A {rest}     0        0 14 1\n"
-    )
-    assert [listeners(port, table) for port in (8081, 8082, 8083)] == [[998, 1000], [0], []]
-    assert listeners(8081, tmp_path / "none") == []

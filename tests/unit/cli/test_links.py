@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import html
-import io
 import json
 import re
 import stat
@@ -175,17 +174,6 @@ async def test_what_was_made_before_an_error_is_in_the_file_and_the_next_run_mak
     assert (code, urls) == (0, [f"http://x/play#{number}" for number in (1, 2, 3)]), said
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
-async def test_the_file_opens_in_the_program_that_wrote_the_list(shell: Shell, tmp_path: Path, encoding: str) -> None:
-    source, file = tmp_path / "class.csv", tmp_path / "links.csv"
-    source.write_bytes("sep=;\nplayer;Name\nseat-1;Jürgen\nseat-2;Ada\n".encode(encoding))
-    await good(shell, "create", "--players", str(source), "--csv", str(file))
-    assert file.read_bytes()[:4] == source.read_bytes()[:4]
-    lines = file.read_bytes().decode(encoding).splitlines()
-    assert lines[:2] == ["sep=;", "player;Name;link_id;url;expires_at;code"]
-    assert lines[2].startswith("seat-1;Jürgen;link-")
-
-
 def reply(status: int, body: dict[str, Any], more: str = "") -> bytes:
     text = json.dumps(body).encode()
     head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n{more}"
@@ -220,12 +208,3 @@ async def test_no_link_that_was_made_is_lost_with_an_error(shell: Shell, form: t
     assert all(f"http://x/play#{number}" in result.stdout for number in (1, 2))
     if "--json" in form:
         assert [one["player"] for one in json.loads(result.stdout)["links"]] == ["seat-1", "seat-2"]
-
-
-async def test_a_name_is_one_that_a_page_can_show(shell: Shell) -> None:
-    """A spreadsheet puts line separators, no-break spaces and byte order marks into cells."""
-    table = "player;name\nseat-1;Mia\u2028Meier\u00a0 \u200b\nseat-2;" + "long name " * 5 + "\n"
-    rows = list(csv.DictReader(io.StringIO(await good(shell, "create", "--players", "-", stdin=table))))
-    assert [row["player"] for row in rows] == ["seat-1", "seat-2"]
-    listed = json.loads(await good(shell, "list", "--json"))["links"]
-    assert [one["name"] for one in listed] == ["Mia Meier", ("long name " * 4).strip()]

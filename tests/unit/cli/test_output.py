@@ -22,19 +22,6 @@ def test_a_tab_of_a_tenant_is_no_field_of_a_line() -> None:
 
 
 NOW = "2026-01-01T00:00:00Z"
-STACK: dict[str, Any] = {
-    "stack_id": "stack-0123456789abcdef", "status": "running", "node_id": "worker-1.example.org", "addresses": [],
-    "created_at": NOW, "ttl_expires_at": NOW, "labels": {"team": "seven", "challenge": "a-rather-long-name"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_no_line_of_a_table_is_wider_than_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is drawn again in its place is where it was only then."""
-    monkeypatch.setenv("NO_COLOR", "1")
-    why = render.Column(head="why", of=lambda _: "a long sentence, with more in it than a narrow line has", fold=True)
-    for columns in (render.stack_columns([STACK]), (render.STACK[0], why)):
-        assert max(map(len, render.table(columns, [STACK, STACK], width)[0])) <= width
 
 
 EVIL = "\x1b]0;taken\x07\x1b[2J\x9b31m\u202egnp"

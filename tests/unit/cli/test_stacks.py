@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from pathlib import Path
 
 from tests.api.scenes import three
-from tests.harness import eventually, harness, request_for, seed, until
+from tests.harness import harness, request_for, seed, until
 from tests.templates import PLAIN, WEB, folder_with
 from tests.unit.cli.conftest import Shell
 
@@ -123,23 +122,6 @@ async def test_who_has_a_stack_of_the_template_is_skipped(tmp_path: Path) -> Non
         document = json.loads(await shell.good(*words, "--json", stdin=table))
         assert (document["results"], document["skipped"]["seat-1"], len(document["skipped"])) == ([], own, 4)
         assert len(await at.listed()) == 7
-
-
-async def test_who_begins_while_somebody_else_does_creates_nothing_twice(tmp_path: Path) -> None:
-    """Two jobs wait behind another one, so that neither finds a stack when it is submitted."""
-    async with harness(tmp_path, folder_with(tmp_path, lab_1=WEB, lab_2=PLAIN)) as at:
-        shell, each = Shell(at=at, home=tmp_path), [{"labels": {"player": f"seat-{number}"}} for number in range(4)]
-        table = "\n".join(["player", *(one["labels"]["player"] for one in each)])
-        async with at.no_create_slots():
-            for template in ("lab-2", "lab-1"):
-                await at.post("/stacks/batch", {"action": "create", "template": template, "each": each}, 202)
-            words = ("create", "--template", "lab-1", "--players", "-", "-o", "name")
-            ours = asyncio.create_task(shell.run(*words, stdin=table))
-            await eventually(lambda: len(at.rows("SELECT 1 FROM jobs")) == 3)
-        printed = (await ours).stdout.split()
-        found = (await at.get("/stacks?template=lab-1&fields=stack_id"))["stacks"]
-        assert sorted(printed) == sorted(one["stack_id"] for one in found)
-        assert len(await at.listed()) == 8
 
 
 async def test_json_is_json_whatever_happens(shell: Shell) -> None:

@@ -63,12 +63,6 @@ async def test_a_solver_on_this_machine(shell: Shell) -> None:
     assert (code, "good.sh" in seen["good"]["message"]) == (1, True)
 
 
-async def test_a_solver_cannot_try_a_stack_without_an_address(shell: Shell) -> None:
-    shell.at.reload("stacks", address_types=["ExternalDNS"])
-    code, seen = await tried(shell, "good", "--solver", "/bin/true")
-    assert (code, "the stack has no address" in seen["good"]["message"]) == (1, True)
-
-
 async def test_one_that_does_not_run_or_ends_as_soon_as_it_runs_fails(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,6 @@ from stackd.config.settings import settings
 from stackd.errors import ConfigError
 from stackd.podspec.policy import Policy
 from tests.unit.config.conftest import KEY, Load
-from tests.unit.config.reference import example
 
 
 def of(**variables: str) -> Config:
@@ -86,11 +85,6 @@ def test_without_a_cluster_the_configuration_can_be_checked_but_not_served(envir
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "config.example.toml"
-
-
-def test_the_example_is_made_from_the_settings() -> None:
-    """After a change: python -m tests.unit.config.reference >config.example.toml"""
-    assert EXAMPLE.read_text() == example()
 
 
 def test_the_example_loads_to_exactly_the_defaults() -> None:

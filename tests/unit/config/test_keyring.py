@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from stackd.config import LoadedConfig, load
-from stackd.keys import new_key
 from tests.unit.config.conftest import KEY, Load, Mistakes
 
 OTHER = "sk-ffffffffffffffffffffffffffffffff"
@@ -24,12 +23,6 @@ def sha256(text: str) -> str:
 
 def entry(name: str, key: str, more: str = "") -> str:
     return f'[[auth.keys]]\nname = "{name}"\nsha256 = "{sha256(key)}"\n{more}'
-
-
-def test_a_new_key_and_its_hash_belong_together_and_no_two_are_alike() -> None:
-    keys = [new_key() for _ in range(50)]
-    assert all(len(text) == 51 and sha256(text) == hexed for text, hexed in keys)
-    assert len({text for text, _ in keys}) == 50
 
 
 def test_keys_come_from_the_file_the_environment_a_key_file_and_a_credential(load_text: Load, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from stackd.lifecycle.pools import Pool, Pools
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
 from stackd.templates import Template
-from stackd.timing import FIRST_PAUSE, PROVEN_SECONDS
+from stackd.timing import PROVEN_SECONDS
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, pod, service, stack
 
 READY = {"type": "Ready", "status": "True"}
@@ -155,17 +155,6 @@ def test_a_node_that_goes_is_not_the_templates_fault() -> None:
     assert decide_template(pool_of(*before), web(), NOW) == Work(missing=3, begin=3, failing=before), (
         "the template has changed since"
     )
-
-
-def test_a_pool_that_fails_is_tried_again_later_each_time() -> None:
-    pool, pauses = Pool(), []
-    for _ in range(12):
-        pool.failed("why", 0.0)
-        pauses.append(pool.not_before)
-    assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
-    assert pauses[-1] == pauses[-2] == 300.0
-    pool.forget_failures(NOW, "now")
-    assert (pool.failures, pool.reason, pool.not_before) == (0, "", 0.0), "the template has changed"
 
 
 PROVEN = round(PROVEN_SECONDS * NANOSECONDS)
