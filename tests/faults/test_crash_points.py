@@ -456,7 +456,8 @@ SCENES = {
     "need a port": Scene(need_a_port, "pool.preempted", pool=12, ports=12),
     "share": Scene(share, "shared.restart_intended shared.served shared.kept", shared=True),
     "share no more": Scene(share_no_more, "pool.delete_marked:1,1", shared=True),
-    "check": Scene(check, "template_pod.created:1 object.removed:1,2", shared=True),
+    # the second one is its own: the first is what the start before has left
+    "check": Scene(check, "template_pod.created:1 object.removed:2,1", shared=True),
     "write a template": Scene(write_a_template, "template.written template.kept template.removed template.deleted"),
     "lose labels": Scene(lose_labels, "pod.labelled"),
     "leave behind": Scene(leave_behind, "object.removed:1,1"),
