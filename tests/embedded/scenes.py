@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackd.embedded import EmbeddedOptions, NodeSpec, Rule, User, everything
-from tests.embedded.wire import Json, Wire, fast, until
+from tests.embedded.wire import Json, Wire, fast
+from tests.harness import eventually
 from tests.kube.wire import recording
 
 ADMIN, WEAK, BAD, ASKS = "admin-token", "weak-token", "bad-token", "asks-token"
@@ -82,7 +83,7 @@ async def settled(wire: Wire, *names: str) -> None:
     for name in names:
         await make(wire, name)
     for name in names:
-        await until(lambda name=name: _stands(wire, name))  # type: ignore[misc]
+        await eventually(lambda name=name: _stands(wire, name))  # type: ignore[misc]
 
 
 async def _stands(wire: Wire, name: str) -> bool:

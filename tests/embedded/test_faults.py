@@ -10,6 +10,7 @@ import pytest
 
 from stackd.embedded import Rule, User, everything
 from tests.embedded.wire import Wire, fast, pod, running
+from tests.harness import until
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/rec/leases"
 PODS = "/api/v1/namespaces/rec/pods"
@@ -25,7 +26,7 @@ async def test_a_connection_is_cut_before_after_or_long_before_the_work(wire: Wi
     assert (await wire.get(f"{PODS}/one")).status == there
     assert wire.cluster.counts.requests["create", "pods", 0] == 1
     if action == "late":
-        await wire.until_pod("one", lambda body: True)
+        await until(lambda: wire.get(f"{PODS}/one"), lambda answer: answer.status == 200)
 
 
 @pytest.mark.parametrize("mute", [True, False], ids=["mute", "frozen"])

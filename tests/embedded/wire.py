@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
+from tests.harness import DEADLINE, until
 
-DEADLINE = 30.0
 Json = dict[str, Any]
 
 
@@ -80,20 +80,8 @@ class Wire:
         body: Json = answer.body
         return body
 
-    async def until_pod(self, name: str, wanted: Callable[[Json], object]) -> Json:
-        """Return the pod as soon as it satisfies the condition."""
-        async with asyncio.timeout(DEADLINE):
-            while True:
-                body = await self.pod(name)
-                if body["kind"] == "Pod" and wanted(body):
-                    return body
-                await asyncio.sleep(0.005)
-
     async def until_gone(self, path: str) -> None:
-        await until(lambda: self._is_gone(path))
-
-    async def _is_gone(self, path: str) -> bool:
-        return (await self.get(path)).status == 404
+        await until(lambda: self.get(path), lambda answer: answer.status == 404)
 
 
 class Watched:
@@ -109,13 +97,6 @@ class Watched:
     async def next(self) -> Json:
         event: Json = json.loads(await self.line())
         return event
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return once the condition holds; fail after a deadline."""
-    async with asyncio.timeout(DEADLINE):
-        while not await condition():
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

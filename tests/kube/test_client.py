@@ -17,6 +17,7 @@ from stackd import errors
 from stackd.kube.client import Cluster
 from stackd.kube.objects import PODS, SERVICES
 from stackd.kube.wire import KubeRequest, KubeResponse, error_of, is_other_uid, may_repeat
+from tests.harness import eventually
 from tests.kube.wire import (
     NAMESPACE,
     PODS_PATH,
@@ -34,7 +35,6 @@ from tests.kube.wire import (
     recording,
     says,
     status,
-    until,
     waits,
 )
 from tests.target import target_at
@@ -190,7 +190,7 @@ async def test_a_wait_for_a_turn_is_not_taken_for_silence(wire: Wire) -> None:
     wire.on("GET", f"{PODS_PATH}/p", *[waits(30)] * 2)
     wire.on("GET", f"{PODS_PATH}/q", says(pod("q")))
     hanging = [asyncio.create_task(cluster.get(PODS, "p", timeout=30.0)) for _ in range(2)]
-    await until(lambda: len(wire.seen) == 6)
+    await eventually(lambda: len(wire.seen) == 6)
     with pytest.raises(errors.NoRequestSlot):
         await cluster.get(PODS, "q", timeout=0.2)
     assert cluster.connection.contact.failures == 0
@@ -206,7 +206,7 @@ async def test_service_writes_that_hang_hold_no_other_service_write(wire: Wire) 
     limits: dict[str, Any] = {"services_in_flight": 2, "timeout": 60.0, "attempt_timeout": 60.0}
     cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, **limits))
     hanging = [asyncio.create_task(cluster.create(SERVICES, service())) for _ in range(2)]
-    await until(lambda: len(wire.asked("POST", SERVICES_PATH)) == 2)
+    await eventually(lambda: len(wire.asked("POST", SERVICES_PATH)) == 2)
     async with asyncio.timeout(30):
         await cluster.create(SERVICES, service())
     for task in hanging:

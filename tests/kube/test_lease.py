@@ -23,7 +23,8 @@ from stackd.kube.lease import Lease, Leases, lease_manifest, read_lease
 from stackd.kube.objects import PODS
 from stackd.kube.rights import AccessReview
 from stackd.kube.wire import KINDS, LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
-from tests.kube.wire import NAMESPACE, PODS_PATH, Wire, pod, recording, says, status, until, waits
+from tests.harness import eventually
+from tests.kube.wire import NAMESPACE, PODS_PATH, Wire, pod, recording, says, status, waits
 from tests.target import target_at
 
 MINE = Lease(
@@ -176,7 +177,7 @@ async def test_with_all_slots_taken_the_lease_is_sent(wire: Wire) -> None:
     async with patient(wire.url, max_in_flight=1) as (cluster, fence):
         wire.on("GET", f"{PODS_PATH}/hangs", waits(60))
         hangs = asyncio.create_task(cluster.get(PODS, "hangs"))
-        await until(lambda: wire.seen)
+        await eventually(lambda: wire.seen)
         fence.allow_until(fence.now() + 0.1, OVER)
         with pytest.raises(NotOwner):
             await cluster.create(PODS, pod("p"))

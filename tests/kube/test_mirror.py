@@ -16,6 +16,7 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.kube.mirror import Mirror, Relisted
 from stackd.kube.objects import pod_state
 from stackd.workqueue import RetryPolicy
+from tests.harness import eventually
 from tests.kube.samples import SYSTEM, kubeconfig
 from tests.kube.wire import (
     NAMESPACE,
@@ -37,7 +38,6 @@ from tests.kube.wire import (
     seen,
     status,
     then,
-    until,
     waits,
 )  # fmt: skip
 
@@ -76,7 +76,7 @@ async def test_the_copy_is_in_sync_only_when_all_three_are_listed(cluster: Clust
     relisted: list[str] = []
     mirror.subscribe(lambda change: relisted.append(change.kind) if isinstance(change, Relisted) else None)
     task = asyncio.create_task(mirror.run())
-    await until(lambda: len(relisted) == 2)
+    await eventually(lambda: len(relisted) == 2)
     assert not mirror.synced
     await asyncio.wait_for(mirror.wait_synced(), 10)
     assert set(relisted) == {"pods", "services", "nodes"}
@@ -118,7 +118,7 @@ async def test_an_answer_that_the_watch_has_overtaken_changes_nothing(cluster: C
     running = ("MODIFIED", pod("a", version=103, phase="Running"))
     wire.watch("pods", then(("ADDED", pod("b", version=102)), running, ("DELETED", pod("b", version=104))))
     async with mirroring(cluster) as (mirror, changes):
-        await until(lambda: mirror.health_by_kind["pods"].version == "104")
+        await eventually(lambda: mirror.health_by_kind["pods"].version == "104")
         for name in "ab":
             mirror.saw(pod_state(pod(name, version=102, phase="Pending")))
         assert {name: one.phase for name, one in mirror.pods.items()} == {"a": "Running"}
@@ -190,11 +190,11 @@ async def test_after_a_gap_the_differences_are_reported(cluster: Cluster, wire: 
     async with mirroring(cluster) as (mirror, changes):
         changes.clear()
         wire.on("GET", PODS_PATH, says(items(pod("stays"), pod("moved", version=50), pod("came"), version=300)))
-        await until(lambda: any(isinstance(change, Relisted) and change.kind == "pods" for change in changes))
+        await eventually(lambda: any(isinstance(change, Relisted) and change.kind == "pods" for change in changes))
         assert changes_of_pods(changes) == [("went", "went"), ("moved", "changed"), ("came", "came")]
         assert changes.index(Relisted(kind="pods")) > changes.index(of_pods(changes)[-1])
         assert mirror.health_by_kind["pods"].relists == 1
-        await until(lambda: len(wire.asked("GET", PODS_PATH, watch=True)) == 2)
+        await eventually(lambda: len(wire.asked("GET", PODS_PATH, watch=True)) == 2)
     assert versions(wire) == ["100", "300"]
 
 
@@ -262,11 +262,11 @@ async def test_what_is_no_watch_is_an_outage(
     wire.watch("pods", then(("ADDED", pod("a", version=205))))
     async with mirroring(cluster) as (mirror, _):
         pods = mirror.health_by_kind["pods"]
-        await until(lambda: pods.last_error)
+        await eventually(lambda: pods.last_error)
         since = pods.disconnected_since
         assert since is not None
         assert "html" not in mirror.last_error
-        await until(lambda: len(wire.asked("GET", PODS_PATH, watch=True)) >= 4)
+        await eventually(lambda: len(wire.asked("GET", PODS_PATH, watch=True)) >= 4)
         assert pods.disconnected_since == since
         await seen(mirror, "a", 205)
         assert (mirror.disconnected_since, pods.last_error) == (None, "")
@@ -308,7 +308,7 @@ async def test_a_server_that_ends_every_watch_is_not_asked_without_pause(
     monkeypatch.setattr(watch, "RETRIES", RetryPolicy(first=0.02, longest=60.0))
     began = time.monotonic()
     async with mirroring(cluster):
-        await until(lambda: all(len(wire.asked("GET", path, watch=True)) >= 5 for path in kinds))
+        await eventually(lambda: all(len(wire.asked("GET", path, watch=True)) >= 5 for path in kinds))
     assert time.monotonic() - began >= 0.15, "half of 20, 40, 80 and 160 ms, at least"
 
 
@@ -341,7 +341,7 @@ async def test_a_watch_outlasts_its_credentials(wire: Wire, tmp_path: Path) -> N
     wire.watch("pods", expires, waits)
     cluster = await Cluster.connect(ClusterTarget(kubeconfig=str(path), namespace=NAMESPACE, reload_interval=0))
     async with mirroring(cluster) as (mirror, _):
-        await until(lambda: opened)
+        await eventually(lambda: opened)
         for number in ("2", "3"):
             wire.token = number
             kubeconfig(path, wire.url, {"token": number})

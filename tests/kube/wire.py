@@ -22,6 +22,7 @@ from stackd.kube.client import Cluster
 from stackd.kube.mirror import Changed, Mirror, Relisted
 from stackd.kube.objects import PodState
 from stackd.kube.wire import KINDS, KubeRequest, KubeResponse
+from tests.harness import eventually
 
 NAMESPACE = "rec"
 PODS_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods"
@@ -290,14 +291,8 @@ async def mirroring(cluster: Cluster) -> AsyncIterator[tuple[Mirror, list[Change
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
 async def seen(mirror: Mirror, name: str, version: int) -> PodState:
-    await until(lambda: name in mirror.pods and mirror.pods[name].resource_version == str(version))
+    await eventually(lambda: name in mirror.pods and mirror.pods[name].resource_version == str(version))
     return mirror.pods[name]
 
 

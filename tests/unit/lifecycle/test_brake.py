@@ -186,17 +186,6 @@ def test_a_clock_that_was_set_is_believed_again_later(
     assert wall_clock.sudden_until == (clock.now() if seconds > 0 else 0)
 
 
-def test_a_clock_that_was_ahead_is_not_suspected_afterwards(wall_clock: WallClock, clock: SetWhileRead) -> None:
-    wall_clock.observe_date(date(), 0.0)
-    clock.jump(YEARS)
-    wall_clock.observe_date(date(), 0.0)
-    clock.jump(-YEARS)
-    assert not wall_clock.trusted
-    wall_clock.changed = False
-    wall_clock.observe_date(date(), 0.0)
-    assert (wall_clock.trusted, wall_clock.changed, wall_clock.sudden_until) == (True, True, 0)
-
-
 @pytest.mark.parametrize("text", ["", "soon", "1 Jan 99999999999 00:00:00 GMT"])
 def test_an_impossible_date_means_nothing(wall_clock: WallClock, clock: SetWhileRead, text: str) -> None:
     clock.jump(-3600.0)

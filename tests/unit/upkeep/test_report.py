@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import select
 import socket
 from collections.abc import Iterator
@@ -94,18 +93,6 @@ async def test_a_start_without_the_cluster_is_soon_over_and_reports_what_it_wait
             await eventually(lambda: manager.status == "ready: 0 stacks, 2 nodes", lambda: manager.status)
             await at.get("/readyz")
     assert next(one for one in manager.messages if "READY" in one)["STATUS"].startswith("waiting for the cluster: ")
-
-
-# ---- the service manager's protocol, spoken to a socket in its place
-
-
-@pytest.mark.parametrize(
-    ("pid", "seconds"), [("", 3.0), (str(os.getpid()), 3.0), ("1", 0.0)], ids=["none", "ours", "other"]
-)
-def test_the_watchdog_counts_only_for_the_process_it_names(pid: str, seconds: float) -> None:
-    environ = {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": pid, "HOME": "/"}
-    assert Notifier.from_environment(environ).watchdog == seconds
-    assert environ == {"HOME": "/"}
 
 
 # ---- a stop with sockets that outlive the process
