@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +16,12 @@ from tests.harness import until
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/rec/leases"
 PODS = "/api/v1/namespaces/rec/pods"
 MAPS = "/api/v1/namespaces/rec/configmaps"
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Wire]:
+    async with running(fast()) as cluster:
+        yield cluster
 
 
 @pytest.mark.parametrize(("action", "there"), [("lost_reply", 200), ("cut", 404), ("late", 404)])

@@ -153,6 +153,20 @@ async def test_what_a_late_watch_reports_of_an_object_that_stackd_has_removed_is
         assert changes_of_pods(changes)[: -2 - len(between)] == [("a", "came")]
 
 
+async def test_a_pod_reported_later_was_not_missed(
+    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "MISSED_SECONDS", 0.0)
+    wire.on("GET", PODS_PATH, says(items(pod("a", version=100))))
+    async with mirroring(cluster) as (mirror, _):
+        withheld = []
+        for name, version in (("a", 99), ("b", 101)):
+            mirror.missed(pod_state(pod(name, version=version)))
+            withheld.append(mirror.withheld)
+        mirror.health_by_kind["pods"].listed("101")
+        assert [*withheld, mirror.withheld] == [False, True, False]
+
+
 # ---- the watch
 
 

@@ -43,6 +43,9 @@ async def test_the_file_gives_address_and_key(shell: Shell) -> None:
     assert "the API key is not valid" in (await listing(STACKD_URL="", STACKD_API_KEY="wrong"))[1]
     (key := shell.home / "key").write_text(f"\n# of the platform\n{KEY}\nsk-second-0123456789\n")
     assert (await listing("--key-file", str(key), STACKD_API_KEY="wrong"))[0] == 0
+    assert "http://" in (await listing("--url", "127.0.0.1:8081"))[1]
+    (none := shell.home / "none").write_text("# none yet\n")
+    assert "holds no key" in (await listing("--key-file", str(none)))[1]
     write(shell, f'key_file = "{key}"\n')
     elsewhere = {"HOME": "/nowhere", "XDG_CONFIG_HOME": str(shell.home / ".config")}
     assert (await listing(STACKD_API_KEY="", **elsewhere))[0] == (await listing(STACKD_API_KEY=f"{KEY}\n"))[0] == 0
