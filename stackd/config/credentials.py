@@ -126,6 +126,9 @@ def _places(draft: Draft, auth: AuthSection) -> Iterator[tuple[str, str, str, Ca
         yield "credential", "keys", f"credential {API_KEY}", lambda: read_keys(current(file))
 
 
+_RIGHTS: Final = ("scope", "labels", "templates", "templates_write", "pod_specs")
+
+
 def _conflicts(keys: Sequence[ApiKey], distinct: Mapping[bytes, ApiKey]) -> Iterator[str]:
     """Names that are used for two keys, and keys that are allowed two different things; repetitions are none."""
     names: set[str] = set()
@@ -135,14 +138,8 @@ def _conflicts(keys: Sequence[ApiKey], distinct: Mapping[bytes, ApiKey]) -> Iter
             if key.name in names:
                 yield f'two keys are named "{key.name}"; each key needs a name of its own'
             names.add(key.name)
-        elif first.scope != key.scope:
-            yield f'"{first.name}" and "{key.name}" are one key with two scopes'
-        elif (first.labels, first.templates) != (key.labels, key.templates):
-            yield f'"{first.name}" and "{key.name}" are one key with different labels or templates'
-        elif first.templates_write != key.templates_write:
-            yield f'"{first.name}" and "{key.name}" are one key, and only one of them has templates_write = true'
-        elif first.pod_specs != key.pod_specs:
-            yield f'"{first.name}" and "{key.name}" are one key, and only one of them has pod_specs = false'
+        elif differing := [name for name in _RIGHTS if getattr(first, name) != getattr(key, name)]:
+            yield f'"{first.name}" and "{key.name}" are one key, and differ in {" and ".join(differing)}'
     yield from _overlaps([key for key in distinct.values() if key.tenant])
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import binascii
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from msgspec import json
 
 from stackd import contract
@@ -42,7 +41,7 @@ from stackd.web.parameters import (
     flag,
     number,
 )
-from stackd.web.responses import JSON, begin, json_response, streamed_list
+from stackd.web.responses import json_response, streamed_list
 from stackd.web.stacks import STACKS, TIMEOUT, Run, first_answer, patience, unrepeated
 
 BATCH = "Batch jobs"
@@ -110,22 +109,16 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     if fields and len(stacks) > RENDER_AT_ONCE:
         return await streamed_list(call.request, OPEN, rendered_entries(stacks, render), end)
     entries = list(map(render, stacks)) if fields else await cache.entries(stacks)
-    size = len(OPEN) + sum(map(len, entries)) + max(0, len(entries) - 1) + len(end)
-    if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
+    if sum(map(len, entries)) <= STREAM_ABOVE:
         return json_response(OPEN + b",".join(entries) + end)
-    # A long list is sent in pieces, at the reader's pace.
-    response = web.StreamResponse()
-    response.content_type = JSON
-    response.content_length = size
-    before = OPEN
-    with suppress(ConnectionError):  # the client has left
-        await begin(call.request, response)
-        step = max(1, LONGEST_PIECE // max(map(len, entries)))
-        for start in range(0, len(entries), step):
-            await response.write(before + b",".join(entries[start : start + step]))
-            before = b","
-        await response.write_eof(end)
-    return response
+    return await streamed_list(call.request, OPEN, _pieces(entries), end, compressed=False)
+
+
+async def _pieces(entries: Sequence[bytes]) -> AsyncGenerator[bytes, None]:
+    step, comma = max(1, LONGEST_PIECE // max(map(len, entries))), b""
+    for start in range(0, len(entries), step):
+        yield comma + b",".join(entries[start : start + step])
+        comma = b","
 
 
 async def _page(parameters: Parameters, stacks: tuple[Stack, ...]) -> tuple[Sequence[Stack], bytes]:

@@ -24,12 +24,6 @@ MOST_VALUES: Final = 16
 """How many different values a parameter may have: a stack has no more labels. Each is compared with each stack."""
 
 BOOLEANS: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
-_OFTEN_TRIED: Final[Mapping[tuple[str, ...], str]] = {
-    ("sort", "sort_by", "order", "order_by", "orderby"): "stacks are always ordered by created_at, then stack_id",
-    ("page", "offset", "skip", "per_page", "page_size"): "use limit and cursor (the next_cursor of the previous page)",
-    ("q", "query", "search", "filter"): "filter by label, status, node or template",
-}
-"""Parameters of other APIs, and what to use here instead."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,9 +53,8 @@ class Parameters:
             if name == PARAMETER:
                 continue
             if name not in many:
-                raise InvalidRequest(
-                    f"unknown parameter {_unknown(name, list(many))}", code=ErrorCode.UNKNOWN_PARAMETER
-                )
+                sentence = f"unknown parameter {unknown(name, list(many))}"
+                raise InvalidRequest(sentence, code=ErrorCode.UNKNOWN_PARAMETER)
             values = self._values.setdefault(name, [])
             if values and not many[name]:
                 raise InvalidRequest(f"the parameter {name} is given more than once")
@@ -175,12 +168,6 @@ def unknown(name: str, names: Sequence[str]) -> str:
 def short(name: str) -> str:
     """The name, or its beginning."""
     return name if len(name) <= LONGEST_SHOWN else name[:LONGEST_SHOWN] + "…"
-
-
-def _unknown(name: str, names: Sequence[str]) -> str:
-    tried = _OFTEN_TRIED.items() if LABEL.name in names else ()
-    meant = next((instead for those, instead in tried if name.lower() in those), "")
-    return f"{short(name)!r}; {meant}" if meant else unknown(name, names)
 
 
 # ---- which stacks, and which of their fields

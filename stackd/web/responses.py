@@ -69,12 +69,17 @@ def json_response(body: bytes | Body, status: int = 200, headers: dict[str, str]
 
 
 async def streamed_list(
-    request: web.BaseRequest, first: bytes, entries: AsyncGenerator[bytes, None], end: bytes
+    request: web.BaseRequest,
+    first: bytes,
+    entries: AsyncGenerator[bytes, None],
+    end: bytes,
+    *,
+    compressed: bool = True,
 ) -> web.StreamResponse:
-    """A list as JSON, whose entries are rendered while they are sent, at the reader's pace; compressed for who takes that."""
+    """A list as JSON, sent in pieces at the reader's pace; ``compressed`` for who takes that."""
     response = web.StreamResponse()
     response.content_type = JSON
-    if request.method != hdrs.METH_HEAD:  # which would get the end of an empty compressed body
+    if compressed and request.method != hdrs.METH_HEAD:  # which would get the end of an empty compressed body
         response.enable_compression()
     try:
         await begin(request, response)

@@ -86,12 +86,12 @@ TENANT = 'scope = "tenant"\n'
         (entry("a", "a", 'labels = { event = "a" }\n'), 'keys[0].labels: a key of scope "admin" has no labels'),
         (entry("a", "a", 'templates = ["web"]\n'), 'keys[0].templates: a key of scope "admin" has no templates'),
         ("".join(entry(one, "a", f'{TENANT}labels = {{ event = "{one}" }}\n') for one in ("a", "b")),
-         '"a" and "b" are one key with different labels or templates'),
+         '"a" and "b" are one key, and differ in labels'),
         (entry("a", "a", "scope = 'read'\npod_specs = false\n"), 'a key of scope "read" creates nothing'),
         (entry("a", "a", 'pod_specs = "no"\n'), 'keys[0].pod_specs: true or false is expected, not "no"'),
-        (entry("a", "a") + entry("b", "a", "pod_specs = false\n"), "only one of them has pod_specs = false"),
+        (entry("a", "a") + entry("b", "a", "pod_specs = false\n"), '"a" and "b" are one key, and differ in pod_specs'),
         (entry("a\u202eb", "a"), "a name of at most 64"), (entry("a", "a") + entry("a", "b"), 'two keys are named "a"'),
-        (entry("a", KEY, 'scope = "read"\n'), '"a" and "environment" are one key with two scopes'),
+        (entry("a", KEY, 'scope = "read"\n'), '"a" and "environment" are one key, and differ in scope'),
     ],
 )  # fmt: skip
 def test_a_key_that_cannot_work_is_refused(mistakes_in: Mistakes, text: str, expected: str) -> None:
