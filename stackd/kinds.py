@@ -88,8 +88,6 @@ def _positive(seconds: float) -> float:
 
 
 def _matches(accepts: Callable[[str], bool], wrong: str) -> AfterValidator:
-    """A validator for the values that ``accepts`` accepts."""
-
     def check(value: str) -> str:
         if not accepts(value):
             raise ValueError(f'"{value}" {wrong}')

@@ -132,7 +132,6 @@ class Metrics:
         return PhaseTimer(self.phases)
 
     def create_ended(self, error: BaseException | None) -> None:
-        """Count a create by its outcome."""
         self.creates[CREATED if error is None else outcome(error)] += 1
 
     def assigned(self, seconds: float, template: str | None) -> None:

@@ -408,7 +408,6 @@ class Stack:
         return (self.pod_uid, *[one.pod_uid for one in self.members]) if self.members else (self.pod_uid,)
 
     def is_on(self, node: str) -> bool:
-        """Whether one of its pods is on this node."""
         return self.node_id == node or (bool(self.members) and any(one.node_id == node for one in self.members))
 
     @property

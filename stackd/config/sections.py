@@ -219,7 +219,6 @@ class RoutesSection(Section):
 
     @property
     def offered(self) -> list[Route]:
-        """The routes that ports can have."""
         return [route for route in Route if not self._refusal(route)]
 
     def refusals(self, ports: Iterable[TargetPort]) -> list[Reason]:

@@ -48,7 +48,6 @@ class Setting:
         return variable(self.section, self.key)
 
     def value(self, config: Config) -> object:
-        """Its value in ``config``."""
         return getattr(getattr(config, self.section), self.key)
 
     def text(self, config: Config) -> str:

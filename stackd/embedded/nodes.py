@@ -343,7 +343,6 @@ class NodeLoad:
         self.used: Amounts = {}
 
     def add(self, pod: Record) -> None:
-        """Add a pod to the node, if it is not there already."""
         if pod.uid not in self.pods:
             needs = self.pods[pod.uid] = pod_amounts(pod.obj["spec"], "requests")
             self.used = _joined(self.used, needs, int.__add__)

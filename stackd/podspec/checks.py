@@ -83,7 +83,6 @@ def is_of_the_cluster(key: str) -> bool:
 
 
 def _items(owner: Json, field: str, path: str) -> Iterator[tuple[str, Any]]:
-    """The items of a list with their paths."""
     for index, item in enumerate(owner.get(field, ())):
         yield f"{path}.{field}[{index}]", item
 

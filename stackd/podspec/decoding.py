@@ -35,7 +35,6 @@ def decode(kind: Any, value: object, path: str = "") -> Any:
 
 
 def refusal(reasons: Sequence[Reason], code: ErrorCode = ErrorCode.INVALID_REQUEST) -> InvalidRequest:
-    """The error for a body that is wrong for these reasons."""
     return InvalidRequest(f"invalid request body: {'; '.join(map(str, reasons))}", reasons, code=code)
 
 
@@ -50,7 +49,6 @@ def _mistakes(kind: Any, value: object, path: str) -> Iterator[Reason]:
 
 
 def _inner(kind: Any, value: Any, path: str) -> Iterator[Reason]:
-    """The mistakes in the parts of the value."""
     inner = get_args(kind)
     if is_body(kind) and isinstance(value, dict):
         yield from _in_object(kind, value, path)

@@ -114,5 +114,4 @@ def addresses_in(pod: Mapping[str, Any]) -> dict[str, str]:
 
 
 def targets_of(member: Member) -> list[TargetPort]:
-    """The ports of a member."""
     return [TargetPort(container_port=number, protocol=protocol) for number, protocol in member.ports]

@@ -189,7 +189,7 @@ class _Draft:
             show=self._read(fields, "show", partial(readers.show, patterns=patterns), NO_NAMES),
             hours=self._noted("", lambda: readers.hours(fields), ALWAYS),
             extend=self._read(fields, "extend", partial(readers.extend, longest=longest), None),
-            env=self._env(fields.get("env"), spec, patterns),
+            env=self._env(fields, spec, patterns),
             source="file" if self.stored is None else self.stored.source,
             stored=self.stored,
             text=raw.decode(),
@@ -352,17 +352,14 @@ class _Draft:
             self.mistake("values", why)
         return value or NO_VALUES
 
-    def _env(self, value: object, spec: SanitizedSpec | None, patterns: Mapping[str, str]) -> Mapping[str, str]:
-        if value is None:
-            return NO_VALUES
-        mistakes = list(readers.mistakes_in_env(value, {*(_variables(spec)), *patterns}))
-        for path, text in mistakes:
+    def _env(
+        self, fields: Mapping[str, Any], spec: SanitizedSpec | None, values: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        variables: Mapping[str, readers.VariableText] = self._typed(fields, "env", readers.Env, {})
+        patterns = {name: one.pattern for name, one in variables.items()}
+        for path, text in readers.mistakes_in_env(patterns, {*_variables(spec), *values}):
             self.mistake(path, text)
-        return (
-            {name: entry["pattern"] for name, entry in value.items()}
-            if isinstance(value, dict) and not mistakes
-            else {}
-        )
+        return patterns or NO_VALUES
 
 
 def _manifests(spec: SanitizedSpec | None) -> tuple[Mapping[str, Any], ...]:

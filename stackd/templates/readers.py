@@ -28,7 +28,7 @@ from stackd.names import LONGEST_PREFIX, LONGEST_SUBDOMAIN, SUBDOMAIN, SUBDOMAIN
 from stackd.podspec.checks import by_path, keeps_running
 from stackd.podspec.decoding import decode, refusal
 from stackd.podspec.reasons import below
-from stackd.templates.template import NOTICE_SECONDS, Extensions, Hours
+from stackd.templates.template import NO_VARIABLE, NOTICE_SECONDS, Extensions, Hours
 from stackd.units import format_duration, parse_duration
 
 LARGEST_POOL: Final = 10_000
@@ -49,7 +49,6 @@ this weight compiles in some 10 ms, during which nothing else runs."""
 MOST_WEIGHT_IN_ALL: Final = 4 * MOST_WEIGHT
 """Of all patterns of a template."""
 
-PATTERN_EXAMPLE: Final = '{TEAM: {pattern: "[0-9]{1,4}"}}'
 _COUNT: Final = re.compile(r"\{(?:([0-9]{1,3})(?:,([0-9]{0,3}))?\})?")
 """A brace outside of a class begins a count. The engine would also accept spaces and leading zeros in it."""
 _ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
@@ -82,6 +81,21 @@ TYPED: Final[Mapping[str, tuple[Any, Any]]] = {
     "route_prefix": (Prefix, ""),
 }
 """The fields of which a type says all, each with its default."""
+
+
+class VariableText(Request, frozen=True, kw_only=True):
+    """A variable of ``env``."""
+
+    pattern: Annotated[str, "What its values match as a whole."]
+
+
+Env = Annotated[
+    Mapping[str, VariableText],
+    expects(
+        f'an object of at most {MOST_VARIABLES} variables and their patterns, such as {{TEAM: {{pattern: "[0-9]{{1,4}}"}}}}',
+        max_length=MOST_VARIABLES,
+    ),
+]
 
 
 class ExtendText(Request, frozen=True, kw_only=True):
@@ -186,28 +200,20 @@ def collisions(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield f"{path}.ports[{index}].containerPort", text
 
 
-def mistakes_in_env(value: object, taken: Iterable[str]) -> Iterator[tuple[str, str]]:
+def mistakes_in_env(patterns: Mapping[str, str], taken: Iterable[str]) -> Iterator[tuple[str, str]]:
     """What is wrong with ``env``, by path, in a template whose containers and values have the variables ``taken``."""
-    if not isinstance(value, dict) or len(value) > MOST_VARIABLES:
-        yield "env", f"at most {MOST_VARIABLES} variables and their patterns are expected, such as {PATTERN_EXAMPLE}"
-        return
     in_use = set(taken)
     weights = 0
-    for name, entry in value.items():
+    for name, pattern in patterns.items():
         path = below("env", name)
         if not is_env_name(name):
-            yield path, 'is not the name of a variable: letters, digits, "_", "-" and ".", not a digit first'
+            yield path, NO_VARIABLE
         elif name in in_use:
             yield path, "the pod or the values have this variable already; take it out of there"
-        elif not isinstance(entry, dict) or entry.keys() != {"pattern"} or not isinstance(entry["pattern"], str):
-            yield path, f"a pattern is expected, such as {PATTERN_EXAMPLE}"
-        elif why := _too_long_or_odd(pattern := entry["pattern"]):
+        elif why := _too_long_or_odd(pattern):
             yield f"{path}.pattern", why
         elif (weights := weights + _weight(pattern)) > MOST_WEIGHT_IN_ALL:
-            text = (
-                f"the patterns repeat too much: weighed as each of them, they are more than {MOST_WEIGHT_IN_ALL} in all"
-            )
-            yield "env", text
+            yield "env", f"the patterns repeat too much: their weights are more than {MOST_WEIGHT_IN_ALL} in all"
             return
         elif why := _no_pattern(pattern):
             yield f"{path}.pattern", why

@@ -50,7 +50,6 @@ class Reader:
         return replace(found, stored=replace(stored, pool=found.pool))
 
     def forget_but(self, texts: Iterable[StoredTemplate]) -> None:
-        """Forget all texts but these."""
         keys = {(text.name, text.text, text.tenant, text.source) for text in texts}
         self._read = {key: found for key, found in self._read.items() if key in keys}
 

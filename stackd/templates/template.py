@@ -42,6 +42,7 @@ MOST_BYTES_OF_A_POD: Final = 64 * 1024
 MOST_PARTS: Final = 64
 """The placeholders, and what looks like a generated part beside them: each is looked for in logs, in seven forms."""
 
+NO_VARIABLE: Final = 'is not the name of a variable: letters, digits, "_", "-" and ".", not a digit first'
 PLACEHOLDERS: Final = "<hex:N>, <base32:N>, <uuid>"
 _BRACKETS: Final = re.compile(r"<([^<>]*)>")
 _PLACEHOLDER: Final = re.compile(r"(?:(hex|base32):([1-9][0-9]{0,2})|uuid)\Z")
@@ -96,7 +97,6 @@ class Hours:
     texts: tuple[str, str] = ("", "")
 
     def is_over(self, now: int) -> bool:
-        """Whether it has closed."""
         return bool(self.closes) and now >= self.closes
 
     def is_open(self, now: int) -> bool:
@@ -298,7 +298,7 @@ def mistakes_in_values(patterns: Mapping[str, Any], taken: Iterable[str]) -> lis
     mistakes = []
     for name, pattern in patterns.items():
         if not is_env_name(name):
-            text = 'is not the name of a variable: letters, digits, "_", "-" and ".", not a digit first'
+            text = NO_VARIABLE
         elif name in in_pod:
             text = "a container of the pod has this variable already; take it out of there, or choose another name"
         else:

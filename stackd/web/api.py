@@ -137,7 +137,6 @@ class ApiCall:
 
     @property
     def stack_id(self) -> str:
-        """The id in the path."""
         return self.parts["stack_id"]
 
     @property
@@ -325,7 +324,6 @@ class View:
         return {name: one for name, one in templates.items() if self.key.may_use(name)}
 
     def template(self, name: str) -> Template | None:
-        """The template of this name, if the key may use it."""
         return self.context.settings.templates.get(name) if self.key.may_use(name) else None
 
     def labels_of_create(self, requested: Mapping[str, str], of_template: Mapping[str, str]) -> dict[str, str]:

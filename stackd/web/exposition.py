@@ -12,8 +12,9 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -27,8 +28,6 @@ from stackd.model import StackStatus
 from stackd.version import VERSION
 from stackd.web.api import Answer, Api, ApiCall, admit, route
 from stackd.web.system import HEALTH
-
-T = TypeVar("T")
 
 UNEXPECTED = {500: 0}
 """Exported before the first 500 happens: Prometheus sees no increase in a series that it has not seen before."""
@@ -246,33 +245,18 @@ class DaemonCollector(Collector):
         yield gauge("stackd_store_file_bytes", "Size of the file and its log.", store.file_bytes())
 
 
-def gauge(name: str, text: str, values: Mapping[Any, float] | float, *labels: str) -> Metric:
-    """A gauge: one value, or values by the values of the labels."""
-    return _filled(GaugeMetricFamily(name, text, labels=labels), values)
-
-
-def counter(name: str, text: str, values: Mapping[Any, float] | float, *labels: str) -> Metric:
-    """A counter: one value, or values by the values of the labels."""
-    return _filled(CounterMetricFamily(name, text, labels=labels), values)
-
-
-def histogram(name: str, text: str, values: Mapping[Any, Histogram] | Histogram, *labels: str) -> Metric:
-    """A histogram, or several by the values of the labels."""
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for key, value in _by_labels(values):
-        family.add_metric(key, value.buckets(), value.total)
+def _family(kind: Any, name: str, text: str, values: Any, *labels: str) -> Metric:
+    """A metric of this kind: one value, or values by the values of the labels."""
+    family: Metric = kind(name, text, labels=labels)
+    for key, value in values.items() if isinstance(values, Mapping) else [((), values)]:
+        measured = (value.buckets(), value.total) if isinstance(value, Histogram) else (float(value),)
+        family.add_metric(key if isinstance(key, tuple) else (str(key),), *measured)  # type: ignore[attr-defined]
     return family
 
 
-def _filled(family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[Any, float] | float) -> Metric:
-    for key, value in _by_labels(values):
-        family.add_metric(key, float(value))
-    return family
-
-
-def _by_labels(values: Mapping[Any, T] | T) -> Iterator[tuple[tuple[str, ...], T]]:
-    for key, value in values.items() if isinstance(values, Mapping) else (((), values),):
-        yield (key if isinstance(key, tuple) else (str(key),)), value
+gauge, counter, histogram = (
+    partial(_family, kind) for kind in (GaugeMetricFamily, CounterMetricFamily, HistogramMetricFamily)
+)
 
 
 def process_metrics() -> Iterator[Metric]:

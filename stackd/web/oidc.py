@@ -236,7 +236,6 @@ class SignIn:
 
     @property
     def offered(self) -> bool:
-        """Whether anybody can sign in."""
         return bool(self.section)
 
     async def begin(self, back: str) -> web.Response:

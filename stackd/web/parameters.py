@@ -116,8 +116,6 @@ def number(name: str, about: str, least: int, most: int) -> Parameter[int]:
 
 
 def one_of(name: str, about: str, values: Sequence[str]) -> Parameter[str]:
-    """One of these texts."""
-
     def read(text: str) -> str:
         if text in values:
             return text

@@ -389,7 +389,6 @@ def ttl_of(text: str, most: float) -> float:
 
 
 def duration_of(path: str, text: str) -> float:
-    """The seconds of a field that is a duration."""
     try:
         return seconds_of(text)
     except ValueError as error:

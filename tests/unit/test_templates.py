@@ -172,7 +172,7 @@ def test_ports_that_collide_are_refused_by_name_where_containers_have_names(tmp_
 def test_a_value_of_a_create_fits_its_pattern_as_a_whole(
     pattern: str, fit: tuple[str, ...], others: tuple[str, ...]
 ) -> None:
-    assert not list(mistakes_in_env({"A": {"pattern": pattern}}, ()))
+    assert not list(mistakes_in_env({"A": pattern}, ()))
     assert [matches(pattern, value) for value in fit] == [True] * len(fit)
     assert [matches(pattern, value) for value in others] == [False] * len(others)
 
@@ -191,13 +191,13 @@ def test_a_value_of_a_create_fits_its_pattern_as_a_whole(
     ],
 )  # fmt: skip
 def test_a_pattern_that_may_cost_time_or_memory_is_a_mistake(pattern: str, why: str) -> None:
-    ((path, text),) = mistakes_in_env({"A": {"pattern": pattern}}, ())
+    ((path, text),) = mistakes_in_env({"A": pattern}, ())
     assert (path, why in text) == ("env.A.pattern", True), text
 
 
 def test_all_patterns_of_a_template_may_cost_no_more_than_four_of_the_costliest() -> None:
     costliest = "(?:" + "." * 85 + "){25}"
-    env = {f"A{number}": {"pattern": costliest + "x" * number} for number in range(8)}
+    env = {f"A{number}": costliest + "x" * number for number in range(8)}
     assert not list(mistakes_in_env(dict(list(env.items())[:4]), ()))
     ((path, text),) = mistakes_in_env(env, ())
     assert (path, "more than 10240 in all" in text) == ("env", True), text
