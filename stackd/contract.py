@@ -65,8 +65,10 @@ A_DURATION = r"(?:0|(?:[0-9]+(?:\.[0-9]+)?(?:d|h|m|s|ms))+)"
 DURATION = {"pattern": f"^{A_DURATION}$", "format": "stackd-duration", "examples": ["30m"]}
 BARE_KEY = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 MOST_MEMBERS = 8
-MEMBER_NAME = r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?"
-MEMBER_NAME_FORM = "at most 32 lower-case letters, digits and inner hyphens, a letter first"
+MEMBER_NAME = r"(?!(?:localhost|ingress)$)[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?"
+MEMBER_NAME_FORM = (
+    'at most 32 lower-case letters, digits and inner hyphens, a letter first, and neither "localhost" nor "ingress"'
+)
 BARE_KEY_FORM = "at most 63 letters, digits, and inner hyphens, dots and underscores"
 
 
@@ -481,8 +483,9 @@ class NewMember(Request, frozen=True, kw_only=True):
     ]
 
 
+MemberName = Annotated[str, expects(MEMBER_NAME_FORM, pattern=rf"\A{MEMBER_NAME}\Z")]
 Members = Annotated[
-    Mapping[Annotated[str, expects(MEMBER_NAME_FORM, pattern=rf"\A{MEMBER_NAME}\Z")], NewMember],
+    Mapping[MemberName, NewMember],
     expects(
         f'an object of at most {MOST_MEMBERS} members, such as {{"db": {{"pod_spec": "…"}}}}', max_length=MOST_MEMBERS
     ),

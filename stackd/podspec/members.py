@@ -7,17 +7,16 @@ line with its name. No document of canonical YAML has such a line.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from stackd.contract import MEMBER_NAME, MEMBER_NAME_FORM, MOST_MEMBERS, PROTOCOLS
+from stackd.contract import PROTOCOLS
 from stackd.errors import InvalidPodSpec, Reason
 from stackd.model import Member, SanitizedSpec, TargetPort
 from stackd.podspec.checks import by_path, keeps_running
 from stackd.podspec.reasons import below
 
-_NAME: Final = re.compile(MEMBER_NAME + r"\Z")
 _LINE: Final = re.compile(r"^--- # member ([a-z0-9-]+)\n", re.MULTILINE)
 Sanitize = Callable[[str, tuple[TargetPort, ...]], SanitizedSpec]
 
@@ -67,19 +66,6 @@ def sanitize_members(texts: Mapping[str, str], sanitize: Sanitize) -> dict[str, 
 def below_member(name: str, error: InvalidPodSpec) -> InvalidPodSpec:
     """The same mistakes, of a member's pod."""
     return InvalidPodSpec([replace(one, path=f"{below('members', name)}.{one.path}") for one in error.reasons])
-
-
-def mistakes_in_names(names: Iterable[str], taken: Iterable[str] = ()) -> list[tuple[str, str]]:
-    """What is wrong with these names of members, where others are ``taken``, by the name; and with their number."""
-    names, taken = list(names), {*taken, "localhost", "ingress"}
-    mistakes = [
-        (name, f"is not a name: {MEMBER_NAME_FORM}" if not _NAME.match(name) else "another one has this name")
-        for name in names
-        if not _NAME.match(name) or name in taken
-    ]
-    if len(names) > MOST_MEMBERS:
-        mistakes.append(("", f"{len(names)} members; {MOST_MEMBERS} at most"))
-    return mistakes
 
 
 def declared_ports(manifest: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:

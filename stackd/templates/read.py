@@ -27,7 +27,7 @@ from stackd.podspec import Policy, by_line, harden, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.checks import by_path
 from stackd.podspec.decoding import decode
-from stackd.podspec.members import mistakes_in_names, together
+from stackd.podspec.members import together
 from stackd.podspec.reasons import MAX_REASONS, MAY_BE_MORE, ROOT, Enough, below
 from stackd.podspec.sanitize import target_ports
 from stackd.podspec.yaml_text import Document, parse
@@ -165,7 +165,7 @@ class _Draft:
         egress = self._read(network, "network.egress", parse_egress, SITE_EGRESS)
         policy = self._policy(fields.get("policy")).model_copy(update={"egress": egress.kind, "host_names": names})
         spec = self._spec(fields["pod"], ports, policy) if "pod" in fields else None
-        members = self._members(fields["members"], policy, names) if "members" in fields else {}
+        members = self._members(fields, policy, names)
         if spec is not None and members:
             spec = together(spec, members)
             if len(spec.text) > policy.max_text:
@@ -320,21 +320,13 @@ class _Draft:
             self._refused(error.reasons, where)
             return None
 
-    def _members(self, value: object, policy: Policy, names: Iterable[str]) -> dict[str, SanitizedSpec]:
+    def _members(self, fields: Mapping[str, Any], policy: Policy, names: Iterable[str]) -> dict[str, SanitizedSpec]:
         """The pods of the members that have no mistake, by their names."""
-        if not isinstance(value, dict) or not all(
-            isinstance(one, dict) and one.keys() == {"pod"} for one in value.values()
-        ):
-            self.mistake("members", "names and their pods are expected, such as {db: {pod: {...}}}")
-            return {}
-        for name, text in mistakes_in_names(map(str, value), names):
-            self.mistake(below("members", name) if name else "members", text)
-        found = {}
-        for name, member in value.items():
-            where = f"{below('members', str(name))}.pod"
-            if (spec := self._spec(member["pod"], (), policy, where)) is not None:
-                found[str(name)] = spec
-        return found
+        given: Mapping[str, readers.MemberText] = self._typed(fields, "members", readers.Members, {})
+        for name in given.keys() & set(names):
+            self.mistake(below("members", name), "one of its names is this, too (names)")
+        pods = {name: self._spec(one.pod, (), policy, f"{below('members', name)}.pod") for name, one in given.items()}
+        return {name: spec for name, spec in pods.items() if spec is not None}
 
     def _ttl(self, value: object) -> float:
         most = self.config.stacks.max_ttl

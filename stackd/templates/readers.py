@@ -22,7 +22,7 @@ from pydantic import StringConstraints, TypeAdapter
 from pydantic_core import SchemaError
 
 from stackd.clock import DAY_SECONDS, NANOSECONDS
-from stackd.contract import Duration, Labels, Request, expects
+from stackd.contract import MOST_MEMBERS, Duration, Labels, MemberName, Request, expects
 from stackd.errors import InvalidRequest, Reason
 from stackd.names import LONGEST_PREFIX, LONGEST_SUBDOMAIN, SUBDOMAIN, SUBDOMAIN_FORM, is_env_name, require_unreserved
 from stackd.podspec.checks import by_path, keeps_running
@@ -95,6 +95,18 @@ Env = Annotated[
         f'an object of at most {MOST_VARIABLES} variables and their patterns, such as {{TEAM: {{pattern: "[0-9]{{1,4}}"}}}}',
         max_length=MOST_VARIABLES,
     ),
+]
+
+
+class MemberText(Request, frozen=True, kw_only=True):
+    """A member."""
+
+    pod: Annotated[dict[str, Any], "Its pod."]
+
+
+Members = Annotated[
+    Mapping[MemberName, MemberText],
+    expects(f"an object of at most {MOST_MEMBERS} members, such as {{db: {{pod: …}}}}", max_length=MOST_MEMBERS),
 ]
 
 

@@ -38,7 +38,7 @@ from stackd.model import NO_LABELS, NO_VALUES, JobAction, JobRequest, SanitizedS
 from stackd.names import did_you_mean, require_unreserved
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
 from stackd.podspec.decoding import decode, refusal
-from stackd.podspec.members import declared_ports, mistakes_in_names, sanitize_members, together
+from stackd.podspec.members import declared_ports, sanitize_members, together
 from stackd.podspec.reasons import below
 from stackd.podspec.sanitize import target_ports
 from stackd.templates import Template
@@ -291,8 +291,6 @@ async def _by_length(context: Context, length: int, read: Callable[P, T], *args:
 
 async def _members(context: Context, given: Mapping[str, contract.NewMember]) -> dict[str, SanitizedSpec]:
     """Their pods by their names. Raises InvalidRequest."""
-    if mistakes := mistakes_in_names(given):
-        raise refusal([Reason(path=below("members", name), text=text) for name, text in mistakes])
     texts = {name: member.pod_spec for name, member in given.items()}
     length = sum(map(len, texts.values()))
     return await _by_length(context, length, sanitize_members, texts, context.settings.sanitizer.sanitize)
