@@ -96,7 +96,6 @@ class _Group(click.Group):
         return super().parse_args(ctx, args)
 
     def names(self, command: str) -> list[str]:
-        """The command's name, and its other names."""
         return [command, *(alias for alias, name in self._aliases.items() if name == command)]
 
     def lines(self) -> dict[str, str]:
@@ -156,7 +155,6 @@ def stackd() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit with its code."""
     from stackd.errors import ConfigError, StackdError
 
     try:

@@ -293,7 +293,6 @@ def print_jobs(jobs: list[Job], output: str | None) -> bool:
 
 
 def print_job(job: Job, done: str, output: str | None) -> None:
-    """Print a job's counts in a line, and why stacks failed."""
     counts = (done, f"{job.not_found} not found", f"{job.failed} failed")
     click.echo("\t".join([job.job_id, *(() if output == "name" else counts)]))
     reasons: dict[str, list[str]] = {}

@@ -70,7 +70,6 @@ def _misconfigured(error: ConfigError) -> Iterator[Finding]:
 async def examine(
     configuration: LoadedConfig, config_path: Path | None, size: Size, options: ProbeOptions | None, found: Found
 ) -> None:
-    """Report all findings, each as soon as there is one."""
     unit = service.find_unit() if is_installed(config_path) else None
     if unit is not None:
         configuration = dataclasses.replace(configuration, config=service.as_seen_by(configuration.config, unit))

@@ -247,5 +247,4 @@ def rotate(config_path: Path | None, keep: bool, yes: bool) -> None:
 
 
 def new_secret() -> str:
-    """A secret to sign links with."""
     return secrets.token_hex(32)

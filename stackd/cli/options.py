@@ -93,7 +93,6 @@ class Length(click.ParamType[str]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text, if it is a duration."""
         try:
             parse_duration(str(value))
         except ValueError as error:
@@ -149,7 +148,6 @@ stack_id_argument = click.argument("stack_id", metavar="STACK", shell_complete=s
 
 
 def stack_ids_argument(*, required: bool) -> Decorator:
-    """An argument for the ids of stacks."""
     metavar = "STACK…" if required else "[STACK…]"
     return click.argument("stack_ids", metavar=metavar, nargs=-1, required=required, shell_complete=stack_complete)
 

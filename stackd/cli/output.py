@@ -90,7 +90,6 @@ def _status(stack: Fields) -> str:
 
 
 def style(stack: Fields) -> Style:
-    """The colour of a status."""
     return STYLES.get(str(stack.get("status")), PLAIN)
 
 
@@ -124,22 +123,18 @@ def painted(text: str, style: Style) -> str:
 
 
 def is_terminal() -> bool:
-    """Whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def terminal_width() -> int:
-    """The terminal's width in characters."""
     return shutil.get_terminal_size().columns
 
 
 def print_json(value: object) -> None:
-    """Print JSON for another program, indented."""
     click.echo(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_json_line(value: object) -> None:
-    """Print JSON for another program, on one line."""
     click.echo(printable_json(json.dumps(value, separators=(",", ":"), ensure_ascii=False)))
 
 
@@ -208,7 +203,6 @@ def _print_note(text: str) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, str]], styles: Mapping[str, Style] = {}) -> None:
-    """Print a name and a value on each line."""
     facts = [(name, printable(value)) for name, value in facts]
     if not is_terminal():
         click.echo("".join(f"{name}\t{value}\n" for name, value in facts), nl=False)
@@ -316,7 +310,6 @@ def notes(stacks: Sequence[Fields]) -> list[str]:
 
 
 def cells(item: Any, columns: Sequence[Column] = COLUMNS) -> list[str]:
-    """One row, in the order of the columns."""
     return [printable(column.of(item)) for column in columns]
 
 

@@ -159,7 +159,6 @@ async def with_cluster(
 
 
 def sized(*, nodes: int, node_cpu: Any, node_memory: Any, start_delay: str, pull: str) -> EmbeddedOptions:
-    """An embedded cluster by the options of the demo."""
     worker = replace(WORKER, cpu=str(node_cpu or WORKER.cpu), memory=str(node_memory or WORKER.memory))
     return EmbeddedOptions(
         nodes=node_specs(nodes, worker), start_delay=parse_duration(start_delay), pull=parse_duration(pull)
@@ -290,7 +289,6 @@ class Demo:
         return load(None, self._environment)
 
     def print_instructions(self, started: Daemon) -> None:
-        """Print how to use the demo."""
         config = self.loaded.config
         address = url_of(config.server.host, started.port, secure=bool(config.server.tls_cert))
         state = "throw-away state" if self.throw_away else f"state in {config.state.path}"

@@ -344,7 +344,6 @@ class Administrator(Cluster):
 
 
 def deletion(manifest: Mapping[str, Any]) -> str:
-    """The command that deletes the object."""
     metadata = manifest["metadata"]
     where = f"-n {metadata['namespace']} " if "namespace" in metadata else ""
     return f"{DELETE} {where}{PLURALS[manifest['kind']]} {metadata['name']}"

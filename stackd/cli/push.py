@@ -58,7 +58,6 @@ class Change:
 
     @property
     def line(self) -> str:
-        """The change in a line."""
         more = f": {some_of(self.fields or ['comments'], SHOWN)}" if self.change == "changed" else ""
         return f"{self.change:<8} {self.name}{more}"
 

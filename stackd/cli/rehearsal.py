@@ -228,7 +228,6 @@ def _stages(rehearsal: Rehearsal) -> Iterator[tuple[Stage, Times]]:
 
 
 def print_tables(tables: Iterable[Titled]) -> None:
-    """Print the tables that have rows."""
     for title, heads, rows in tables:
         if rows:
             lines = _table(heads, rows, [are_numbers(column) for column in zip(*rows, strict=True)])

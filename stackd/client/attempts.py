@@ -185,7 +185,6 @@ class Response:
 
     @property
     def _refusal(self) -> dict[str, Any] | None:
-        """The fields of an error of stackd's."""
         with suppress(ValueError):
             fields = json.loads(self.body)
             if isinstance(fields, dict) and isinstance(fields.get("error"), str):

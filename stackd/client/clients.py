@@ -284,7 +284,6 @@ def _root(error: BaseException) -> str:
 
 
 def _speaks_tls(address: SplitResult) -> bool:
-    """Whether there is a server that answers the beginning of TLS."""
     import socket
     import ssl
 
@@ -310,7 +309,6 @@ class Client(Operations):
 
     @property
     def has_key(self) -> bool:
-        """Whether the client has a key."""
         return bool(self._key)
 
     def concurrent(self) -> AsyncClient:
@@ -339,7 +337,6 @@ class Client(Operations):
             self._http = None
 
     def run(self, steps: Steps[T]) -> T:
-        """Run the steps of an operation."""
         steps, reply = with_retries(steps, self._retries, self._timeout), None
         while True:
             try:
@@ -472,7 +469,6 @@ class AsyncClient(Operations):
             await pool.http.aclose()
 
     async def run(self, steps: Steps[T]) -> T:
-        """Run the steps of an operation."""
         import asyncio
 
         steps, reply = with_retries(steps, self._retries, self._timeout), None
@@ -488,7 +484,6 @@ class AsyncClient(Operations):
                 reply = await asyncio.to_thread(self._explained, error)
 
     async def pages(self, page: Callable[[str], Steps[Page[T]]]) -> AsyncIterator[T]:
-        """As ``Client.pages``."""
         more, cursor = True, ""
         while more:
             found, cursor = await self.run(page(cursor))

@@ -51,7 +51,6 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     links: frozenset[str] = frozenset()
 
     def reaches(self, player: LinkKey) -> bool:
-        """Whether this player reads it."""
         link = player.link
         if self.links and self.links.isdisjoint((link.player, link.link_id)):
             return False

@@ -111,7 +111,6 @@ class Players:
 
     @property
     def signer(self) -> Signer:
-        """Signs with the secret in force."""
         secret = self._config.play.secret.get_secret_value()
         if secret != self._signer[0]:
             self._signer = secret, Signer(secret.split())

@@ -127,7 +127,6 @@ class LinkKey(ApiKey):
         return self.labels.items() <= has and not any(theirs.items() <= has for theirs in self.tenants)
 
     def may_use(self, template: str) -> bool:
-        """Whether the player may start stacks of the template."""
         return template not in self.hidden and super().may_use(template)
 
     @property

@@ -183,7 +183,6 @@ class Outcome:
             self.remaining_sentence += f", and {unanswered} creates were never answered"
 
     def tables(self) -> Iterator[Titled]:
-        """The tables: title, heads and rows of each."""
         results, goals = self.results, self.verdict.goals
         yield "from the press to", ("", *TIMES), list(self._stages())
         met = [[one.goal, "met" if one.met else "missed", one.sentence] for one in goals]
@@ -243,7 +242,6 @@ class Outcome:
         yield from ([f"{count} times", problem] for problem, count in results.troubles.items())
 
     def fields(self) -> dict[str, object]:
-        """The fields for ``--json``."""
         plan = {name: value for name, value in asdict(self.plan).items() if name != "kinds"}
         return {
             "rehearsal": self.rehearsal.ident,
@@ -274,7 +272,6 @@ class Outcome:
 
 
 def are_numbers(cells: Iterable[str]) -> bool:
-    """Whether a column of a table has only numbers."""
     return all(_NUMBER.fullmatch(cell) for cell in cells)
 
 

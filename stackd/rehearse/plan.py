@@ -85,7 +85,6 @@ class Plan:
 
     @property
     def most_in_a_second(self) -> int:
-        """How many players press start within one second."""
         return self.stacks if self.rate is None else min(self.stacks, math.ceil(self.rate))
 
     def counts(self) -> list[tuple[StackKind, int]]:
@@ -99,7 +98,6 @@ class Plan:
         return list(zip(self.kinds, counts, strict=True))
 
     def body(self, kind: StackKind, player: int, ident: str) -> dict[str, Any]:
-        """The request body of one player's create."""
         labels = {name: value.replace(PLAYER, str(player)) for name, value in self.labels.items()}
         return {**kind.body, "ttl": f"{self.ttl:g}s", "labels": {**kind.body.get("labels", {}), **labels, LABEL: ident}}
 
@@ -163,7 +161,6 @@ class Preflight:
 
 
 async def inspect(connection: Connection, plan: Plan, ident: str) -> Preflight:
-    """Collect everything that can be seen before the start."""
     ready = await connection.ask("GET", "/readyz")
     if ready.status in (0, 401, 403):
         return Preflight(wrong=[ready.reason], refused=ready.status)
@@ -235,5 +232,4 @@ async def _others(connection: Connection) -> list[str]:
 
 
 def delete_command(ident: str) -> str:
-    """The command that deletes the stacks of a rehearsal."""
     return f"stackd stacks delete --label {LABEL}={ident}"

@@ -88,7 +88,6 @@ class Rehearsal:
     seconds: float = 0.0
 
     def now(self) -> float:
-        """The rehearsal's time."""
         return time.monotonic() - self.began
 
     def poll(self) -> float:
@@ -115,7 +114,6 @@ class Rehearsal:
         return not await set_within(self.finished, max(0.0, seconds))
 
     def wake(self) -> None:
-        """Let all players look at what has changed."""
         for attempt in self.attempts:
             attempt.news.set()
 

@@ -183,7 +183,6 @@ svg .name { fill: var(--ink); font-size: 12px; }
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """One self-contained HTML page."""
     head = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -192,7 +191,6 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 
 def page(outcome: Outcome) -> str:
-    """The page of a rehearsal."""
     rehearsal, verdict = outcome.rehearsal, outcome.verdict
     tone = "good" if verdict.holds else "" if outcome.interrupted else "bad"
     title = f"Rehearsal {rehearsal.ident}"
@@ -250,7 +248,6 @@ SPAN_KEY = "A bar is from the median to the 95th percentile, the tick is the lon
 
 
 def section(title: str, content: str, note: str = "") -> str:
-    """A part of a page."""
     soft = f'<p class="soft">{escape(note)}</p>' if note else ""
     return f"<section><h2>{escape(title)}</h2>\n{content}\n{soft}</section>"
 
