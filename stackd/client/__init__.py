@@ -21,56 +21,119 @@ follow       stacks that are kept current, from a list and events
 Imports nothing of the daemon, and no library for HTTP until the first request.
 """
 
-from stackd.client.attempts import ApiError as ApiError
-from stackd.client.attempts import BadAnswer as BadAnswer
-from stackd.client.attempts import Busy as Busy
-from stackd.client.attempts import ClientError as ClientError
-from stackd.client.attempts import Conflict as Conflict
-from stackd.client.attempts import Event as Event
-from stackd.client.attempts import KeyRefused as KeyRefused
-from stackd.client.attempts import NotFound as NotFound
-from stackd.client.attempts import Retries as Retries
-from stackd.client.attempts import StackEnded as StackEnded
-from stackd.client.attempts import TimedOut as TimedOut
-from stackd.client.attempts import Unreachable as Unreachable
-from stackd.client.clients import AsyncClient as AsyncClient
-from stackd.client.clients import Client as Client
-from stackd.client.follow import AsyncFollow as AsyncFollow
-from stackd.client.follow import Change as Change
-from stackd.client.follow import Changes as Changes
-from stackd.client.follow import Follow as Follow
-from stackd.client.operations import Asked as Asked
-from stackd.client.operations import CreateOptions as CreateOptions
-from stackd.client.operations import Filters as Filters
-from stackd.client.operations import Labels as Labels
-from stackd.client.operations import Length as Length
-from stackd.client.operations import Ports as Ports
-from stackd.client.operations import Statuses as Statuses
-from stackd.codes import ErrorCode as ErrorCode
-from stackd.contract import Activity as Activity
-from stackd.contract import AuditAction as AuditAction
-from stackd.contract import Capacity as Capacity
-from stackd.contract import Checked as Checked
-from stackd.contract import DryRun as DryRun
-from stackd.contract import EventName as EventName
-from stackd.contract import Job as Job
-from stackd.contract import JobAction as JobAction
-from stackd.contract import JobError as JobError
-from stackd.contract import JobStatus as JobStatus
-from stackd.contract import KeptLink as KeptLink
-from stackd.contract import Key as Key
-from stackd.contract import NewLink as NewLink
-from stackd.contract import Owner as Owner
-from stackd.contract import Plan as Plan
-from stackd.contract import Port as Port
-from stackd.contract import Ready as Ready
-from stackd.contract import Released as Released
-from stackd.contract import Scope as Scope
-from stackd.contract import Stack as Stack
-from stackd.contract import StackStatus as StackStatus
-from stackd.contract import Stats as Stats
-from stackd.contract import Template as Template
-from stackd.contract import TemplateProblem as TemplateProblem
-from stackd.contract import TemplateSource as TemplateSource
-from stackd.contract import TemplateTrouble as TemplateTrouble
-from stackd.contract import TimelineEvent as TimelineEvent
+from stackd.client.attempts import (
+    ApiError,
+    BadAnswer,
+    Busy,
+    ClientError,
+    Conflict,
+    Event,
+    KeyRefused,
+    NotFound,
+    Retries,
+    StackEnded,
+    TimedOut,
+    Unreachable,
+)
+from stackd.client.clients import AsyncClient, Client
+from stackd.client.follow import (
+    AsyncFollow,
+    Change,
+    Changes,
+    Follow,
+)
+from stackd.client.operations import (
+    Asked,
+    CreateOptions,
+    Filters,
+    Labels,
+    Length,
+    Ports,
+    Statuses,
+)
+from stackd.codes import ErrorCode
+from stackd.contract import (
+    Activity,
+    AuditAction,
+    Capacity,
+    Checked,
+    DryRun,
+    EventName,
+    Job,
+    JobAction,
+    JobError,
+    JobStatus,
+    KeptLink,
+    Key,
+    NewLink,
+    Owner,
+    Plan,
+    Port,
+    Ready,
+    Released,
+    Scope,
+    Stack,
+    StackStatus,
+    Stats,
+    Template,
+    TemplateProblem,
+    TemplateSource,
+    TemplateTrouble,
+    TimelineEvent,
+)
+
+__all__ = [
+    "Activity",
+    "ApiError",
+    "Asked",
+    "AsyncClient",
+    "AsyncFollow",
+    "AuditAction",
+    "BadAnswer",
+    "Busy",
+    "Capacity",
+    "Change",
+    "Changes",
+    "Checked",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "CreateOptions",
+    "DryRun",
+    "ErrorCode",
+    "Event",
+    "EventName",
+    "Filters",
+    "Follow",
+    "Job",
+    "JobAction",
+    "JobError",
+    "JobStatus",
+    "KeptLink",
+    "Key",
+    "KeyRefused",
+    "Labels",
+    "Length",
+    "NewLink",
+    "NotFound",
+    "Owner",
+    "Plan",
+    "Port",
+    "Ports",
+    "Ready",
+    "Released",
+    "Retries",
+    "Scope",
+    "Stack",
+    "StackEnded",
+    "StackStatus",
+    "Stats",
+    "Statuses",
+    "Template",
+    "TemplateProblem",
+    "TemplateSource",
+    "TemplateTrouble",
+    "TimedOut",
+    "TimelineEvent",
+    "Unreachable",
+]
