@@ -166,6 +166,8 @@ async def baseline(wire: Wire) -> None:
 
 def _scenes() -> Iterator[tuple[Scene, str]]:
     limits, quota = played("limitrange-create"), played("quota-create")
+    service = played("service-create-201")
+    # the cluster chooses this one's node port: any, also one that another recording asks for
     services = played("service-create-201", "service-create-201-allocated")
     yield Scene(token=WEAK), "access-review-no nodes-list-403-rbac pod-create-403-rbac pods-list-403-rbac"
     yield Scene(token=WEAK), "token-request-403-rbac"
@@ -186,8 +188,8 @@ def _scenes() -> Iterator[tuple[Scene, str]]:
     yield Scene((waiting,)), "pod-patch-422-uid"
     yield Scene((pods(*SETTLED),)), "pods-list-labels pods-list-page1"
     yield Scene((services, quota)), "service-create-403-quota-nodeports"
-    yield Scene((services,)), "service-create-409 service-create-422-port-allocated service-create-udp-same-port"
-    yield Scene((services,)), "service-delete-200 service-dryrun-422-port-allocated"
+    yield Scene((service,)), "service-create-409 service-create-422-port-allocated service-create-udp-same-port"
+    yield Scene((service,)), "service-delete-200 service-dryrun-422-port-allocated"
     yield Scene(token=ASKS), "rules-review"
     yield Scene((played("httproute-create-201"),)), "httproute-create-409 httproute-delete-200"
     for name in SETTLED:
