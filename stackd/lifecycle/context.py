@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from types import MappingProxyType
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from stackd.clock import NANOSECONDS, Clock, WallClock
 from stackd.codes import HOST, Host
@@ -50,6 +52,8 @@ from stackd.templates import NO_TEMPLATES, Reader, Template, TemplateSet
 from stackd.timing import CALL_EXTRA_SECONDS
 from stackd.workqueue import WorkQueue
 
+P = ParamSpec("P")
+T = TypeVar("T")
 LOG_READS_AT_ONCE = 8
 """At most this many clients read logs from the cluster at a time, so that neither creates nor captures wait for them."""
 
@@ -306,6 +310,18 @@ class Context:
         if (creation := self.creates.get(stack_id)) is not None:
             creation.abandoned = True
             self.loop.wake_waiters(stack_id)
+
+
+def goes_on(
+    verb: Callable[Concatenate[Context, str, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Context, str, P], Coroutine[Any, Any, T]]:
+    """The verb about the object of an id or name, in a task that goes on when the caller leaves."""
+
+    @wraps(verb)
+    async def in_task(context: Context, of: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await context.tasks.run(f"{verb.__name__} {of}", verb(context, of, *args, **kwargs))
+
+    return in_task
 
 
 def new_id(prefix: str) -> str:

@@ -30,7 +30,7 @@ from stackd.errors import (
 from stackd.keys import ApiKey
 from stackd.kube.template_maps import TEMPLATES, TemplateMap, name_of, template_manifest
 from stackd.kube.wire import CONFIG_MAPS
-from stackd.lifecycle.context import Context
+from stackd.lifecycle.context import Context, goes_on
 from stackd.lifecycle.transitions import intend_deletes
 from stackd.model import CLUSTER, AuditKind, DeleteReason, Principal, Stack, StoredTemplate
 from stackd.store.templates import stored_in
@@ -186,6 +186,7 @@ def is_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> bool:
 # ---- the API's
 
 
+@goes_on
 async def put(
     context: Context, name: str, text: str, key: ApiKey, *, only: Versions = None, tries: bool = False
 ) -> tuple[Template, bool]:
@@ -195,15 +196,8 @@ async def put(
     Raises InvalidTemplate, PermissionDenied, TemplateChanged, Conflict (a file has the name, or the key has too many),
     ClusterUnavailable. The same text again changes nothing.
     """
-    at = context.wall_clock.now()
+    settings, at = context.settings, context.wall_clock.now()
     stored = StoredTemplate(name=name, text=text, by=key.principal, tenant=key.tenant, at=at)
-    return await context.tasks.run(f"template {name}", _put(context, stored, key, only, tries=tries))
-
-
-async def _put(
-    context: Context, stored: StoredTemplate, key: ApiKey, only: Versions, *, tries: bool
-) -> tuple[Template, bool]:
-    settings, name = context.settings, stored.name
     async with settings.changing:
         _require_not_of_a_file(settings.templates, name)
         before = _current(context, name)
@@ -248,16 +242,13 @@ async def _write(context: Context, stored: StoredTemplate, key: ApiKey, only: Ve
     raise ClusterUnavailable(f"the ConfigMap {name} keeps changing")
 
 
+@goes_on
 async def remove(context: Context, name: str, key: ApiKey, *, only: Versions = None) -> None:
     """Delete the template from the cluster, and so its pool and its shared stack; its other stacks stay. One that is missing
     can be removed, too. With ``only``, it must have one of these versions.
 
     Raises TemplateNotFound, PermissionDenied, TemplateChanged, Conflict (a file has it), StoreUnavailable, ClusterUnavailable.
     """
-    await context.tasks.run(f"template {name}", _remove(context, name, key, only))
-
-
-async def _remove(context: Context, name: str, key: ApiKey, only: Versions) -> None:
     settings = context.settings
     async with settings.changing:
         before = _current(context, name)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -33,7 +33,7 @@ from stackd.errors import (
     public_text,
 )
 from stackd.lifecycle.apply import spec_of
-from stackd.lifecycle.context import Context, with_label_limits
+from stackd.lifecycle.context import Context, goes_on, with_label_limits
 from stackd.lifecycle.desired import service_difference
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import is_gone
@@ -73,25 +73,13 @@ ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELE
 """From these statuses a stack does not come to run unless somebody does something about it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Fresh:
-    """What a start is about: see ``restart``."""
-
-    limits: CreateLimits
-    renew: bool = False
-    member: str = ""
-
-
+@goes_on
 async def delete(context: Context, stack_id: str, *, by: Principal = STACKD) -> None:
     """Delete the stack, as ``by`` asked; when this returns, no pod, service, port or row of it remains (invariant 3).
 
     Raises StackNotFound; ClusterUnavailable if the cluster does not confirm now: the stack stays listed; NotOwner if this
     stackd cannot promise the retry.
     """
-    await context.tasks.run(f"delete {stack_id}", _delete(context, stack_id, by))
-
-
-async def _delete(context: Context, stack_id: str, by: Principal) -> None:
     if context.store.stacks.waits_in_pool(stack_id):
         raise StackNotFound(stack_id)
     capture_logs(context, stack_id)
@@ -102,26 +90,28 @@ async def _delete(context: Context, stack_id: str, by: Principal) -> None:
     await until_done(context, stack_id, "deleted", is_gone)
 
 
+@goes_on
 async def stop(context: Context, stack_id: str, *, by: Principal) -> Stack:
     """Stop the stack and return it: it has no pod; it keeps its Service and ports until it is started or expires.
     Raises StackNotFound, Conflict, StoreUnavailable; ClusterUnavailable if the cluster does not confirm now."""
-    return await context.tasks.run(f"stop {stack_id}", _stop(context, stack_id, by))
-
-
-async def _stop(context: Context, stack_id: str, by: Principal) -> Stack:
     await context.store.stacks.stop(stack_id, by)
     crash_point("stop.intended")
     await until_done(context, stack_id, "stopped", is_stopped)
     return _row(context, stack_id)
 
 
+@goes_on
 async def start(context: Context, stack_id: str, *, by: Principal, limits: CreateLimits = NO_CREATE_LIMITS) -> Stack:
     """Start the stack with a new pod if it was stopped or has ended; else return it as it is. Raises as ``restart``."""
-    return await context.tasks.run(
-        f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by, _Fresh(limits=limits))
-    )
+    stack = _row(context, stack_id)
+    if stack.is_to_run:
+        return stack
+    await context.gate.admitted()
+    wanted = await start_of(context, stack, EventKind.START_REQUESTED, by)
+    return await _started(context, stack, wanted, limits)
 
 
+@goes_on
 async def restart(
     context: Context,
     stack_id: str,
@@ -138,22 +128,18 @@ async def restart(
     Raises StackNotFound, NotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached, Held,
     ShuttingDown, StoreUnavailable, and all that a create raises; what the cluster refuses (by a quota, say) is retried.
     """
-    how = _Fresh(limits=limits, renew=renew, member=member)
-    starting = _start(context, stack_id, EventKind.RESTART_REQUESTED, by, how)
-    return await context.tasks.run(f"restart {stack_id}", starting)
-
-
-async def _start(context: Context, stack_id: str, kind: EventKind, by: Principal, how: _Fresh) -> Stack:
     stack = _row(context, stack_id)
-    if kind is EventKind.START_REQUESTED and stack.is_to_run:
-        return stack
-    if how.member:
-        require_member(stack, how.member)
+    if member:
+        require_member(stack, member)
     await context.gate.admitted()
-    template = newest_of(context, stack) if how.renew else None
-    wanted = await start_of(context, stack, kind, by, template=template)
-    limits = with_label_limits(how.limits, context.config.limits)
-    await context.store.stacks.start(stack_id, replace(wanted, limits=limits, member=how.member))
+    template = newest_of(context, stack) if renew else None
+    wanted = await start_of(context, stack, EventKind.RESTART_REQUESTED, by, template=template)
+    return await _started(context, stack, replace(wanted, member=member), limits)
+
+
+async def _started(context: Context, stack: Stack, wanted: Start, limits: CreateLimits) -> Stack:
+    stack_id, limits = stack.stack_id, with_label_limits(limits, context.config.limits)
+    await context.store.stacks.start(stack_id, replace(wanted, limits=limits))
     crash_point("restart.intended")
     await until_done(context, stack_id, "started", is_started)
 
