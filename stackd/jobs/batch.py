@@ -90,12 +90,10 @@ class Turns:
         return sum(map(len, self._jobs.values()))
 
     def add(self, job: Job) -> None:
-        """Add a job behind the others of its key."""
         self._jobs.setdefault(job.by.id, deque()).append(job.job_id)
         self.queue.add(job.by.id)
 
     def start(self) -> None:
-        """Begin to work."""
         self.queue.start(self._work, self._failed)
 
     async def _work(self, key: str) -> None:
@@ -291,7 +289,6 @@ async def _work_on(context: Context, job: Job, items: Sequence[Stack | WantedSta
 
 
 def _id_of(item: Stack | WantedStack) -> str:
-    """The id of the item in its job."""
     return str(item.index) if isinstance(item, WantedStack) else item.stack_id
 
 

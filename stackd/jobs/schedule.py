@@ -41,7 +41,6 @@ class Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
         self.interval = timedelta(seconds=seconds)
 
     def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
-        """The next time, for APScheduler."""
         return now + self.interval
 
 
@@ -66,7 +65,6 @@ class Schedule:
         self._scheduler.start()
 
     def change(self, name: str, every: float) -> None:
-        """Change an interval, in seconds, from now on."""
         self._every[name] = every
         if self._scheduler.running:
             self._scheduler.reschedule_job(name, trigger=Every(every))
@@ -83,7 +81,6 @@ class Schedule:
             self._scheduler.wakeup()  # in case the clock was set and corrected between two checks
 
     async def now(self, name: str) -> None:
-        """Run an entry once, at once."""
         try:
             await self._verbs[name]()
         except StackdError as error:
@@ -107,5 +104,4 @@ class Schedule:
 
 
 def _ahead() -> float:
-    """How far the wall clock is ahead of the monotonic one."""
     return time.time() - boottime()

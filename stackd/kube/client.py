@@ -75,7 +75,6 @@ class Cluster:
         return cls(target, KubeConnection(access, target, on_request=on_request, on_date=on_date, fence=fence))
 
     async def close(self) -> None:
-        """Close all connections; running requests and watches fail."""
         await self.connection.close()
 
     # ---- any request
@@ -85,11 +84,9 @@ class Cluster:
         return Deadline(self.target.timeout if seconds is None else seconds)
 
     def on(self, verb: str, resource: str, name: str = "", **more: Any) -> KubeRequest:
-        """A call about a resource in the stacks' namespace."""
         return KubeRequest(verb=verb, resource=resource, namespace=self.namespace_name, name=name, **more)
 
     def ours(self) -> dict[str, str]:
-        """The parameters that limit a list or watch to our objects."""
         return {"labelSelector": labels.selector(self.instance)}
 
     async def answer(self, call: KubeRequest, deadline: Deadline | None = None) -> JsonObject:
@@ -137,7 +134,6 @@ class Cluster:
     # ---- the cluster
 
     async def version(self) -> str:
-        """The API server's version, such as ``v1.36.2``."""
         return str((await self.answer(_VERSION))["gitVersion"])
 
     async def time(self) -> float | None:
@@ -153,7 +149,6 @@ class Cluster:
         return str((await self.answer(self.identity))["metadata"]["uid"])
 
     async def probe(self, seconds: float) -> KubeResponse:
-        """Kubernetes' answer over a new connection within ``seconds``."""
         # Unlike /version, this namespace is read from etcd; and stackd has the right to read it.
         return await self.connection.probe(self.identity, seconds)
 
@@ -177,7 +172,6 @@ class Cluster:
         return await self.connection.access.reload_credentials(accepted)
 
     async def namespace(self) -> JsonObject | None:
-        """The stacks' namespace as JSON; None if there is none."""
         return await self.get_or_none(KubeRequest(verb="get", resource=NAMESPACES, name=self.namespace_name))
 
     async def ensure_namespace(self) -> None:
@@ -231,7 +225,6 @@ class Cluster:
         return self.target.any_node is None
 
     async def list_nodes(self) -> list[NodeState]:
-        """All nodes, or the one that stands for them."""
         if self.target.any_node is not None:
             return [self.target.any_node]
         nodes, _ = await self.everything(KubeRequest(verb="list", resource="nodes"), NODES.read)
@@ -243,7 +236,6 @@ class Cluster:
         return items
 
     async def list_raw(self, resource: str) -> list[JsonObject]:
-        """Our objects of that kind, as JSON."""
         listed = await self.list_namespaced(resource, **self.ours())
         # As in the mirror: what counts is what an object says, not what was asked for.
         return [raw for raw in listed if labels.is_ours(raw, self.instance)]
@@ -258,7 +250,6 @@ class Cluster:
         return answer.body.decode(errors="replace")
 
     async def pod_events(self, name: str, uid: str = "") -> list[PodEvent]:
-        """The Kubernetes events about the pod (of that uid, if given), oldest first."""
         fields = f"involvedObject.name={name}" + (f",involvedObject.uid={uid}" if uid else "")
         listed = await self.list_namespaced("events", fieldSelector=fields)
         # A proxy may drop the query string, and other stacks' events are not for this one's users.
@@ -543,7 +534,6 @@ class Cluster:
 
 
 def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, Any]) -> None:
-    """Raise ClusterRefused if the object was stored without one of our labels."""
     wanted, present = manifest["metadata"]["labels"], stored["metadata"].get("labels") or {}
     missing = sorted(key for key, value in wanted.items() if key in labels.OURS and present.get(key) != value)
     if missing:

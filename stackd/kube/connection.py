@@ -143,7 +143,6 @@ class KubeConnection:
         self._services_in_flight = asyncio.Semaphore(target.services_in_flight)
 
     async def close(self) -> None:
-        """Close all connections; running requests fail."""
         await self.access.close()
 
     async def ask(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:

@@ -105,7 +105,6 @@ class ClusterTarget:
 
 
 def any_node_of(config: Config) -> NodeState | None:
-    """What stands for all nodes where stackd has no right to read them."""
     return any_node(config.stacks.node_selector) if config.cluster.rights == "namespace" else None
 
 
@@ -167,13 +166,11 @@ class Loader(KubeConfigLoader):
 
     @classmethod
     def of(cls, target: ClusterTarget, files: list[Path]) -> Loader:
-        """Read the files."""
         merged = KubeConfigMerger(os.pathsep.join(map(str, files))).config  # type: ignore[no-untyped-call]
         return cls(merged, active_context=target.context or None, config_base_path=None)
 
     @property
     def lasting(self) -> bool:
-        """Whether only stackd or the operator renews them."""
         return not any(key in (self._user or {}) for key in ("exec", "auth-provider", "tokenFile"))
 
     async def load_from_exec_plugin(self) -> bool:
@@ -536,7 +533,6 @@ class Renewal:
         self._reminded_at = 0.0
 
     async def run(self) -> None:
-        """Check and renew, forever."""
         while True:
             pause = await self.check()
             await asyncio.sleep(pause)

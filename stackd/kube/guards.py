@@ -54,7 +54,6 @@ class Fence:
 
     @property
     def open(self) -> bool:
-        """Whether changes are allowed now."""
         return self.now() < self.valid_until
 
     @property
@@ -153,7 +152,6 @@ class Contact:
 
     @property
     def lost(self) -> bool:
-        """Whether Kubernetes does not answer."""
         return self.lost_since is not None
 
     @property
@@ -186,7 +184,6 @@ class Contact:
         self.heard_at = self.now()
 
     def answered(self) -> None:
-        """Note that Kubernetes has answered a request."""
         self.heard_at = self.answered_at = self.now()
         self.failures = 0
         if self.lost_since is not None:

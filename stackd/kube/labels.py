@@ -53,7 +53,6 @@ belongs to a name the third. Somebody else may have written them."""
 
 
 def object_labels(instance: str, stack_id: str) -> dict[str, str]:
-    """The labels of every object that belongs to a stack."""
     return {MANAGED_BY: MANAGER, INSTANCE: instance, STACK: stack_id}
 
 
@@ -63,7 +62,6 @@ def selector(instance: str) -> str:
 
 
 def role_labels(role: str, instance: str) -> dict[str, str]:
-    """The labels of a pod of that role."""
     return {ROLE: role, INSTANCE: instance}
 
 
@@ -76,13 +74,11 @@ def role_of(names: Mapping[str, str]) -> str:
 
 
 def labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
-    """The labels of an object as JSON."""
     names: Mapping[str, str] = raw["metadata"].get("labels") or {}
     return names
 
 
 def annotations_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
-    """The annotations of an object as JSON."""
     notes: Mapping[str, str] = raw["metadata"].get("annotations") or {}
     return notes
 
@@ -105,7 +101,6 @@ class Marks:
 
 
 def marks_of(metadata: Mapping[str, Any]) -> Marks:
-    """The marks in an object's metadata."""
     names: Mapping[str, str] = metadata.get("labels") or {}
     notes: Mapping[str, str] = metadata.get("annotations") or {}
     return Marks(

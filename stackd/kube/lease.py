@@ -127,7 +127,6 @@ class Leases:
         self.health = WatchHealth(LEASES, clock or SystemClock())
 
     async def find(self, *, timeout: float | None = None) -> Lease | None:
-        """The Lease as the API server has it now; None if there is none."""
         raw = await self._cluster.find(LEASES, self.name, self._cluster.deadline(timeout))
         return None if raw is None else readable(LEASES, read_lease, raw)
 

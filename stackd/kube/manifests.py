@@ -125,7 +125,6 @@ def port_question(namespace: str, instance: str, name: str, numbers: Iterable[in
 
 
 def service_port(port: PortMapping) -> dict[str, Any]:
-    """A port of a Service, without a node port."""
     return {
         "name": f"p-{port.container_port}-{port.protocol.lower()}",
         "protocol": port.protocol,

@@ -179,7 +179,6 @@ class Mirror:
         return {**self.health_by_kind, **{kind: self.extra_health[kind] for kind in self.followed}}
 
     def find(self, resource: str, name: str) -> State | None:
-        """The object of that kind and name, as the copy has it."""
         for table in self._by_resource[resource]:
             if name in table:
                 state: State = table[name]
@@ -200,7 +199,6 @@ class Mirror:
             self._subscribers[kind].append(callback)
 
     async def wait_synced(self) -> None:
-        """Return when all three kinds were listed."""
         await self._synced.wait()
 
     # ---- routes and templates
@@ -221,12 +219,10 @@ class Mirror:
             self._again.set()
 
     def also_follow(self, kind: str) -> None:
-        """Watch this kind, too, from now on."""
         if kind not in self.followed:
             self.follow((*self.followed, kind))
 
     def all_routes(self) -> Iterator[RouteState]:
-        """All objects that give stacks names."""
         return chain.from_iterable(table.values() for table in self.routes.values())
 
     def knows(self, resource: str) -> bool:
@@ -235,7 +231,6 @@ class Mirror:
         return health is None or (health.served and self._listed[resource].is_set())
 
     async def until_known(self, resource: str, seconds: float) -> bool:
-        """Whether the copy has such objects within ``seconds``."""
         return self.knows(resource) or (await set_within(self._listed[resource], seconds) and self.knows(resource))
 
     # ---- what else is known of the cluster
@@ -328,7 +323,6 @@ class Mirror:
     # ---- the watches
 
     async def run(self) -> None:
-        """Keep the copy up to date until cancelled."""
         self._running = True
         while True:
             self._again.clear()

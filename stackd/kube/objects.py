@@ -113,17 +113,14 @@ class TemplatePod:
 
     @property
     def name(self) -> str:
-        """Its name."""
         return self.pod.name
 
     @property
     def uid(self) -> str:
-        """Its uid."""
         return self.pod.uid
 
     @property
     def resource_version(self) -> str:
-        """Its version."""
         return self.pod.resource_version
 
 
@@ -206,7 +203,6 @@ class PodEvent:
 
 
 def pod_state(raw: Mapping[str, Any]) -> PodState:
-    """The view of a Pod's JSON."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or _NONE, raw.get("status") or _NONE
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", _NONE)
@@ -251,14 +247,12 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
 
 
 def template_pod(raw: Mapping[str, Any]) -> TemplatePod:
-    """The view of the JSON of a pod that a template may own."""
     names = labels.labels_of(raw)
     role = labels.role_of(names)
     return TemplatePod(role=role, instance=names[labels.INSTANCE] if role else "", pod=pod_state(raw))
 
 
 def service_state(raw: Mapping[str, Any]) -> ServiceState:
-    """The view of a Service's JSON."""
     metadata = raw["metadata"]
     ours = labels.marks_of(metadata)
     notes = ours.annotations
@@ -295,7 +289,6 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
 
 
 def node_state(raw: Mapping[str, Any]) -> NodeState:
-    """The view of a Node's JSON."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or _NONE, raw.get("status") or _NONE
     allocatable = status.get("allocatable") or status.get("capacity") or _NONE
     conditions = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}

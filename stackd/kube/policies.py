@@ -24,7 +24,6 @@ CHECKS_POLICY = "checks"
 
 
 def egress_policy(egress: Egress) -> str:
-    """The name of the NetworkPolicy for stacks of templates with this egress."""
     return f"egress-{egress.kind}"
 
 
@@ -56,14 +55,12 @@ def reach_members(policies: Iterable[Mapping[str, Any]], instance: str) -> list[
 def _rules(
     policy: Mapping[str, Any], direction: str
 ) -> Iterator[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
-    """Each rule of the policy, with its peers."""
     key, peers = _SOURCES[direction]
     for rule in (policy.get("spec") or {}).get(key) or ():
         yield rule, rule.get(peers) or ()
 
 
 def opens(policy: Mapping[str, Any], direction: str = INGRESS) -> bool:
-    """Whether a rule of the policy allows all traffic."""
     return any(not peers and not rule.get("ports") for rule, peers in _rules(policy, direction))
 
 

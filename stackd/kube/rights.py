@@ -37,7 +37,6 @@ class Right:
     names: tuple[str, ...] = ()
 
     def rule(self) -> dict[str, Any]:
-        """The right as a PolicyRule."""
         group = KINDS[self.resource.partition("/")[0]].group
         rule: dict[str, Any] = {"apiGroups": [group], "resources": [self.resource], "verbs": list(self.verbs)}
         return rule | ({"resourceNames": list(self.names)} if self.names else {})
@@ -106,12 +105,10 @@ def of_namespace(name: str) -> tuple[Right, ...]:
 
 
 def of_account(account: str) -> tuple[Right, ...]:
-    """The rights in the namespace of stackd's own account."""
     return (_right(TOKENS, "create", "its own token, which ends, is renewed in time", account),)
 
 
 def of_gateway(name: str) -> tuple[Right, ...]:
-    """The rights in the namespace of the Gateway."""
     return (_right(GATEWAYS, "get", "whether the Gateway serves names", name),)
 
 

@@ -78,19 +78,16 @@ class RouteState:
 
 
 def stack_of(resource: str, name: str) -> str:
-    """The id of the stack whose object of that name this is."""
     if resource in OF_GATEWAYS:
         return name.rpartition("-")[0]
     return name.removeprefix(BACKEND_PREFIX) if name.startswith(BACKEND_PREFIX) else "-".join(name.split("-", 2)[:2])
 
 
 def resource_of(route: Route) -> str:
-    """The kind of object for such a port."""
     return TLS_ROUTES if route is Route.TLS else HTTP_ROUTES
 
 
 def kinds_of(config: RoutesSection) -> tuple[str, ...]:
-    """The kinds of routes that this configuration uses."""
     http = (HTTP_ROUTES,) if config.http_listener or config.https_listener else ()
     kinds = (*http, TLS_ROUTES) if config.tls_listener else http
     return kinds if config.domain else ()
@@ -199,7 +196,6 @@ def _content(resource: str, spec: Mapping[str, Any]) -> bytes:
 
 
 def route_state(resource: str, raw: Mapping[str, Any]) -> RouteState:
-    """The view of such an object's JSON."""
     metadata, spec = raw["metadata"], raw.get("spec") or _NONE
     ours = labels.marks_of(metadata)
     return RouteState(

@@ -54,17 +54,14 @@ class TemplateMap:
 
 
 def name_of(template: str, instance: str) -> str:
-    """The name of the ConfigMap that holds the template."""
     return f"{labels.lease_name(instance)}-{template}"
 
 
 def selector(instance: str) -> str:
-    """The label selector for the templates of this instance of stackd."""
     return f"{labels.TEMPLATE},{labels.INSTANCE}={instance}"
 
 
 def template_manifest(stored: StoredTemplate, *, namespace: str, instance: str) -> dict[str, Any]:
-    """The ConfigMap for what stackd writes for ``stored.by``."""
     return {
         **KINDS[CONFIG_MAPS].type_meta,
         "metadata": {

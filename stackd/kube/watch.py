@@ -230,7 +230,6 @@ async def _once(
 
 
 def _watch(listing: KubeRequest, version: str) -> KubeRequest:
-    """The request for what happens after this version to the objects of the list."""
     # Random, so that not all watches of all clients end at the same moment.
     seconds = str(round(WATCH_SECONDS * random.uniform(1.0, 2.0)))
     params = {"watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": seconds}

@@ -74,12 +74,10 @@ class Kind:
 
     @property
     def group(self) -> str:
-        """The API group; empty for the core one."""
         return self.api_version.rpartition("/")[0]
 
     @property
     def type_meta(self) -> dict[str, str]:
-        """The fields ``apiVersion`` and ``kind`` of such an object's JSON."""
         return {"apiVersion": self.api_version, "kind": self.name}
 
 
@@ -221,7 +219,6 @@ def _text(document: Mapping[str, Any], key: str) -> str:
 
 
 def is_a(kind: Kind, document: JsonObject) -> bool:
-    """Whether the object says that it is of this kind."""
     return (document.get("kind"), document.get("apiVersion")) == (kind.name, kind.api_version)
 
 

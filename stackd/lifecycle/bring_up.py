@@ -81,7 +81,6 @@ async def refresh_policies(context: Context) -> None:
 
 
 async def _check_policies(context: Context) -> None:
-    """Find out whether a NetworkPolicy protects the stacks, if one is required."""
     config, before, error = context.config, context.gate.policy_error, ""
     if config.stacks.require_ingress_network_policy and not policies.protects(
         await context.cluster.list_namespaced("networkpolicies"), config.cluster.instance

@@ -46,7 +46,6 @@ def storage(context: Context) -> Storage:
 
 
 def needs_of(context: Context, request: CreateRequest) -> StackResources:
-    """What the stack that is requested takes."""
     spec = request.spec
     need = StackResources(
         cpu_milli=spec.requested_cpu_milli,

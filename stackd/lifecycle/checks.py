@@ -184,7 +184,6 @@ async def _last_lines(context: Context, name: str) -> str:
 
 
 def begin(context: Context, template: Template, subject: Subject) -> None:
-    """Begin the template's check, which is due."""
     assert template.check is not None, "it has one"
     every = template.check.every if template.shared else POOL_CHECK_SECONDS
     context.checks.next[template.name] = subject, context.clock.monotonic() + every

@@ -92,7 +92,6 @@ class CreateRequest:
 
     @property
     def node_ports(self) -> int:
-        """How many node ports the stack will hold."""
         return sum(not isinstance(port, RoutedTarget) for port in self.target_ports)
 
     def stack(self, context: Context, stack_id: str, ports: tuple[PortMapping, ...] = ()) -> Stack:
@@ -258,7 +257,6 @@ class Context:
 
     @property
     def clock(self) -> Clock:
-        """The machine's clocks."""
         return self.wall_clock.clock
 
     @property
@@ -301,7 +299,6 @@ class Context:
         self.loop.wake_all()
 
     def wake_templates(self, delay: float = 0.0) -> None:
-        """Have all looked at that templates own."""
         for name in ("", *self.settings.templates, *self.pools.by_name):
             self.template_loop.add(name, delay=delay)
 
@@ -325,5 +322,4 @@ def goes_on(
 
 
 def new_id(prefix: str) -> str:
-    """A new random id: the prefix, a dash and 16 hex digits."""
     return f"{prefix}-{secrets.token_hex(8)}"

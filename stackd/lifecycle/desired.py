@@ -164,7 +164,6 @@ def record_error(wanted: WantedService, seen: ServiceState) -> str | None:
 
 
 def expiry_error(wanted: WantedService, seen: ServiceState) -> str | None:
-    """Whether the record has another expiry than it should."""
     return None if wanted.expires_at in (None, seen.expires_at) else "the expiry in its record is outdated"
 
 

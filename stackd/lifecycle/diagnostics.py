@@ -33,7 +33,6 @@ CAPTURES_AT_ONCE = 16  # at most this many captures at a time, so that none take
 
 
 def start(context: Context) -> None:
-    """Begin to keep events and logs."""
     slots = asyncio.Semaphore(WORKERS)
 
     async def work(stack_id: str) -> None:

@@ -254,7 +254,6 @@ class Gate:
 
     @property
     def braked(self) -> bool:
-        """Whether any brake of invariant 8 is on."""
         return bool(self.wrong_cluster or self.brake.held)
 
     def why_no_pass(self) -> str:
@@ -361,7 +360,6 @@ class Gate:
         return {"standby": standby, **(dict.fromkeys(sentences, "") if standby else sentences)}
 
     def why_not_ready(self) -> list[str]:
-        """Why stackd is not ready; empty if it is."""
         return [*filter(None, self.readiness().values())]
 
     def _why_undeletable(self) -> str:

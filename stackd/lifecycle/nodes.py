@@ -34,7 +34,6 @@ def selector(config: Config) -> str:
 
 
 def selected(config: Config, nodes: Iterable[NodeState]) -> list[NodeState]:
-    """Those with the labels of ``stacks.node_selector``."""
     wanted = config.stacks.node_selector.items()
     return [node for node in nodes if wanted <= node.labels.items()]
 
@@ -175,7 +174,6 @@ class StackResources:
 
 
 def of_pod(pod: PodState) -> StackResources:
-    """What this pod takes."""
     return StackResources(cpu_milli=pod.cpu_milli, memory_bytes=pod.memory_bytes, ephemeral_bytes=pod.ephemeral_bytes)
 
 
@@ -234,7 +232,6 @@ def default_storage(most: str, limit_ranges: Iterable[Mapping[str, Any]]) -> Sto
 
 
 def free_of(node: NodeState) -> dict[str, int]:
-    """What a node has for pods."""
     return {CPU: node.cpu_milli, MEMORY: node.memory_bytes, EPHEMERAL: node.ephemeral_bytes, PODS: node.pods}
 
 

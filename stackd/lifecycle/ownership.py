@@ -91,7 +91,6 @@ class ObservedLease:
 
 
 def observed(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
-    """What is known after the Lease was observed as ``lease``."""
     cached = before.lease if before is not None else None
     if before is None or (lease is None) != (cached is None):
         return ObservedLease(lease=lease, since=now, last=lease or cached)
@@ -131,7 +130,6 @@ def is_ours(me: Candidate, lease: Lease) -> bool:
 
 
 def is_asked_for(me: Candidate, lease: Lease) -> bool:
-    """Whether another process asks for this Lease."""
     return lease.takeover not in ("", me.requester)
 
 
@@ -250,7 +248,6 @@ class Ownership:
 
     @property
     def lease(self) -> Lease | None:
-        """The Lease as it was last seen."""
         return self._watched.lease if self._watched is not None else None
 
     @property
@@ -377,7 +374,6 @@ class Ownership:
         self._observe(found)
 
     async def _changed_within(self, seconds: float) -> bool:
-        """Whether the Lease changed within so many seconds."""
         try:
             return await set_within(self._changed, seconds)
         finally:
@@ -412,7 +408,6 @@ class Ownership:
         return seconds_to_wait(self._me, self._watched, self._clock.monotonic(), self._duration)
 
     def _stand_by(self) -> None:
-        """Say for whom this process stands by; for nobody if nobody else has the Lease."""
         before, lease, owner = self.standby, self.lease, self.owner
         if lease is None or not owner or lease.lock_id == self._me.identity.lock_id:
             self.standby = ""

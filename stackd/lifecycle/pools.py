@@ -65,7 +65,6 @@ class Pool:
         self.pause(now + RetryPolicy(first=FIRST_PAUSE, longest=longest).bound(self.failures), why)
 
     def pause(self, until: float, why: str = "") -> None:
-        """Do not fill the pool before ``until``, because of ``why``."""
         self.reason, self.not_before = why or self.reason, max(self.not_before, until)
 
     def forget_failures(self, now: int, digest: str) -> None:
@@ -107,11 +106,9 @@ class Pools:
         self._taken: set[str] = set()
 
     def of(self, name: str) -> Pool:
-        """The pool of a template."""
         return self.by_name.setdefault(name, Pool())
 
     def load(self, rows: Iterable[Stack]) -> None:
-        """Start with the rows of the file."""
         for row in rows:
             self.row_changed(None, row)
 
@@ -133,7 +130,6 @@ class Pools:
             self.of(after.template or "").waits[after.stack_id] = after
 
     def shared_stack(self, name: str) -> str | None:
-        """The id of the template's shared stack, if there is one."""
         shared = self.by_name[name].shared.values() if name in self.by_name else ()
         return next((row.stack_id for row in shared if row.accepted and row.deleting_since is None), None)
 
@@ -157,7 +153,6 @@ class Pools:
         self._taken.difference_update(stack_ids)
 
     def figures(self, template: Template) -> PoolFigures:
-        """How the template's pool is doing."""
         pool = self.by_name.get(template.name, Pool())
         rows = [row for row in pool.waits.values() if row.deleting_since is None]
         ready = sum(is_ready(row) and row.digest == template.digest for row in rows)

@@ -43,7 +43,6 @@ class PrePulls:
         return {node: by_node[node] for node in sorted(by_node)}
 
     def counts(self) -> Mapping[PullState, int]:
-        """How many images on nodes are in which state."""
         return {state: sum(pull.state is state for pull in self.known.values()) for state in PullState}
 
     def wanted(self) -> dict[ImageOnNode, Template]:

@@ -44,7 +44,6 @@ class Refill:
         self.queue = context.template_loop
 
     def start(self) -> None:
-        """Begin to work."""
         self.queue.start(self._work, self._failed)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
@@ -208,7 +207,6 @@ class Refill:
     # ---- how fast
 
     def _allowed(self, most: int) -> int:
-        """How many of ``most`` steps may be taken now."""
         rate = self._context.config.templates.refill_per_second
         return self._allowance.take_some(self._context.clock.monotonic(), rate, A_SECOND, most)
 

@@ -28,7 +28,6 @@ class Spares:
         self.not_before = 0.0
 
     def load(self, rows: Iterable[Stack]) -> None:
-        """Start with the rows of the file."""
         for row in rows:
             self.row_changed(None, row)
 

@@ -146,7 +146,6 @@ class Memory:
             del gone[name]
 
     def note_held(self, stack_id: str, name: tuple[str, str]) -> None:
-        """Something holds up the removal of the object."""
         self.held.setdefault(stack_id, set()).add(name)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:

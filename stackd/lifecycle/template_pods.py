@@ -91,7 +91,6 @@ class TemplatePods:
         return True
 
     def close(self) -> None:
-        """Want no pods any more, because stackd stops."""
         for name in tuple(self._wanted):
             self.cancel(name, ShuttingDown(SHUTTING_DOWN))
 

@@ -88,7 +88,6 @@ async def intend_deletes(context: Context, stack_ids: Sequence[str], reason: Del
 
 
 async def intend_undo(context: Context, stack_id: str) -> None:
-    """Intend to delete what a create has made."""
     if await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
         crash_point("create.undo_marked")
 

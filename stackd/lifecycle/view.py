@@ -23,7 +23,6 @@ NO_NAMES: Mapping[ObjectName, RouteState | None] = MappingProxyType({})
 
 
 def look_at(context: Context, stack: Stack) -> Decision:
-    """What is to be done now about the stack, by what is seen of it."""
     objects = objects_of(context, stack)
     return decide(stack, objects, see(context, stack, objects), context.wall_clock.trusted_now())
 
@@ -41,7 +40,6 @@ def objects_of(context: Context, stack: Stack) -> Objects:
 
 
 def see(context: Context, stack: Stack, objects: Objects) -> Seen:
-    """What is known of the stack's objects."""
     mirror, memory, stack_id = context.mirror, context.memory, stack.stack_id
     pod = mirror.pods.get(stack.pod_name)
     if pod is not None and pod.instance != context.cluster.instance:
@@ -98,7 +96,6 @@ def own_pods(context: Context, stack: Stack) -> tuple[PodState | None, ...]:
 
 
 def require_member(stack: Stack, name: str) -> None:
-    """Raise NotFound if the stack has no member of this name."""
     if stack.member(name) is None:
         known = "it has " + (", ".join(one.name for one in stack.members) or "none")
         raise NotFound(f"{stack.stack_id} has no member {name[:64]!r}; {known}", code=ErrorCode.MEMBER_NOT_FOUND)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from stackd.model import AuditEntry, AuditKind, Principal
 from stackd.store.history import OF_CALLER, SAYING, ActivityFilter
 from stackd.store.meta import set_meta
-from stackd.store.transaction import Columns, Searched, Transaction, id_array, operation, search
+from stackd.store.transaction import Columns, Table, Transaction, id_array, operation
 
 KEPT_OF_A_KIND = 1000
 KEYS = "keys_in_force"
@@ -37,14 +37,12 @@ FIND = (
 
 
 def keep(tx: Transaction, entries: Sequence[AuditEntry]) -> None:
-    """Write the entries, and delete the oldest of their kinds."""
     tx.many(INSERT, [ENTRIES.values(entry) for entry in entries])
     for kind in {entry.kind for entry in entries}:
         tx.run(TRIM, {"kind": kind, "kept": KEPT_OF_A_KIND})
 
 
 def entries(tx: Transaction, wanted: ActivityFilter, kinds: Collection[AuditKind]) -> list[AuditEntry]:
-    """At most ``limit`` entries of these kinds, the latest first."""
     return [ENTRIES.record(row) for row in tx.rows(FIND, wanted.parameters() | {"kinds": id_array(kinds)})]
 
 
@@ -57,9 +55,9 @@ def remember_keys(tx: Transaction, keys: Sequence[str]) -> list[str] | None:
     return before
 
 
-class Audit(Searched):
+class Audit(Table):
     """The entries, and the keys that were in force last."""
 
     keep = operation(keep, grows=True, relaxed=True)
-    entries = search(entries)
+    entries = operation(entries, long=True)
     remember_keys = operation(remember_keys)

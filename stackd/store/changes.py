@@ -194,7 +194,6 @@ def _as_seen(stack: Stack, seen: Observation) -> Stack:
 
 
 def _observed(tx: Transaction, before: Stack, seen: Observation) -> Stack:
-    """The row with the observation written into it."""
     after = _as_seen(before, seen)
     return after if after is before or not _news(before, seen) else rows.touched(tx, after)
 

@@ -75,12 +75,10 @@ def plain_errors(what: str) -> Iterator[None]:
 
 
 def damaged(path: Path, why: str) -> StoreError:
-    """The error for a damaged file; its message says what to do."""
     return StoreError(f"the state file {path} is damaged ({why}): {_ADVICE}")
 
 
 def companion(path: Path, suffix: str) -> Path:
-    """The file beside ``path`` with ``suffix`` added to its name."""
     return path.with_name(path.name + suffix)
 
 

@@ -30,13 +30,12 @@ from stackd.store.schema import REQUESTED
 from stackd.store.transaction import (
     IDS,
     Columns,
-    Searched,
+    Table,
     Transaction,
     id_array,
     json_text,
     labels_from,
     operation,
-    search,
 )
 
 LINES = Columns(TimelineEvent, read={"kind": EventKind, "by": Principal.parse})
@@ -124,7 +123,6 @@ def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]], *, essentia
 def note(
     tx: Transaction, stack_id: str, kind: EventKind, *, reason: str = "", message: str = "", by: Principal = STACKD
 ) -> None:
-    """Write one line, for now."""
     add(tx, [(stack_id, TimelineEvent(kind=kind, at=tx.now, reason=reason, message=message, by=by))])
 
 
@@ -162,7 +160,6 @@ def starts(tx: Transaction, since: int) -> list[tuple[str, int, int]]:
 
 
 def kept_logs(tx: Transaction, stack_id: str) -> list[KeptLog]:
-    """The last log lines of the stack's containers, the latest first."""
     rows = tx.rows(f"SELECT {LOGS.sql} FROM kept_logs WHERE stack_id = ? ORDER BY at DESC, container", (stack_id,))
     return [LOGS.record(row) for row in rows]
 
@@ -213,7 +210,6 @@ def note_values(tx: Transaction, values: Iterable[tuple[str, Mapping[str, str]]]
 
 
 def digest_of_value(value: str) -> str:
-    """What is kept of a value of a removed stack."""
     return hashlib.sha256(value.encode()).hexdigest()
 
 
@@ -285,7 +281,6 @@ class ActivityFilter:
     limit: int
 
     def parameters(self) -> dict[str, object]:
-        """The parameters of the queries."""
         values = {
             name: getattr(self, name) for name in ("principal", "name", "stack_id", "since", "at", "seq", "limit")
         }
@@ -355,7 +350,7 @@ def _about(tx: Transaction, wanted: ActivityFilter, of_all: str, among: str) -> 
     return tx.rows(of_all, parameters) if ids is None else tx.rows(among, parameters | {"among": id_array(set(ids))})
 
 
-class Timeline(Searched):
+class Timeline(Table):
     """The timelines and the last log lines of all stacks, and the requests of clients among them."""
 
     read = operation(read, writes=False)
@@ -364,6 +359,6 @@ class Timeline(Searched):
     keep_diagnostics = operation(keep_diagnostics, grows=True)
     # It does not wait for the disk, so a power failure can lose the logs.
     keep_final_logs = operation(keep_final_logs, grows=True, relaxed=True)
-    requests = search(requests)
-    jobs_about = search(jobs_about)
-    holders = search(holders)
+    requests = operation(requests, long=True)
+    jobs_about = operation(jobs_about, long=True)
+    holders = operation(holders, long=True)

@@ -40,7 +40,6 @@ class FileIdentity:
 
     @classmethod
     def from_meta(cls, values: Mapping[str, str]) -> FileIdentity:
-        """The identity from the named values of a file."""
         texts = {name: values.get(name, "") for name in (FILE_ID, "cluster_uid", "namespace", "instance")}
         epoch, sequence = (int(values.get(name, "0")) for name in ("epoch", SEQUENCE))
         return cls(**texts, epoch=epoch, sequence=sequence, incomplete=INCOMPLETE in values)

@@ -128,7 +128,6 @@ NEVER: Mapping[str, int] = {}
 
 
 def load(connection: sqlite3.Connection) -> list[Job]:
-    """All jobs in the file."""
     return [_with_errors(connection.execute, row) for row in connection.execute(ALL_JOBS).fetchall()]
 
 
@@ -366,7 +365,6 @@ def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) ->
 
 
 def done_ids(tx: Transaction, job_id: str) -> tuple[str, ...]:
-    """The stacks for which the job's action is done, in its order."""
     done = "SELECT stack_id FROM job_items WHERE job_id = ? AND state = 'done' ORDER BY seq"
     return tuple(stack_id for (stack_id,) in tx.rows(done, (job_id,)))
 

@@ -19,15 +19,14 @@ from stackd.keys import READ
 from stackd.model import NO_LABELS, Principal
 from stackd.store.transaction import (
     Columns,
-    Searched,
     Submit,
+    Table,
     Transaction,
     id_array,
     json_text,
     labels_from,
     labels_text,
     operation,
-    search,
 )
 
 MOST_OF_A_KEY = 10_000
@@ -74,7 +73,6 @@ class Link:
         return f"{self.name} {self.visitor[:4].upper()}".strip()
 
     def visited(self, visitor: str) -> Self:
-        """The session of a visitor of this open link."""
         return replace(self, visitor=visitor)
 
     @property
@@ -163,12 +161,10 @@ def page(tx: Transaction, after: tuple[int, str], most: int) -> list[KeptLink]:
 
 
 def visited(tx: Transaction, visits: Mapping[str, Visit]) -> None:
-    """Keep when these links, by id, were used."""
     tx.many(VISITED, [(*visit, link_id) for link_id, visit in visits.items()])
 
 
 def revoke(tx: Transaction, expiries: Mapping[str, int]) -> None:
-    """Revoke these links, by id with their expiries."""
     tx.many(REVOKE, [(link_id, tx.now, expires_at) for link_id, expires_at in expiries.items()])
     _publish(tx)
 
@@ -200,18 +196,18 @@ def _publish(tx: Transaction) -> None:
     tx.revoked = {link_id: expires_at for link_id, expires_at in tx.rows(REVOKED) if expires_at > tx.now}
 
 
-class Links(Searched):
+class Links(Table):
     """The links; ``revoked`` are the ids that are not to be accepted, each with the time when it expires; ``revocations`` is
     that in the form of the Lease's annotation."""
 
-    def __init__(self, revoked: Mapping[str, int], submit: Submit, searching: Submit) -> None:
-        super().__init__(submit, searching)
+    def __init__(self, revoked: Mapping[str, int], submit: Submit) -> None:
+        super().__init__(submit)
         self.publish(revoked)
 
     add = operation(add, grows=True)
     find = operation(find, writes=False)
     by_code = operation(by_code, writes=False)
-    page = search(page)
+    page = operation(page, long=True)
     visited = operation(visited)
     revoke = operation(revoke)
     revoke_one = operation(revoke_one)
@@ -235,5 +231,4 @@ def read_revocations(text: str) -> dict[str, int]:
 
 
 def load_revoked(connection: sqlite3.Connection) -> dict[str, int]:
-    """The revoked links of a file."""
     return dict(connection.execute(REVOKED))

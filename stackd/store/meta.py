@@ -14,7 +14,6 @@ from stackd.store.transaction import Transaction
 
 
 def set_meta(tx: Transaction, key: str, value: str | None) -> None:
-    """Set the value of ``key``; None deletes it."""
     if value is None:
         tx.run(DELETE_META, (key,))
     else:

@@ -51,7 +51,6 @@ class NodePorts:
         return sum(port in self.usable for port in self.aside() - self._held)
 
     def follow(self, before: Stack | None, after: Stack | None) -> None:
-        """Count the ports of a stack that has changed."""
         if before is None or after is None or (before.ports, before.ports_held) != (after.ports, after.ports_held):
             self._held.difference_update(() if before is None else before.held_ports)
             self._held.update(() if after is None else after.held_ports)
@@ -74,7 +73,6 @@ class NodePorts:
 
     @property
     def candidates(self) -> list[int]:
-        """The ports that are free, in random order."""
         free = {*range(self.usable.first, self.usable.last + 1)} - self._held - self.aside()
         return random.sample(sorted(free), len(free))
 
@@ -89,7 +87,6 @@ class NodePorts:
         random.shuffle(self.to_try)
 
     def why_none(self) -> str:
-        """The message when no port is available."""
         usable, configured, cluster = self.usable, self._configured, self._cluster
         if cluster is not None and not usable:
             return f"no node port is available: {configured.mismatch(cluster)}; {NODE_PORTS_REMEDY}"

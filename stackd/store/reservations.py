@@ -352,8 +352,6 @@ class Ports(NodePorts, Table):
         Table.__init__(self, submit)
 
     async def set_aside_all(self, ports: Iterable[int]) -> None:
-        """Do not hand out these ports for a while: others hold them."""
-
         def write(tx: Transaction) -> None:
             for port in ports:
                 self.set_aside(port)

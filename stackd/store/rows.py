@@ -270,7 +270,6 @@ def purge_removed(tx: Transaction, before: int, limit: int) -> int:
 
 
 def give_back_ports(tx: Transaction, ids: Iterable[str]) -> None:
-    """Free the node ports and the names of these stacks."""
     array = id_array(ids)
     for table in ("node_ports", "hostnames"):
         tx.run(f"DELETE FROM {table} WHERE stack_id IN {IDS}", (array,))
@@ -335,7 +334,6 @@ def insert_claim(tx: Transaction, claim: Claim) -> None:
 
 
 def find_claim(tx: Transaction, scope: str, key: str) -> Claim | None:
-    """The claim on an Idempotency-Key within ``scope``, or None."""
     row = tx.row(f"SELECT {CLAIMS.sql} FROM idempotency WHERE scope = ? AND key = ?", (scope, key))
     return None if row is None else CLAIMS.record(row)
 

@@ -195,7 +195,6 @@ def pragma(connection: sqlite3.Connection, name: str) -> Any:
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Turn a new, empty file into a state file."""
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     _run(connection, SCHEMA)
 

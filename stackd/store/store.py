@@ -180,10 +180,10 @@ class Store(Table):
         self.templates = templates.Templates(loaded.templates, self._hand_over)
         self.messages = loaded.messages  # as they were when the file was opened
         self._reader = Reader(loaded.path, self.ports, clock)
-        self.timeline = history.Timeline(self._hand_over, self._reader.submit)
-        self.audit = audit.Audit(self._hand_over, self._reader.submit)
+        self.timeline = history.Timeline(self._hand_over)
+        self.audit = audit.Audit(self._hand_over)
         self.claims = rows.Claims(self._hand_over)
-        self.links = links.Links(loaded.revoked, self._hand_over, self._reader.submit)
+        self.links = links.Links(loaded.revoked, self._hand_over)
         self._writer = Writer(
             path=loaded.path,
             connection=loaded.connection,
@@ -195,8 +195,10 @@ class Store(Table):
         )
         self.counters = self._writer.counters
 
-    def _hand_over(self, operation: Callable[[Transaction], Any], **how: bool) -> Coroutine[Any, Any, Any]:
-        return self._writer.submit(operation, **how)
+    def _hand_over(
+        self, operation: Callable[[Transaction], Any], *, long: bool = False, **how: bool
+    ) -> Coroutine[Any, Any, Any]:
+        return self._reader.submit(operation) if long else self._writer.submit(operation, **how)
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, node_ports: PortRange, keys: Sequence[Principal] = ()) -> Store:
@@ -227,11 +229,9 @@ class Store(Table):
 
     @property
     def pending(self) -> int:
-        """How many operations wait for their commit."""
         return self._writer.pending
 
     def file_bytes(self) -> int:
-        """The size of the file and its write-ahead log."""
         return sum(file.stat().st_size for file in (self.path, companion(self.path, "-wal")) if file.exists())
 
     # ---- whose file it is

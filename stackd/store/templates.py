@@ -22,7 +22,6 @@ PUT = f"INSERT OR REPLACE INTO templates ({TEMPLATES.sql}) VALUES ({TEMPLATES.pa
 
 
 def load(connection: sqlite3.Connection) -> list[StoredTemplate]:
-    """All of a file."""
     return [TEMPLATES.record(row) for row in connection.execute(ALL)]
 
 
@@ -36,12 +35,10 @@ def stored_in(path: Path) -> list[StoredTemplate]:
 
 
 def save(tx: Transaction, template: StoredTemplate) -> None:
-    """Write the template in the place of an earlier one of its name."""
     tx.run(PUT, TEMPLATES.values(template))
 
 
 def remove(tx: Transaction, name: str) -> None:
-    """Delete the template of this name."""
     tx.run("DELETE FROM templates WHERE name = ?", (name,))
 
 
@@ -56,17 +53,14 @@ class Templates(Table):
     _remove = operation(remove)
 
     async def save(self, template: StoredTemplate) -> None:
-        """As ``save``."""
         await self._save(template)
         self._by_name[template.name] = template
 
     async def remove(self, name: str) -> None:
-        """As ``remove``."""
         await self._remove(name)
         self._by_name.pop(name, None)
 
     def get(self, name: str) -> StoredTemplate | None:
-        """The template of this name, or None."""
         return self._by_name.get(name)
 
     def __iter__(self) -> Iterator[StoredTemplate]:

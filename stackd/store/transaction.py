@@ -37,7 +37,6 @@ IDS = "(SELECT value FROM json_each(?))"
 
 
 def json_text(value: object) -> str:
-    """The value as JSON, with sorted keys."""
     return json.encode(value, order="sorted").decode()
 
 
@@ -47,12 +46,10 @@ def id_array(ids: Iterable[str]) -> str:
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
-    """The labels in the form of their column."""
     return json_text(dict(labels))
 
 
 def labels_from(text: str) -> Mapping[str, str]:
-    """The labels in their column."""
     return NO_LABELS if text == "{}" else MappingProxyType(json.decode(text))
 
 
@@ -83,7 +80,6 @@ class Columns(Generic[R]):
         return ", ".join(f"{self.column_of[name]} = :{name}" for name in names)
 
     def values(self, record: R) -> dict[str, Any]:
-        """The fields of a record, in the forms of their columns."""
         values = {name: getattr(record, name) for name in self.column_of}
         return values | {name: write(values[name]) for name, write in self._write.items()}
 
@@ -107,7 +103,6 @@ class View(Generic[R]):
         self.version = 0
 
     def get(self, record_id: str) -> R | None:
-        """The record, or None."""
         return self._by_id.get(record_id)
 
     def ids(self) -> KeysView[str]:
@@ -193,12 +188,10 @@ class Transaction:
         return self.connection.execute(sql, parameters).rowcount
 
     def row(self, sql: str, parameters: Parameters = ()) -> tuple[Any, ...] | None:
-        """The first row, or None."""
         rows = self.rows(sql, parameters)
         return rows[0] if rows else None
 
     def rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
-        """All rows."""
         self.counters.statements += 1
         return self.connection.execute(sql, parameters).fetchall()
 
@@ -231,18 +224,10 @@ class Transaction:
 
 
 class Table:
-    """A part of the file with its own operations; ``submit`` hands them to the writer's thread."""
+    """A part of the file with its own operations; ``submit`` hands them to the threads that write and search."""
 
     def __init__(self, submit: Submit) -> None:
         self._submit = submit
-
-
-class Searched(Table):
-    """A table with operations that ``search`` hands to the reader's thread."""
-
-    def __init__(self, submit: Submit, search: Submit) -> None:
-        super().__init__(submit)
-        self._search = search
 
 
 def operation(
@@ -251,8 +236,10 @@ def operation(
     writes: bool = True,
     grows: bool = False,
     relaxed: bool = False,
+    long: bool = False,
 ) -> Callable[Concatenate[Table, P], Coroutine[Any, Any, T]]:
-    """Make the function a method of a ``Table`` that runs it in one transaction (see ``Writer.submit``).
+    """Make the function a method of a ``Table`` that runs it in one transaction (see ``Writer.submit``); a ``long`` one, which
+    only reads, beside the writer (see ``Reader``).
 
     It runs later, and may run twice: the caller leaves its arguments as they are, and passes no iterators.
     """
@@ -260,21 +247,8 @@ def operation(
     @wraps(function)
     async def method(self: Table, /, *args: P.args, **kwargs: P.kwargs) -> T:
         result: T = await self._submit(
-            lambda tx: function(tx, *args, **kwargs), writes=writes, grows=grows, relaxed=relaxed
+            lambda tx: function(tx, *args, **kwargs), writes=writes, grows=grows, relaxed=relaxed, long=long
         )
-        return result
-
-    return method
-
-
-def search(
-    function: Callable[Concatenate[Transaction, P], T],
-) -> Callable[Concatenate[Searched, P], Coroutine[Any, Any, T]]:
-    """Make the function, which only reads and may take long, a method that runs it beside the writer (see ``Reader``)."""
-
-    @wraps(function)
-    async def method(self: Searched, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = await self._search(lambda tx: function(tx, *args, **kwargs))
         return result
 
     return method
@@ -324,7 +298,6 @@ def is_damage(exc: sqlite3.Error) -> bool:
 
 
 def sentence(exc: sqlite3.Error) -> str:
-    """The reason in plain words."""
     return _SENTENCES.get(_code(exc) & 0xFF, str(exc))
 
 

@@ -100,7 +100,6 @@ class Writer:
 
     @property
     def pending(self) -> int:
-        """How many operations have no outcome yet."""
         return len(self._outstanding)
 
     async def submit(

@@ -112,7 +112,6 @@ def _coarse(seconds: float) -> str:
 
 
 async def feed(context: Context, notifier: Notifier) -> None:
-    """The service that feeds the watchdog, if the manager has one."""
     every = notifier.watchdog / FEEDINGS
     while True:
         stuck = await why_stuck(context, every)

@@ -53,7 +53,6 @@ class Notifier:
         return cls(address, watchdog=int(microseconds) / 1e6 if address and ours else 0.0)
 
     def ready(self, status: str) -> None:
-        """The start, or a reload, is done."""
         self._with_status("READY=1\n", status)
 
     def status(self, status: str) -> None:
@@ -62,7 +61,6 @@ class Notifier:
             self._with_status("", status)
 
     def stopping(self, status: str) -> None:
-        """The stop begins."""
         self._with_status("STOPPING=1\n", status)
 
     def _with_status(self, state: str, status: str) -> None:
@@ -75,7 +73,6 @@ class Notifier:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def alive(self) -> None:
-        """Feed the watchdog."""
         self._send("WATCHDOG=1")
 
     def extend(self, seconds: float) -> None:

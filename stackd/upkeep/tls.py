@@ -34,7 +34,6 @@ Stamp = tuple[int, int, int]
 
 
 def stamp_of(path: str | Path) -> Stamp | None:
-    """A stamp that changes when the file does; None if there is no file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -81,7 +80,6 @@ class Certificate:
         self.remind()
 
     def reload_changed(self) -> None:
-        """Load the pair again if the files have changed."""
         if [stamp_of(file) for file in self._files] == self._stamps:
             return
         try:
@@ -102,7 +100,6 @@ class Certificate:
             log.log(logging.ERROR if unusable else logging.WARNING, "%s", wrong)
 
     async def follow(self) -> None:
-        """The service that follows the files."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self.reload_changed()
