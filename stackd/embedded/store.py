@@ -348,17 +348,14 @@ class Journal:
         self._store.observe(self.note)
 
     def note(self, change: ObjectChange) -> None:
-        """Write a change. If the file cannot be written, write all objects as soon as it can."""
         try:
             if self._behind:
                 self._write_all()
-                self._behind = False
-                log.warning("%s is up to date again", self._path)
             else:
                 self._write(change.after, deleted=change.type == "DELETED")
+            self._behind = False
         except sqlite3.Error as error:
-            if not self._behind:
-                log.error("%s cannot be written, and is out of date until it can be: %s", self._path, error)
+            log.error("%s cannot be written, and is out of date until it can be: %s", self._path, error)
             self._behind = True
 
     def close(self) -> None:

@@ -36,20 +36,8 @@ ONE_LISTED: Final = re.compile(r'(W/)?"([^"]*)"')
 
 ONE: Final = Answer("The template.", contract.Template)
 SAME: Final = (
-    *(
-        "name",
-        "labels",
-        "pool",
-        "shared",
-        "title",
-        "category",
-        "description",
-        "show",
-        "cost",
-        "names",
-        "source",
-        "version",
-    ),
+    *("name", "labels", "pool", "shared", "title", "category", "description", "show", "cost", "names"),
+    *("source", "version"),
 )
 """The fields of an answer that the template has under the same name."""
 
