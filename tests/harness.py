@@ -369,6 +369,13 @@ class Harness(Client):
         """Close the daemon's fence, as when its Lease was not renewed in time; clients read ``why``."""
         self.daemon.context.fence.close(why)
 
+    @contextmanager
+    def without_lease(self, why: str) -> Iterator[None]:
+        """The same, and within this block no renewal opens the fence again."""
+        self.lose_lease(why)
+        with mock.patch.object(self.daemon.context.fence, "allow_until"):
+            yield
+
     async def reload_templates(self) -> None:
         """Put the templates that are in the folder now in force, as a reload does."""
         context, settings = self.daemon.context, self.daemon.context.settings
@@ -390,14 +397,22 @@ class Harness(Client):
         cluster = self.daemon.context.cluster
         cluster.target = replace(cluster.target, **seconds)  # type: ignore[arg-type]
 
-    async def until_away(self) -> None:
-        """Return once the daemon knows that Kubernetes does not answer; it learns so sooner than by its own limits."""
+    @contextmanager
+    def hurried(self, **seconds: float) -> Iterator[None]:
+        """Within this block requests to the cluster have these time limits."""
         cluster = self.daemon.context.cluster
         target = cluster.target
-        self.give_kubernetes(attempt_timeout=0.5)
-        with mock.patch.multiple(guards, QUIET_SECONDS=0.0, FAILING_SECONDS=0.0):
-            await self.until_unready("has not answered")
+        self.give_kubernetes(**seconds)
+        yield
         cluster.target = target
+
+    async def until_away(self) -> None:
+        """Return once the daemon knows that Kubernetes does not answer; it learns so sooner than by its own limits."""
+        with (
+            self.hurried(attempt_timeout=0.5),
+            mock.patch.multiple(guards, QUIET_SECONDS=0.0, FAILING_SECONDS=0.0),
+        ):
+            await self.until_unready("has not answered")
 
     @contextmanager
     def stopping(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Client, Harness, Machine
+from tests.harness import Client, Harness, Machine, eventually, until
 
 WEB = """\
 target_port: [{container_port: 80, protocol: TCP}]
@@ -73,3 +73,11 @@ async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
 async def shown(at: Client, query: str = "") -> dict[str, Any]:
     """The templates, by name."""
     return {one["name"]: one for one in (await at.get(f"/templates{query}"))["templates"]}
+
+
+async def until_pooled(at: Harness, template: str = "web-1", size: int = 1) -> None:
+    """Return once so many stacks of the pool can be assigned: nothing is due for them any more, and no await follows."""
+    queue = at.daemon.context.loop.queue
+    running = f"SELECT stack_id FROM stacks WHERE unassigned = 1 AND status = 'running' AND template = '{template}'"
+    await until(lambda: shown(at), lambda seen: seen[template]["ready"] >= size)
+    await eventually(lambda: sum(stack_id not in queue for (stack_id,) in at.rows(running)) >= size)

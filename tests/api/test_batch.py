@@ -169,7 +169,7 @@ async def test_a_job_waits_for_kubernetes(at: Harness, action: str, outage: str)
 
 async def test_a_job_fails_only_what_kubernetes_refuses_or_does_not_do(at: Harness) -> None:
     refused, stuck, good = ids = [await at.running() for _ in range(3)]
-    at.give_kubernetes(timeout=0.3)
+    at.give_kubernetes(timeout=2.0)
     at.faults.add_fault(action="status", verb="delete", resource="pods", name=refused, code=403)
     at.faults.add_fault(action="status", verb="delete", resource="pods", name=stuck, code=429)
     job = await finished(at, await submit(at, "stop", stack_ids=ids))
@@ -180,11 +180,11 @@ async def test_a_job_fails_only_what_kubernetes_refuses_or_does_not_do(at: Harne
 
 
 async def test_a_delete_fails_once_something_holds_it_up_for_as_long_as_one_call_may_take(at: Harness) -> None:
-    stuck, *_ = ids = [await at.running() for _ in range(2)]
+    stuck = await at.running()
     await at.patch("pods", stuck, {"metadata": {"finalizers": ["example.com/keep"]}})
     at.give_kubernetes(timeout=0.3)
-    job = await finished(at, await submit(at, "delete", stack_ids=ids))
-    assert (counts(job), await at.listed()) == ((1, 0, 1), [stuck])
+    job = await finished(at, await submit(at, "delete", stack_ids=[stuck]))
+    assert (counts(job), await at.listed()) == ((0, 0, 1), [stuck])
     (error,) = job["errors"]
     assert (error["stack_id"], error["code"]) == (stuck, "still_there")
     assert "example.com/keep" in error["error"]
@@ -313,7 +313,7 @@ async def test_each_request_and_each_job_is_one_entry(at: Harness) -> None:
     assert [(entry["status"], entry["done"]) for entry in entries] == [("running", 0)]
     at.faults.resume()
     await deleting
-    await at.create(ttl="1ms")
+    await at.create(ttl="1s")
     await at.until_listed(1)
     entries = (await activity(at))[1:]  # what stackd does by itself, such as an expiry, is none
     assert actions(entries) == ["delete", "extend", "restart", "start", "stop", "extend", "create", "create"]

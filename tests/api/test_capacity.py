@@ -38,11 +38,6 @@ async def test_room_is_counted_on_the_nodes_that_take_stacks(at: Harness) -> Non
         await at.refused(400, "", f"/capacity?{query}", method="GET")
 
 
-@pytest.mark.stackd(stacks__node_selector='{ role = "nobody" }')
-async def test_without_a_node_there_is_no_room(at: Harness) -> None:
-    assert await fits(at, "") == (0, "nodes", {})
-
-
 @pytest.mark.kubernetes(nodes=(NodeSpec(name="a", ephemeral_storage="1Gi"), NodeSpec(name="b", ephemeral_storage="")))
 async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(at: Harness) -> None:
     async def seen(body: dict[str, Any]) -> tuple[int, str, int]:

@@ -14,7 +14,7 @@ from tests.api.scenes import SetBack, finished, life, submit
 from tests.document import matches
 from tests.harness import KEY, Client, Harness, Machine, eventually, until
 from tests.streams import follow
-from tests.templates import PLAIN, WEB, start, values_of
+from tests.templates import PLAIN, WEB, start, until_pooled, values_of
 
 SIXTEEN = [{"labels": {"player": f"seat-{number}"}} for number in range(16)]
 
@@ -27,7 +27,7 @@ async def players(at: Harness) -> dict[str, str]:
 
 async def test_each_gets_a_stack_of_its_own_and_the_job_says_which(vm: Machine) -> None:
     at = await start(vm, web_1=WEB + "pool: 3\n")
-    await until(lambda: at.get("/templates"), lambda seen: seen["templates"][0]["ready"] == 3)
+    await until_pooled(at, size=3)
     each = [*SIXTEEN, {"labels": {"player": "late"}, "ttl": "10m"}]
     async with follow(at) as stream:
         job = await finished(at, await submit(at, each, ttl="2h"))
@@ -101,16 +101,6 @@ async def test_what_cannot_be_created_says_why_and_the_rest_is_created(vm: Machi
     assert (error["stack_id"], error["code"]) == ("", "label_limit_reached")
     again = await finished(at, await submit(at, SIXTEEN[:3]))
     assert (again["status"], again["failed"]) == ("failed", 3), "everybody has one"
-
-
-async def test_a_job_waits_for_kubernetes(vm: Machine) -> None:
-    at = await start(vm, web_1=PLAIN)
-    at.faults.pause()
-    await at.until_away()
-    reply = await submit(at, SIXTEEN)
-    assert not (await at.get(f"/stacks/batch/{reply.json['job_id']}"))["failed"]
-    at.faults.resume()
-    assert (await finished(at, reply))["done"] == 16
 
 
 async def test_a_dry_run_says_what_would_be_refused_and_creates_nothing(vm: Machine) -> None:

@@ -236,8 +236,8 @@ async def test_a_stall_that_is_shorter_than_one_request_may_take_fails_nothing(
 
 
 async def test_a_slow_api_server_is_not_a_silent_one(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards, "QUIET_SECONDS", 0.3)
-    at.faults.add_fault(action="latency", verb="create", seconds=0.5)
+    monkeypatch.setattr(guards, "QUIET_SECONDS", 1.0)
+    at.faults.add_fault(action="latency", verb="create", seconds=2.0)
     await at.create()
     await at.until_metric("stackd_kubernetes_answers", 1)
 

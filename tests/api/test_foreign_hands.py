@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -143,7 +144,8 @@ async def test_a_create_or_a_stop_that_a_policy_changes_is_refused(at: Harness) 
     ):
         admit(at, "create", resource, change)
         await at.refused(503, words, "/stacks", seed())
-        assert (await at.pods_and_services(), await at.listed()) == ({}, [])
+        await at.until_listed(0)
+        assert not await at.pods_and_services()
         at.faults.clear()
     stack_id = await at.running()
     admit(at, "patch", "services", NO_LABELS)
@@ -251,10 +253,9 @@ async def test_a_stack_that_a_finalizer_holds_says_so(at: Harness) -> None:
         await at.patch(kind, name, {"metadata": HELD})
         at.give_kubernetes(timeout=0.5)
         assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 503
-        stack = await at.stack(stack_id)
-        assert stack["status_reason"] == "DeletePending"
+        stack = await until(partial(at.stack, stack_id), lambda seen: seen["status_reason"] == "DeletePending")
         assert f"{name} is still being deleted (finalizers example.com/hold)" in stack["status_message"]
-        assert await at.used_ports() == (kind == "services"), "its port is free once its Service is gone"
+        await until(at.used_ports, (kind == "services").__eq__)  # its port is free once its Service is gone
         await at.patch(kind, name, {"metadata": {"finalizers": None}})
         await at.until_listed(0)
         assert not await at.pods_and_services()

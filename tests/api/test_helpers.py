@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from stackd.keys import ApiKey, digest
 from tests.document import activity
-from tests.harness import READ_KEY, Harness, Machine, harness, until
+from tests.harness import READ_KEY, Harness, harness, until
 from tests.players import browser, make_link, settings, token_of
 from tests.streams import follow
 
@@ -85,14 +85,6 @@ async def test_a_helpers_key_and_stream_end_with_its_time_its_revocation_or_the_
         for ended in (revoked, stream):
             while await ended.next() is not None:
                 pass
-
-
-async def test_a_helper_is_known_after_the_loss_of_the_file(vm: Machine) -> None:
-    vm.options |= {"settings": settings(vm.folder)}
-    key, _ = await make_helper(await vm.start())
-    await vm.lose_file()
-    at = await vm.start()
-    assert (await at.get("/key", key=key))["scope"] == "read"
 
 
 async def test_only_an_admin_makes_helpers_and_no_token_passes_for_another(at: Harness) -> None:

@@ -99,14 +99,6 @@ async def test_an_end_that_is_moved_while_stackd_is_away_moves_that_of_the_stack
     await until(lambda: at.stack(mine["stack_id"]), lambda seen: end_of(seen) == datetime.fromisoformat(second))
 
 
-async def test_a_shared_stack_ends_when_its_template_closes(at: Harness) -> None:
-    await put(at, "notes", SHARED)
-    seen = await until(lambda: at.get("/templates/notes"), lambda seen: seen["shared_stack"] is not None)
-    closes = later(1800)
-    await put(at, "notes", hours(SHARED, closes=closes))
-    await until(lambda: at.stack(seen["shared_stack"]), lambda row: end_of(row) == datetime.fromisoformat(closes))
-
-
 async def test_nothing_is_extended_beyond_the_end(at: Harness) -> None:
     closes = later(5400)
     await put(at, "web-1", hours(closes=closes))

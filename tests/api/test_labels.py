@@ -84,17 +84,6 @@ async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Harnes
     assert ([stack["stack_id"] for stack in third["stacks"]], third["next_cursor"]) == ([late], None)
 
 
-async def test_a_filter_that_cannot_be_is_refused(at: Harness) -> None:
-    for query, words in {
-        "sort=status": "'sort'",
-        "limit=1&limit=2": "limit is given more than once",
-        "status=ready": "status must be one of",
-        "cursor=nonsense!": "cursor must be",
-        "&".join(f"label=a{n}" for n in range(17)): "label has more than 16",
-    }.items():
-        await at.refused(400, words, f"/stacks?{query}", method="GET")
-
-
 async def test_all_stacks_of_a_label_are_deleted_by_one_job(at: Harness) -> None:
     *_, other = [(await at.create(labels={"team": team}))["stack_id"] for team in "7778"]
     for query in ("", "?status=running"):
@@ -292,16 +281,6 @@ async def test_labels_that_the_cluster_may_lack_are_kept_and_written_later(at: H
     at.faults.clear()
     await eventually(partial(_carries, at, "services", f"svc-{stack_id}", {"player": "8"}))
     assert await relabelled(at, stack_id, player="8") == {"player": "8"}
-
-
-async def test_the_labels_of_a_stack_that_is_being_deleted_do_not_change(at: Harness) -> None:
-    stack_id = await at.running()
-    await at.patch("pods", stack_id, {"metadata": {"finalizers": ["example.com/hold"]}})
-    at.give_kubernetes(timeout=0.5)
-    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 503
-    await label_refused(at, 409, "is being deleted", stack_id, player="8")
-    await at.patch("pods", stack_id, {"metadata": {"finalizers": None}})
-    await at.until_listed(0)
 
 
 async def test_somebody_elses_change_of_a_label_in_the_cluster_is_undone(at: Harness) -> None:

@@ -66,10 +66,10 @@ async def test_a_create_that_a_node_takes_while_the_lease_lapses_leaves_nothing(
         at.faults.cordon(node)
     creating = asyncio.create_task(at.call("POST", "/stacks", seed()))
     await until(lambda: at.objects("pods"), lambda seen: seen)
-    at.lose_lease("another stackd may own the stacks now")
-    for node in nodes:
-        at.faults.cordon(node, on=False)
-    reply = await creating
+    with at.without_lease("another stackd may own the stacks now"):
+        for node in nodes:
+            at.faults.cordon(node, on=False)
+        reply = await creating
     assert (reply.status, reply.code) == (503, "not_owner"), reply.text
     await until(at.pods_and_services, lambda seen: not seen)
     await until(at.listed, lambda seen: not seen)

@@ -321,12 +321,6 @@ async def test_no_token_or_session_is_in_a_log_or_file(tmp_path: Path, caplog: p
         assert not [one for one in secrets if one[:40] in text], name
 
 
-async def test_the_page_is_in_no_frame_and_sends_no_referrer(at: Harness) -> None:
-    headers = (await at.call("GET", "/play", key=None)).headers
-    assert {"frame-ancestors 'none'", "default-src 'none'"} <= {*headers["Content-Security-Policy"].split("; ")}
-    assert (headers["X-Frame-Options"], headers["Referrer-Policy"]) == ("DENY", "no-referrer")
-
-
 async def test_an_error_tells_a_player_nothing_of_the_operators(at: Harness) -> None:
     async with player(at) as seat:
         for reply in (

@@ -50,13 +50,6 @@ async def test_a_player_starts_a_stack_and_reads_what_its_template_shows(at: Har
         assert (await at.timeline(entry["name"]))[0]["by"] == "link Seat 12"
 
 
-async def test_a_port_of_a_node_without_an_address_is_no_address(at: Harness) -> None:
-    at.reload("stacks", address_types=["ExternalDNS"])
-    async with player(at) as seat:
-        await seat.start()
-        assert (await seat.until("running"))["addresses"] == []
-
-
 async def test_an_extension_is_the_templates_and_counted_across_a_loss_of_the_file(vm: Machine) -> None:
     vm.options |= {"settings": settings(vm.folder)}
     at = await vm.start()

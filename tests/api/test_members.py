@@ -12,7 +12,7 @@ from stackd.lifecycle import decide
 from tests.api.scenes import pod_of, three
 from tests.harness import Harness, Machine, eventually, harness, until
 from tests.players import player, settings
-from tests.templates import BODY, PLAIN, WEB, folder_with, start, values_of
+from tests.templates import BODY, PLAIN, WEB, folder_with, start, until_pooled, values_of
 
 
 async def in_cluster(at: Harness) -> dict[str, dict[str, Any]]:
@@ -182,10 +182,8 @@ members:
 
 async def test_a_pool_has_stacks_with_members(vm: Machine, tmp_path: Path) -> None:
     at = await start(vm, web_1=WEB + MEMBERS + "pool: 1\n")
-    waiting = "SELECT stack_id FROM stacks WHERE unassigned AND status = 'running'"
-    await eventually(lambda: at.rows(waiting))
-    ((pooled,),) = at.rows(waiting)
-    await at.passes(1)  # it is not worked on any more
+    await until_pooled(at)
+    ((pooled,),) = at.rows("SELECT stack_id FROM stacks")
     stack = await at.create(BODY)
     assert (stack["stack_id"], stack["status"]) == (pooled, "running")
     assert [one["name"] for one in stack["members"]] == ["db"]

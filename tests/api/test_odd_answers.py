@@ -36,11 +36,11 @@ def list_again(at: Harness) -> None:
 
 
 async def test_while_only_a_balancer_answers_a_delete_is_a_503_in_our_own_words_and_done_later(at: Harness) -> None:
-    at.give_kubernetes(timeout=0.3)
     for odd in (PAGE_404, JUNK, OF_ANOTHER_PATH):
         stack_id = await at.running()
         at.faults.add_fault(**odd, verb="delete|get", resource="pods|services")
-        nothing_foreign((await at.refused(503, "", f"/stacks/{stack_id}", method="DELETE")).text)
+        with at.hurried(timeout=0.3):
+            nothing_foreign((await at.refused(503, "", f"/stacks/{stack_id}", method="DELETE")).text)
         assert (await at.listed(), await at.used_ports()) == ([stack_id], 1)
         assert len(at.cluster.store.of(PODS).records) == 1
         at.faults.clear()
@@ -48,7 +48,8 @@ async def test_while_only_a_balancer_answers_a_delete_is_a_503_in_our_own_words_
         assert not await at.pods_and_services()
     ids = [await at.running() for _ in range(3)]
     at.faults.add_fault(**PAGE_404, verb="delete", name=f"{ids[1]}|svc-{ids[1]}")
-    job = await at.finished_job(await at.batch_delete(*ids))
+    with at.hurried(timeout=2.0):
+        job = await at.finished_job(await at.batch_delete(*ids))
     assert (job["deleted"], job["failed"], job["not_found"]) == (2, 1, 0)
     nothing_foreign(str(job["errors"]))
     assert [name for _, name in at.cluster.store.of(PODS).records] == [ids[1]]
@@ -66,11 +67,11 @@ async def test_a_create_whose_answer_is_spoiled_on_its_way_is_one_stack(at: Harn
 
 
 async def test_a_create_that_only_a_balancer_answers_is_a_503_in_our_own_words_and_leaves_nothing(at: Harness) -> None:
-    at.give_kubernetes(timeout=0.3)
     lost: tuple[dict[str, Any], ...] = (PAGE_404, JUNK, HALF)
     for odd, kind in product(lost, KINDS):
         at.faults.add_fault(**odd, verb="create|get", resource=kind)
-        nothing_foreign((await at.refused(503, "", "/stacks", seed())).text)
+        with at.hurried(timeout=0.3):
+            nothing_foreign((await at.refused(503, "", "/stacks", seed())).text)
         at.faults.clear()
         await at.until_listed(0)
         assert not await at.pods_and_services()
@@ -99,13 +100,13 @@ async def test_a_list_that_is_none_ends_no_stack(at: Harness) -> None:
 
 async def test_a_cluster_without_an_identity_is_asked_again(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "IDENTITY_SECONDS", 0.3)
-    at.give_kubernetes(timeout=0.3)
     for odd in (without("metadata.uid"), PAGE_200, PAGE_404):
         stack_id = await at.running()
         at.faults.add_fault(**odd, verb="get", resource="namespaces", name="kube-system")
         list_again(at)
-        nothing_foreign(await at.until_unready("nothing can be created or deleted: "))
-        nothing_foreign((await at.refused(503, "", f"/stacks/{stack_id}", method="DELETE")).text)
+        with at.hurried(timeout=0.3):
+            nothing_foreign(await at.until_unready("nothing can be created or deleted: "))
+            nothing_foreign((await at.refused(503, "", f"/stacks/{stack_id}", method="DELETE")).text)
         at.faults.clear()
         await at.until_ready()
         await at.until_listed(0)

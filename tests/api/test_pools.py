@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -166,9 +167,9 @@ async def test_a_burst_of_creates_from_a_pool_waits_its_turn_on_a_slow_cluster(
 @pytest.mark.parametrize("key", [None, "press-1"])
 async def test_one_that_cannot_be_opened_is_undone(at: Harness, key: str | None) -> None:
     before, headers = ids(at), {"Idempotency-Key": key} if key else {}
-    at.give_kubernetes(timeout=0.6, attempt_timeout=0.3)
     at.faults.add_fault(action="hang", verb="patch", resource="services")
-    await at.refused(503, "", "/stacks", BODY, headers=headers)
+    with at.hurried(timeout=0.6, attempt_timeout=0.3):
+        await at.refused(503, "", "/stacks", BODY, headers=headers)
     at.faults.clear()
     made = await at.post("/stacks", BODY, 201, headers=headers)
     assert made["stack_id"] in before
@@ -184,8 +185,7 @@ async def test_a_repeated_create_is_answered_once_its_stack_is_reachable(at: Har
     stack_id = (await at.post("/stacks", BODY, 201, headers=headers))["stack_id"]
     seen, name, queue = at.daemon.context.mirror.services, f"svc-{stack_id}", at.daemon.context.loop.queue
     await eventually(lambda: not (seen[name].pool or queue.at_work(stack_id)))
-    at.give_kubernetes(timeout=0.5)
-    with at.worked_on(stack_id):
+    with at.worked_on(stack_id), at.hurried(timeout=0.5):
         await at.patch("services", name, {"metadata": {"labels": {"stackd.io/pool": "web-1"}}})
         await eventually(lambda: seen[name].pool)
         await at.refused(503, "Kubernetes has not done it yet", "/stacks", BODY, headers=headers)
@@ -209,8 +209,8 @@ async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_prom
     await at.refused(404, "", path, method="DELETE")
     assert (await at.finished_job(await at.batch_delete(waits)))["not_found"] == 1
     await at.post("/stacks?dry_run=true", BODY)
-    at.lose_lease("another stackd owns the stacks")
-    await at.refused(503, "does not know whether it still owns the stacks", "/stacks", BODY)
+    with at.without_lease("another stackd owns the stacks"):
+        await at.refused(503, "does not know whether it still owns the stacks", "/stacks", BODY)
     assert ids(at) == before
 
 
@@ -380,14 +380,15 @@ async def test_what_was_given_and_could_not_be_promised_ends(vm: Machine, monkey
     """The Lease ends between the two: another stackd may own the stack, or no client knows of it."""
     at = await start(vm, {"cluster__lease_duration": "2s"}, web_1=template(pool=1))
     await filled(at, size=1)
+    with ExitStack() as lapsed:
 
-    def lapse(point: str) -> None:
-        if point == "assign.assigned":
-            at.lose_lease("late")
-            monkeypatch.undo()
+        def lapse(point: str) -> None:
+            if point == "assign.assigned":
+                lapsed.enter_context(at.without_lease("late"))
+                monkeypatch.undo()
 
-    monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
-    await at.refused(503, "", "/stacks", BODY)
+        monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
+        await at.refused(503, "", "/stacks", BODY)
     await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
 
 

@@ -32,7 +32,7 @@ async def test_only_the_first_sigterm_finishes_creates(tmp_path: Path, signals: 
     ):
         cluster.faults.add_fault(action="latency", verb="create", resource="pods", seconds=60)
         create = asyncio.create_task(process.real.create())
-        await eventually(lambda: cluster.counts.in_flight > 0, lambda: f"nothing is asked of the cluster: {create}")
+        await process.real.until_metric("stackd_creates_in_flight", 1)
         process.send(signal.SIGTERM)
         await until_leaving(process.real)
         if signals == 1:

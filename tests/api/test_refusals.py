@@ -18,6 +18,7 @@ DRY = "/stacks?dry_run=true"
 
 
 async def nothing_is_left(at: Harness) -> None:
+    await at.until_listed(0)
     assert not await at.pods_and_services()
     assert (await at.listed(), await at.used_ports()) == ([], 0)
 
@@ -133,7 +134,6 @@ async def test_a_range_is_learned_from_the_first_refusal(vm: Machine, cluster: t
             before = posts(at)
             await at.refused(503, "", "/stacks", seed())
             assert posts(at) == before, "what is known is not asked again"
-            await at.until_listed(0)
             await nothing_is_left(at)
 
 
@@ -166,7 +166,6 @@ async def test_a_create_tries_some_ports_that_others_held(vm: Machine) -> None:
         leaving = asyncio.create_task(at.call("POST", "/stacks", seed()))
         await eventually(lambda: posts(at) - before >= 2)
         leaving.cancel()
-        await at.until_listed(0)
         await nothing_is_left(at)
         assert posts(at) - before < 10, "nobody waits for these ports any more"
 
@@ -178,5 +177,4 @@ async def test_a_create_whose_time_is_up_before_a_node_has_it_is_a_503_and_undon
         at.faults.remove_node(node)
     at.reload("stacks", ttl=0.3)
     await at.refused(503, "expired during its create", "/stacks", seed())
-    await at.until_listed(0)
     await nothing_is_left(at)

@@ -71,7 +71,7 @@ async def test_a_stop_keeps_the_ports_until_the_stack_is_deleted_or_ends(at: Har
     await at.passes(3)
     assert await at.stack(stack["stack_id"]) == stopped
     await at.delete(stack["stack_id"])
-    short = await at.running(ttl="1s")
+    short = (await at.create(ttl="3s"))["stack_id"]
     await at.do("stop", short)
     await at.until_listed(0)
     assert (await at.used_ports(), await at.pods_and_services()) == (0, {})
@@ -124,6 +124,8 @@ async def test_what_is_being_deleted_cannot_be_started(at: Harness) -> None:
     assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 503
     for action in ("start", "restart", "stop"):
         await at.refused(409, "is being deleted", f"/stacks/{stack_id}/{action}")
+    labels = {"labels": {"player": "8"}}
+    await at.refused(409, "is being deleted", f"/stacks/{stack_id}", labels, method="PATCH")
 
 
 async def test_a_delete_during_a_restart_leaves_nothing(at: Harness) -> None:
@@ -159,13 +161,13 @@ async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_roo
 
 @pytest.mark.stackd(reconcile__interval="1h")
 async def test_a_pod_that_may_not_be_deleted_is_tried_again_without_a_pass(at: Harness) -> None:
-    at.give_kubernetes(timeout=0.3, attempt_timeout=0.1)
     for verb, settled, action in (("restart", "running", "status"), ("stop", "stopped", "hang")):
         stack, _ = await running(at)
         path, before = f"/stacks/{stack['stack_id']}", await at.pods_and_services()
         at.faults.add_fault(action=action, verb="delete", resource="pods", code=403)
         for _ in range(2):
-            reply = await at.refused(503, "", f"{path}/{verb}")
+            with at.hurried(timeout=0.3, attempt_timeout=0.1):
+                reply = await at.refused(503, "", f"{path}/{verb}")
             assert ("its old pod may run on until then" in reply.error) == (verb == "restart")
             assert "no pod" not in reply.error + (await at.get(path))["status_message"]
         assert await at.pods_and_services() == before

@@ -27,7 +27,6 @@ from stackd.web import oidc
 from tests.api.scenes import finished, submit
 from tests.harness import READ_KEY, Client, Harness, Reply, harness, seed, until
 from tests.players import SECRET
-from tests.ports import free_port
 from tests.proxies import proxy
 from tests.templates import WEB, folder_with
 
@@ -80,8 +79,7 @@ class Issuer:
 
 @pytest_asyncio.fixture
 async def issuer() -> AsyncIterator[Issuer]:
-    port = free_port()
-    issuer = Issuer(url=f"http://127.0.0.1:{port}")
+    issuer = Issuer(url="")
     app = web.Application()
     app.router.add_get("/.well-known/openid-configuration", issuer.describe)
     app.router.add_get("/keys", issuer.keys)
@@ -89,7 +87,8 @@ async def issuer() -> AsyncIterator[Issuer]:
     app.router.add_get("/userinfo_endpoint", issuer.userinfo)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    issuer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield issuer
     await runner.cleanup()
 

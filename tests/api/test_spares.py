@@ -37,6 +37,8 @@ async def filled(at: Harness, count: int = SPARES) -> dict[str, dict[str, Any]]:
 
     await eventually(enough)
     await at.passes(1)
+    queue = at.daemon.context.loop.queue  # what is being worked on is not taken
+    await eventually(lambda: not any(spare in queue for spare in at.daemon.context.spares.rows))
     return await spares(at)
 
 

@@ -114,7 +114,7 @@ async def test_a_stack_tells_its_story_from_its_create_to_its_delete_and_who_ask
     assert by["ready"] == "cluster"
     assert [list(event) for event in events] == [["at", "kind", "reason", "message", "by"]] * len(events)
 
-    expires, batch = (await at.create(ttl="1ms"))["stack_id"], (await at.create())["stack_id"]
+    expires, batch = (await at.create(ttl="1s"))["stack_id"], (await at.create())["stack_id"]
     await at.finished_job(await at.batch_delete(batch))
     await until_told(at, expires, "deleted")
     for stack_id, reason, who in ((expires, "expired", "stackd"), (batch, "batch", key)):
@@ -199,12 +199,13 @@ async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: H
 
 
 async def test_last_words_are_not_waited_for(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    expires = await at.running(ttl="1s")
+    expires = (await at.create(ttl="2s"))["stack_id"]
     await at.until_listed(0)
     assert (await logs(at, expires)).text == "starting\nready\n"
-    monkeypatch.setattr(diagnostics, "CAPTURE_SECONDS", 0.5)
+    monkeypatch.setattr(diagnostics, "CAPTURE_SECONDS", 3.0)
     at.faults.add_fault(action="hang", resource="pods/log")
-    stack_id, expires = await at.running(), await at.running(ttl="1s")
+    stack_id = await at.running()
+    await at.create(ttl="1s")
     await at.delete(stack_id)
     assert at.counts.in_flight > 0, "it is still being asked for, and will be given up"
     await at.until_listed(0)

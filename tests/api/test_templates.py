@@ -19,7 +19,7 @@ from stackd.templates.hiding import HIDDEN
 from stackd.workqueue import RetryPolicy
 from tests.api.scenes import life
 from tests.harness import Harness, Machine, eventually, seed, until
-from tests.templates import BODY, PLAIN, WEB, folder_with, shown, start, take_away, values_of
+from tests.templates import BODY, PLAIN, WEB, folder_with, shown, start, take_away, until_pooled, values_of
 
 
 @pytest.fixture
@@ -79,15 +79,15 @@ async def test_other_variables_and_values_are_refused(vm: Machine) -> None:
 
 async def test_no_pool_serves_a_create_that_sets_variables_and_the_answer_says_so(vm: Machine) -> None:
     at = await start(vm, web_1=SETTABLE + "pool: 1\n")
-    pooled = await until(lambda: at.objects("pods"), len)
-    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"])
-    await at.passes(1)  # it is not worked on any more
+    await until_pooled(at)
+    pooled = await at.objects("pods")
     headers = {"Idempotency-Key": "press-1"}
     first, again = [await at.post("/stacks", BODY | {"env": {"TEAM": "7"}}, 201, headers=headers) for _ in range(2)]
     assert first["stack_id"] not in pooled
     assert len(first["warnings"]) == 1
     assert (again["warnings"], again["stack_id"]) == (first["warnings"], first["stack_id"])
     assert "warnings" not in await at.stack(first["stack_id"])
+    await until_pooled(at)
     plain = await at.create(BODY, env={})
     assert (plain["stack_id"] in pooled, "warnings" in plain) == (True, False)
 

@@ -15,9 +15,9 @@ from stackd.model import Principal, StoredTemplate
 from stackd.store import backup_file
 from stackd.templates.sources import MOST_PROBLEMS
 from tests.api.scenes import CI, POOLED, config, put
-from tests.harness import Client, Harness, Machine, Machines, Reply, eventually, lose_file, until
+from tests.harness import Client, Harness, Machine, Reply, eventually, until
 from tests.players import LAB, SECRET, browser, make_link
-from tests.templates import BODY, PLAIN, WEB, folder_with, shown
+from tests.templates import BODY, PLAIN, WEB, folder_with, shown, until_pooled
 
 NAME = "stackd-default-{}"
 MORE = f"more than {MOST_PROBLEMS} texts are not in force; the first of them are listed"
@@ -272,75 +272,6 @@ async def test_two_instances_in_one_namespace_have_templates_of_their_own(at: Ha
 
 PLAY = {"STACKD_PLAY__URL": "http://stackd.example", "STACKD_PLAY__SECRET": SECRET}
 LATER = "title: Another title\nshow: [TEAM_SECRET]\nextend: {by: 5m, times: 9}\n"
-OF_A_TEMPLATE = [
-    "name",
-    "version",
-    "title",
-    "pool",
-    "ready",
-    "shared_stack",
-    "source",
-    "written_by",
-    "written_at",
-    "ttl",
-]
-OF_A_STACK = ("stack_id", "ports", "created_at", "labels", "template")
-OF_AN_ENTRY = ("name", "title", "addresses", "values", "extension", "extensions_left")
-
-
-async def everything(at: Harness, link: dict[str, Any]) -> dict[str, Any]:
-    """What clients and players see, and the objects that there are."""
-    await at.until_ready()
-    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2 and seen["notes"]["shared_stack"])
-    async with browser(at) as seat:
-        await seat.enter(link)
-        entry = await seat.until("running")
-    return {
-        "templates": [{key: one.get(key) for key in OF_A_TEMPLATE} for one in (await shown(at)).values()],
-        "stacks": [{key: one.get(key) for key in OF_A_STACK} for one in (await at.get("/stacks"))["stacks"]],
-        "player": {key: entry.get(key) for key in OF_AN_ENTRY},
-        "objects": await at.pods_and_services(),
-    }
-
-
-async def test_two_machines_a_lost_and_an_older_file_have_the_same_templates_stacks_titles_and_limits(
-    vms: Machines,
-) -> None:
-    async def taken_over(name: str, by: str) -> Harness:
-        at = await vms.start(by, wait=False, settings=PLAY)
-        await at.until_metric("stackd_standby", 1)
-        await vms.stop(name)
-        await until(at.role, lambda role: role == "owner")
-        return at
-
-    at = await vms.start("vm1", settings=PLAY)
-    for name, text in (("lab-1", WEB + LAB), ("web-1", POOLED), ("notes", PLAIN + "shared: true\n")):
-        assert (await put(at, name, text)).status == 201
-    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2 and seen["notes"]["shared_stack"])
-    path = vms.folder / "vm1" / "stackd.db"
-    backup_file(path, vms.folder / "copy.db")
-    link = await make_link(at)
-    async with browser(at) as seat:
-        await seat.enter(link)
-        name = (await seat.start())["name"]
-        await seat.until("running")
-        assert (await seat.call("POST", f"/play/stacks/{name}/extend")).status == 200
-    assert (await put(at, "lab-1", WEB + LATER)).status == 200
-    before = await everything(at, link)
-    assert before["player"]["title"] == "Lab one", "as it was when it was made"
-    at = await taken_over("vm1", "vm2")
-    assert await everything(at, link) == before
-    at = await taken_over("vm2", "vm1")
-    assert await everything(at, link) == before
-    for restored in (False, True):
-        await vms.stop("vm1")
-        lose_file(vms.folder / "vm1")
-        if restored:
-            (vms.folder / "copy.db").rename(path)
-        at = await vms.start("vm1", settings=PLAY)
-        assert await everything(at, link) == before
-        await at.passes(2)
-        assert await everything(at, link) == before
 
 
 async def test_a_running_stack_keeps_what_it_took_from_its_template_and_a_renewal_brings_the_new(vm: Machine) -> None:
@@ -369,7 +300,7 @@ async def test_a_stack_of_a_pool_takes_what_the_template_says_when_somebody_gets
     await put(at, "lab-1", WEB + "title: At first\npool: 1\n")
     await until(lambda: shown(at), lambda seen: seen["lab-1"]["ready"] == 1)
     await put(at, "lab-1", WEB + LAB + "pool: 1\n")
-    await until(lambda: shown(at), lambda seen: seen["lab-1"]["ready"] == 1)
+    await until_pooled(at, "lab-1")
     async with browser(at) as seat:
         await seat.enter(await make_link(at))
         await seat.start()

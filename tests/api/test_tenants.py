@@ -12,11 +12,11 @@ import yaml
 
 from stackd.keys import ApiKey, digest
 from stackd.play import ROUTES
-from tests import brakes, templates
+from tests import brakes
 from tests.document import matches
-from tests.harness import Client, Harness, Reply, eventually, harness, request_for, seed, until
+from tests.harness import Client, Harness, Reply, harness, request_for, seed
 from tests.streams import Event, Stream, follow
-from tests.templates import PLAIN, folder_with
+from tests.templates import PLAIN, folder_with, until_pooled
 
 A, B = "sk-tenant-a-0123456789abcdef", "sk-tenant-b-0123456789abcdef"
 NO_STACK, NO_JOB = "stack-0000000000000000", "job-0000000000000000"
@@ -195,14 +195,6 @@ async def test_a_tenants_stacks_get_its_labels_whatever_the_create_or_the_templa
             assert [path for path, *_ in reply.reasons] == ["labels"]
     await a.post("/stacks?dry_run=true", seed())
     assert await b.listed() == []
-
-
-async def until_pooled(at: Harness, template: str) -> None:
-    """Return once a stack of the pool can be assigned: nothing is due for it any more, and no await follows."""
-    queue = at.daemon.context.loop.queue
-    running = f"SELECT stack_id FROM stacks WHERE unassigned = 1 AND status = 'running' AND template = '{template}'"
-    await until(lambda: templates.shown(at), lambda seen: seen[template]["ready"])
-    await eventually(lambda: any(stack_id not in queue for (stack_id,) in at.rows(running)))
 
 
 async def test_a_tenant_uses_the_templates_of_its_key_only_and_counts_its_own_stacks(

@@ -150,7 +150,7 @@ async def test_no_object_without_a_row_is_old_by_a_clock_that_is_wrong(vm: Machi
 
 async def test_on_another_cluster_nothing_expires(at: Harness) -> None:
     """The time was confirmed by that one."""
-    stack_id, gate = (await at.create(ttl="1s"))["stack_id"], at.daemon.context.gate
+    stack_id, gate = (await at.create(ttl="3s"))["stack_id"], at.daemon.context.gate
     gate.wrong_cluster = "the file belongs to another cluster"
     await until(lambda: remains(at, stack_id), lambda left: left < timedelta())
     await at.run_now("expire")
@@ -277,7 +277,7 @@ async def test_a_stack_whose_pod_has_ended_is_not_extended(at: Harness) -> None:
 
 @pytest.mark.stackd(reconcile__interval="1h")
 async def test_a_stack_is_gone_at_its_time_without_a_pass(at: Harness) -> None:
-    extended, other = await at.create(ttl="1s"), await at.create(ttl="1s")
+    other, extended = await at.create(ttl="1s"), await at.create(ttl="3s")
     extended = await at.do("extend", extended["stack_id"], ttl="1s")
     await at.until_listed(0)
     for stack in (extended, other):
@@ -288,14 +288,14 @@ async def test_a_stack_is_gone_at_its_time_without_a_pass(at: Harness) -> None:
 
 async def test_an_extension_is_answered_once_the_cluster_has_it(at: Harness) -> None:
     """The record in the cluster has the end: a lost file would lose an extension that is only in the file."""
-    at.give_kubernetes(timeout=0.3, attempt_timeout=0.1)
     faults: list[dict[str, Any]] = [{"action": "status", "code": code} for code in (503, 403)]
     for fault in (*faults, {"action": "hang"}, {"action": "lost_reply"}):
         created = await at.create()
         stack_id = key = created["stack_id"]
         at.faults.add_fault(verb="patch", resource="services", **fault)
         for _ in range(2):
-            reply = await extend(at, stack_id, "10m", key)
+            with at.hurried(timeout=0.3, attempt_timeout=0.1):
+                reply = await extend(at, stack_id, "10m", key)
             if fault["action"] != "lost_reply":  # which may have been read back by the second try
                 assert (reply.status, "is extended until" in reply.error) == (503, True)
                 assert await noted_end(at, stack_id) == created["ttl_expires_at"]
@@ -308,7 +308,8 @@ async def test_an_extension_is_answered_once_the_cluster_has_it(at: Harness) -> 
         assert again.json["ttl_expires_at"] == first.json["ttl_expires_at"]
     stack_id = (await at.create())["stack_id"]
     at.faults.add_fault(action="status", code=403, verb="patch", resource="services")
-    assert (await extend(at, stack_id, "10m", "gone")).status == 503
+    with at.hurried(timeout=0.3):
+        assert (await extend(at, stack_id, "10m", "gone")).status == 503
     await at.delete(stack_id)
     assert (await extend(at, stack_id, "10m", "gone")).status == 404
 

@@ -58,7 +58,7 @@ async def name_served(at: Harness, *certs: str) -> str:
 
 
 async def test_a_handshake_that_does_not_come_is_cut_off(vm: Machine) -> None:
-    at, cert, _ = await start(vm, "300ms")
+    at, cert, _ = await start(vm, "1s")
     assert await name_served(at, cert) == "one"
     url = f"https://127.0.0.1:{at.port}/metrics?api_key={KEY}"
     async with at.session.get(url, ssl=trusting(cert)) as answer:

@@ -14,15 +14,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from stackd import client as api
-from stackd import model
 from stackd.client import AsyncClient, Client, Event, Retries, Unreachable, attempts, follow, operations
 from stackd.client.attempts import NO_RETRIES, EventReader, Pause, Request, Response, Steps, with_retries
-from stackd.contract import EPOCH, JobStatus, NewLink, Problem
+from stackd.contract import EPOCH, NewLink
 from tests.certificates import HAVE_OPENSSL, authority, issued
 from tests.gate import gate
 from tests.harness import KEY, Harness, eventually, harness, request_for, seed
@@ -513,19 +512,6 @@ def test_a_proxy_that_does_not_reach_stackd_is_asked_again_and_is_no_other_serve
     assert isinstance(error, api.BadAnswer)
 
 
-def test_each_error_says_what_a_player_may_read() -> None:
-    crash = Problem(key="crash", player_message="Your instance has crashed. Restart it.", restart=True)
-    failed = api.Stack(stack_id="stack-1", status="failed", problem=crash)
-    stopped = api.Stack(stack_id="stack-1", status="stopped")
-    waiting = [LOST, api.TimedOut("slow"), api.BadAnswer("other"), api.StackEnded(failed), api.StackEnded(stopped)]
-    refused = [api.ApiError(status, "no", {}) for status in (400, 401, 404, 500, 503)]
-    errors = [api.ClientError("bad id"), *waiting, *refused]
-    assert all(error.player_message for error in errors)
-    assert not any("stack-1" in error.player_message or "stackd" in error.player_message for error in errors)
-    assert api.StackEnded(failed).player_message == crash.player_message
-    assert api.ApiError(404, "no", {"player_message": "Start a new one."}).player_message == "Start a new one."
-
-
 def test_no_log_shows_what_only_a_player_may_know() -> None:
     """A program logs what it got: no flag, no pod spec that has one, no link, no request with its Idempotency-Key."""
     raw = {"stack_id": "stack-1", "pod_spec": "flag{1}", "values": {"A": "flag{1}"}, "env": {"A": "flag{1}"}}
@@ -564,12 +550,6 @@ def test_stackd_answers_a_wait_for_a_job_once_it_has_finished(wait: Callable[[st
     assert {one.query for one in requests(wanted)} == {(("wait", "completed,failed"), ("timeout", "30s"))}
 
 
-def test_each_stack_of_a_batch_may_name_its_template() -> None:
-    each = [{"template": "web-1", "labels": {"player": "a"}}, {"template": "web-2", "labels": {"player": "a"}}]
-    _, wanted = played(operations.batch_create(None, each), answer(202, b'{"job_id": "job-1", "total": 2}'))
-    assert requests(wanted)[0].body == {"action": "create", "each": each}
-
-
 @pytest.mark.parametrize("last", [answer(200, b'{"deleted": true, "stack_id": "stack-1"}'), answer(404)])
 def test_a_wait_for_the_end_returns_what_was_deleted(last: Response) -> None:
     stack, wanted = played(operations.wait("stack-1", "deleted"), answer(200, STACK), last)
@@ -598,11 +578,6 @@ def test_an_event_of_which_only_a_part_came_is_dropped_when_the_stream_resumes()
     sent = 'id: x-2\r\nevent: job\r\ndata: {"job_id": "a\u2028b"}\n\n'.encode()
     events = [event for byte in sent for event in reader.feed(bytes([byte]))]
     assert events == [Event(kind="job", id="x-2", data={"job_id": "a\u2028b"})]
-
-
-def test_the_types_name_what_the_api_sends() -> None:
-    assert set(get_args(api.StackStatus)) == {*model.StackStatus, "deleted"}
-    assert set(get_args(JobStatus)) == {*model.JobStatus}
 
 
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "stack-1?x=1"])

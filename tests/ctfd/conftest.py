@@ -46,11 +46,6 @@ CHALLENGE = {
     "stackd_extensions": 2, "stackd_connection": "80 http://{host}:{port}", "stackd_flag_source": "stack",
     "stackd_value": "FLAG", "stackd_stop_when_solved": "true",
 }  # fmt: skip
-CRASHES = (
-    "{name: app, image: 'registry.example/fail-3:1', ports: [{containerPort: 5432}],"
-    " resources: {limits: {cpu: 100m, memory: 64Mi}}}"
-)
-DATABASE = f"members: {{db: {{pod: {{apiVersion: v1, kind: Pod, metadata: {{name: db}}, spec: {{containers: [{CRASHES}]}}}}}}}}\n"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -340,7 +335,6 @@ async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
         "web_name": WEB.replace("nginx:stable", "registry.example/badname:1"),
         "web_pull": WEB.replace("nginx:stable", "registry.invalid/app:1"),
         "web_fail": WEB.replace("nginx:stable", "registry.example/fail-3:1"),
-        "web_db": WEB + DATABASE,
     }
     async with harness(tmp_path / "stackd", folder_with(tmp_path, **templates)) as running:
         running.put_keys_in_force(*KEYS)

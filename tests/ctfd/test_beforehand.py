@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
-from playwright.async_api import Browser, expect
 
 from stackd.embedded import EmbeddedCluster
-from tests.ctfd.conftest import API, KEYS, PASSWORD, Ctfd, Source, ctfd_running, flag_of, page_of, set_up
+from tests.ctfd.conftest import API, KEYS, PASSWORD, Ctfd, Source, ctfd_running, flag_of, set_up
 from tests.gate import gate
 from tests.harness import Harness, Machine, eventually, fast_cluster, until
 from tests.templates import WEB, folder_with
@@ -119,22 +118,6 @@ async def test_what_the_job_refuses_says_why(ctfd: Ctfd, stackd: Harness) -> Non
     assert row["problem"]["key"] == "template_not_found"
     assert (await player.press(challenge))["problem"] is None, "nobody has pressed"
     await done(ctfd, 1, 1, 1)
-
-
-async def test_the_page_says_how_far_it_is(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
-    await ctfd.challenge()
-    for name in ("ada", "bob"):
-        await ctfd.player(name)
-    page = await page_of(browser, ctfd, "admin")
-    await page.goto("/admin/stackd")
-    await page.get_by_text("Make instances beforehand").click()
-    await page.get_by_label("For", exact=True).fill("ada\nbob")
-    await page.get_by_role("button", name="Make them").click()
-    await expect(page.get_by_text("2 instances are being made.")).to_be_visible()
-    await expect(page.get_by_text("Web: 2 of 2 made")).to_be_visible()
-    await expect(page.get_by_role("progressbar")).to_have_attribute("value", "2")
-    await page.get_by_role("button", name="Make them").click()
-    await expect(page.get_by_text("2 skipped, each has one: ada, bob.")).to_be_visible()
 
 
 async def test_a_flag_of_an_earlier_team_is_not_shared(teams: Ctfd, stackd: Harness) -> None:

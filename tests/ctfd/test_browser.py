@@ -52,34 +52,6 @@ async def test_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser, source: S
     await audit(page, "stackd-instance")
 
 
-async def test_a_message_is_shown_to_those_it_is_for(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
-    await ctfd.challenge()
-    await ctfd.player("ada")
-    page = await page_of(browser, ctfd, "ada")
-    said = (await open_challenge(page)).locator("#news")
-    await expect(said).to_have_attribute("aria-live", "polite")
-    await stackd.post("/messages", {"text": "For somebody else", "labels": {"player": "user-999"}}, 201)
-    await stackd.post("/messages", {"text": "Ten minutes left", "template": "web-1"}, 201)
-    await expect(said).to_have_text("Ten minutes left")
-    await page.goto("/stackd/instances")
-    await expect(page.locator("stackd-instances").get_by_text("Ten minutes left")).to_have_count(1)
-
-
-async def test_a_ctfd_that_does_not_answer_is_said_within_seconds(ctfd: Ctfd, browser: Browser) -> None:
-    await ctfd.challenge()
-    await ctfd.player("ada")
-    page = await page_of(browser, ctfd, "ada")
-    box = await open_challenge(page)
-    await expect(button(box, "Start")).to_be_visible()
-    await page.route("**/api/v1/stackd/**", lambda route: None)  # never an answer
-    await button(box, "Start").click()
-    await expect(box.get_by_role("alert")).to_have_text(re.compile("^No answer"))
-    await page.unroute_all(behavior="ignoreErrors")
-    await expect(box.get_by_role("alert")).to_be_hidden()
-    await button(box, "Start").click()
-    await expect(box.get_by_role("status")).to_have_text("Your instance is running.")
-
-
 async def test_an_organiser_makes_and_changes_a_challenge(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
     page = await page_of(browser, ctfd, "admin")
     await page.goto("/admin/stackd#health")

@@ -93,10 +93,3 @@ async def test_both_survive_an_end_of_the_other_one(source: Source, stackd: Harn
         assert len(await stackd.listed()) == 1
     async with ctfd_running(source, folder, stackd=stackd.url):
         await asyncio.wait_for(stackd.until_listed(0), 40)
-
-
-async def test_a_look_at_what_all_share_that_fails_is_repeated_soon(source: Source, tmp_path: Path) -> None:
-    async with Misbehaving("503") as server, ctfd_running(source, tmp_path / "ctfd", stackd=server.url) as ctfd:
-        await set_up(ctfd)
-        await ctfd.challenge()
-        await eventually(lambda: sum("label=shared" in line for line in server.requests) >= 4, pause=0.2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import runpy
 import shlex
 import sys
@@ -15,9 +14,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from stackd.cli import stackd
 from stackd.client import Client, Stack, StackEnded
 from tests.docs.markdown import PAGES, ROOT, blocks, script
 from tests.harness import KEY, Harness, eventually, harness
@@ -48,14 +45,6 @@ async def test_the_commands_of_a_page_run_as_they_stand(at: Harness, tmp_path: P
         out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()
     assert "error" not in out.decode(), out.decode()
-
-
-def test_the_challenge_from_a_compose_file_is_valid(tmp_path: Path) -> None:
-    found = re.search(r"shop\.yaml <<'END'\n(.*?)^END$", (ROOT / "docs" / "repository.md").read_text(), re.M | re.S)
-    assert found is not None
-    settings = folder_with(tmp_path, shop=found[1]) | {"STACKD_AUTH__KEY": KEY}
-    result = CliRunner(env=settings).invoke(stackd, ["check"])
-    assert result.exit_code == 0, result.output
 
 
 # ---- the integration example does what its page says

@@ -10,10 +10,6 @@ from tests.ui.conftest import Board, Boards
 pytestmark = pytest.mark.ui
 
 WRONG = "apiVersion: v1\nkind: Pod\nspec:\n  hostNetwork: true\n  containers: 3\n"
-TOO_SMALL = """() => [...document.querySelectorAll("button, .button, input, select, summary, .why:not(.cause *)")]
-  .filter((e) => e.checkVisibility()).map((e) => e.type === "checkbox" ? e.parentElement : e)
-  .map((e) => [e.id || e.className || e.textContent, e.getBoundingClientRect()])
-  .filter(([, box]) => Math.min(box.height, box.width) < 43.5).map(([name, box]) => `${name} ${box.width} ${box.height}`)"""
 
 
 async def three(board: Board) -> list[str]:
@@ -111,10 +107,3 @@ async def test_axe_finds_nothing_in_any_state_of_the_page(boards: Boards) -> Non
         await board.confirm("Check")
         await expect(board.dialog.locator(".mistakes li").nth(1)).to_be_visible()
         await board.audit("the create dialog with mistakes")
-
-
-async def test_the_page_of_the_api_finds_a_parameter(board: Board) -> None:
-    await board.page.goto(board.url + "/docs")
-    await board.page.get_by_label("Find a route, a parameter or a field").fill("last-event-id")
-    await expect(board.page.locator("article:visible")).to_have_count(2)
-    await board.audit("the docs")

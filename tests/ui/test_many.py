@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from playwright.async_api import expect
 
-from stackd.model import AuditEntry, AuditKind, Principal
 from tests.ui.conftest import Board
 
 pytestmark = pytest.mark.ui
@@ -70,17 +67,3 @@ async def test_what_needs_attention_is_listed_worst_first_with_the_reason(board:
     await expect(board.rows).to_have_count(3)
     await rows.first.get_by_role("button", name="Logs").click()
     await expect(board.panel.locator("pre.log")).to_be_visible()
-
-
-async def test_activity_finds_a_name_beneath_thousands_of_later_lines(board: Board) -> None:
-    now, busy, alice = time.time_ns(), Principal.parse("key:1 busy"), Principal.parse("key:2 Alice")
-    kinds = [kind for kind in (AuditKind.RELOAD, AuditKind.REFUSED, AuditKind.TEMPLATE) for _ in range(1_000)]
-    lines = [AuditEntry(kind=kind, at=now + n, message="again", by=busy) for n, kind in enumerate(kinds)]
-    first = AuditEntry(kind=AuditKind.TAKEOVER, at=now - 660_000_000_000, message="here now", by=alice)
-    await board.at.daemon.context.store.audit.keep([first, *lines])
-    await board.open()
-    async with board.held("**/activity?limit=*"):
-        await board.button("Activity").click()
-        await board.dialog.get_by_label("Find by key").fill("alice")
-    await expect(board.dialog.locator("li")).to_have_count(1)
-    await expect(board.dialog.locator("li")).to_contain_text("Alice takeover")

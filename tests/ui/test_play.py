@@ -116,21 +116,6 @@ async def test_two_tabs_agree_and_the_limit_names_what_can_make_room(boards: Boa
         await board.at.until_listed(1)
 
 
-async def test_each_stack_that_counts_has_a_box(boards: Boards, tmp_path: Path) -> None:
-    async with boards(settings(tmp_path)) as board:
-        made = [await board.at.running({"template": "lab-1"}, labels={"player": "seat-12"}) for _ in range(2)]
-        ports = [str((await board.at.stack(name))["ports"][0]["node_port"]) for name in made]
-        await enter(board)
-        labs = card(board, "Lab one")
-        await expect(labs).to_have_count(2)
-        for lab, port in zip((labs.first, labs.last), ports, strict=True):
-            await expect(lab.get_by_role("link", name=port)).to_be_visible()
-        await confirm(labs.first, "Stop")
-        await board.at.until_listed(1)
-        await expect(labs).to_have_count(1)
-        await expect(labs.get_by_role("link", name=ports[1])).to_be_visible()
-
-
 async def test_a_code_is_enough_on_a_computer_that_another_student_has_used(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path), refused={"401"}) as board:
         page, field = board.page, board.page.get_by_label("Code", exact=True)
