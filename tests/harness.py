@@ -641,7 +641,7 @@ class Machines:
             if self.holders[-1:] != [holder]:
                 self.holders.append(holder)
 
-    async def start(self, name: str, *, folder: str = "", lease: str = "1s", **options: Any) -> Harness:
+    async def start(self, name: str, *, folder: str = "", lease: str = "4s", **options: Any) -> Harness:
         """Start the stackd of this machine; ``folder`` has its file, if not that of the machine's name."""
         place = folder or name
         machine = self.each.setdefault(place, Machine(folder=self.folder / place, cluster=self.cluster))

@@ -14,7 +14,6 @@ from tests.templates import PLAIN
 
 
 def life(stack: dict[str, Any]) -> float:
-    """Seconds from the creation to the end."""
     return (to_nanoseconds(stack["ttl_expires_at"]) - to_nanoseconds(stack["created_at"])) / 10**9
 
 

@@ -20,7 +20,6 @@ SIXTEEN = [{"labels": {"player": f"seat-{number}"}} for number in range(16)]
 
 
 async def players(at: Harness) -> dict[str, str]:
-    """The player of each stack."""
     stacks = await at.get("/stacks?fields=stack_id,labels")
     return {one["stack_id"]: one["labels"]["player"] for one in stacks["stacks"]}
 

@@ -32,7 +32,6 @@ def admit(at: Harness, verb: str, resource: str, change: object) -> None:
 
 
 def labelled(seen: dict[str, Any]) -> bool:
-    """Whether the object has stackd's labels."""
     return all(map(seen["metadata"].get("labels", {}).get, OURS))
 
 

@@ -367,7 +367,6 @@ async def flood(at: Harness, noise: random.Random, rounds: int) -> None:
 
 
 def mangled(noise: random.Random, raw: bytes) -> bytes:
-    """The request with a few bytes changed, removed or inserted."""
     for _ in range(noise.randint(1, 8)):
         begin, size = noise.randint(0, len(raw)), noise.randint(0, 20)
         raw = raw[:begin] + noise.randbytes(noise.randint(0, 20)) + raw[begin + size :]

@@ -14,7 +14,7 @@ from tests.harness import Harness, fast_cluster, seed, until
 
 NO_STACK = "stack-0000000000000000"
 NO_JOB = "job-0000000000000000"
-LEASE_SECONDS = 1.0
+LEASE_SECONDS = 3.0
 
 pytestmark = pytest.mark.stackd(cluster__lease_duration=f"{LEASE_SECONDS:g}s")
 

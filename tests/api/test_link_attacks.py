@@ -52,7 +52,6 @@ async def test_another_players_stack_does_not_exist(at: Harness) -> None:
 
 
 def forged(token: str) -> dict[str, str]:
-    """Tokens that somebody makes from a valid one."""
     key_id, payload, signature = token.split(".")
     longer = base64.urlsafe_b64encode(base64.urlsafe_b64decode(payload + "==").replace(b"seat-12", b"seat-13")).decode()
     stranger = Link(link_id="link-0", name="x", labels={"player": "seat-12"}, templates=(), stacks=9, expires_at=2**62)
@@ -144,7 +143,6 @@ async def test_a_link_ends_when_it_expires_and_so_does_its_session(at: Harness) 
 
 
 def session_of(at: Harness, link: dict[str, Any]) -> str:
-    """The session of a link, whether a browser still keeps it or not."""
     signer = cast(Players, at.daemon.api.players).signer
     return signer.session(signer.read_token(token_of(link)), token_of(link))
 

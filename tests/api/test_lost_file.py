@@ -23,7 +23,7 @@ from tests.harness import Machine, harness, seed, until
 from tests.store.building import new_stack
 from tests.templates import PLAIN, folder_with
 
-pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s", cluster__lease_duration="1s")
+pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s")
 
 
 async def test_nothing_is_said_before_a_lost_file_has_its_stacks(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ async def test_a_backup_that_left_the_lost_machine_brings_everything_back_on_ano
     for folder in (elsewhere, lost, new):
         folder.mkdir()
     async with EmbeddedCluster(fast_cluster()) as cluster:
-        copied = {"STACKD_CLUSTER__LEASE_DURATION": "1s", "STACKD_BACKUP__COMMAND": f'cp "$1" {elsewhere}/'}
+        copied = {"STACKD_CLUSTER__LEASE_DURATION": "4s", "STACKD_BACKUP__COMMAND": f'cp "$1" {elsewhere}/'}
         async with daemon(lost, on(cluster, lost) | settings(lost) | copied) as process, browser(process.real) as seat:
             at = process.real
             assert (await at.call("PUT", f"/templates/{WRITTEN}", PLAIN.encode())).status == 201
@@ -60,6 +60,5 @@ async def test_a_backup_that_left_the_lost_machine_brings_everything_back_on_ano
 
 
 def pods(cluster: EmbeddedCluster) -> dict[str, str]:
-    """The uid of each pod."""
     found = [record.obj["metadata"] for record in cluster.store.of(PODS).in_namespace("stacks")]
     return {metadata["name"]: metadata["uid"] for metadata in found}

@@ -119,7 +119,7 @@ async def test_what_connects_the_pods_is_repaired(at: Harness, kind: str) -> Non
 
 
 async def test_members_survive_the_loss_of_the_file(vm: Machine) -> None:
-    vm.options = {"cluster__lease_duration": "1s", "reconcile__orphan_grace": "0s"}
+    vm.options = {"reconcile__orphan_grace": "0s"}
     at = await vm.start()
     stack_id = await at.running(three())
     stopped = await at.running(three())

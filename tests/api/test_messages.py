@@ -24,7 +24,6 @@ async def at(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 async def read(seat: Browser) -> list[str]:
-    """What the player's page says."""
     answer = (await seat.call("GET", "/play/stacks")).json
     return [each["text"] for each in answer["messages"]]
 

@@ -60,7 +60,6 @@ async def schemathesis(at: Harness, folder: Path) -> tuple[int | None, str]:
 
 
 async def generate(at: Harness, folder: Path) -> str:
-    """Generate the package ``generated``; returns what the generator says."""
     document = folder / "openapi.json"
     document.write_text((await at.call("GET", "/openapi.json")).text)
     generator = await asyncio.create_subprocess_exec(

@@ -55,7 +55,6 @@ async def start(vm: Machine, settings: dict[str, Any] | None = None, **templates
 
 
 async def at_ports(vm: Machine, first: int, last: int, **templates: str) -> Harness:
-    """A stackd that may use these node ports only."""
     return await start(vm, {"stacks__node_port_min": f"{first}", "stacks__node_port_max": f"{last}"}, **templates)
 
 
@@ -73,7 +72,6 @@ def ids(at: Harness, name: str = "web-1") -> set[str]:
 
 
 async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> set[str]:
-    """The ids of the stacks that wait in the template's pool, once it is full."""
     await until(lambda: entry(at, name), lambda seen: seen["ready"] == size == len(ids(at, name)))
     queue = at.daemon.context.loop.queue
     await eventually(lambda: not any(one in queue for one in ids(at, name)))  # what is being worked on is not assigned
@@ -81,7 +79,6 @@ async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> set[str]
 
 
 async def entry(at: Harness, name: str = "web-1") -> dict[str, Any]:
-    """The template as ``GET /templates`` shows it."""
     shown: dict[str, Any] = {one["name"]: one for one in (await at.get("/templates"))["templates"]}[name]
     return shown
 
@@ -304,7 +301,7 @@ async def test_a_pool_follows_its_template(at: Harness, vm: Machine, monkeypatch
 
 
 async def test_a_pool_outlives_restarts_and_a_lost_file(vm: Machine) -> None:
-    at = await start(vm, {"cluster__lease_duration": "2s"}, web_1=template(ttl="4s"))
+    at = await start(vm, web_1=template(ttl="4s"))
     await filled(at)
     mine = await at.create(BODY, labels={"team": "7"}, ttl="1h")
     old = await filled(at)
@@ -312,7 +309,7 @@ async def test_a_pool_outlives_restarts_and_a_lost_file(vm: Machine) -> None:
     for lost in (False, True):
         if lost:
             await vm.lose_file()
-        at = await vm.start(cluster__lease_duration="2s")
+        at = await vm.start()
         assert at.rows("SELECT stack_id, digest, generated FROM stacks ORDER BY stack_id") == generated
         stack = await at.stack(mine["stack_id"])
         assert (stack["labels"], stack["created_at"]) == ({"challenge": "web-1", "team": "7"}, mine["created_at"])
@@ -323,14 +320,14 @@ async def test_a_pool_outlives_restarts_and_a_lost_file(vm: Machine) -> None:
 
 async def test_what_is_in_a_pool_by_a_forged_record_is_given_to_nobody(vm: Machine) -> None:
     """It says the template's digest, and has another pod spec."""
-    at = await start(vm, {"cluster__lease_duration": "2s"}, web_1=template())
+    at = await start(vm, web_1=template())
     forged, *_ = sorted(await filled(at))
     notes = (await at.objects("services"))[f"svc-{forged}"]["metadata"]["annotations"]
     record = json.loads(notes["stackd.io/record"])
     record["pod_spec"] += "# other\n"
     await at.patch("services", f"svc-{forged}", {"metadata": {"annotations": {"stackd.io/record": json.dumps(record)}}})
     await vm.lose_file()
-    at = await vm.start(cluster__lease_duration="2s")
+    at = await vm.start()
     assert forged not in await filled(at)
     assert (await at.create(BODY))["stack_id"] != forged
     await eventually(lambda: not at.rows(f"SELECT 1 FROM stacks WHERE stack_id = '{forged}'"))
@@ -378,7 +375,7 @@ async def test_none_is_given_to_a_client_that_has_left_while_it_waited_for_its_t
 
 async def test_what_was_given_and_could_not_be_promised_ends(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Lease ends between the two: another stackd may own the stack, or no client knows of it."""
-    at = await start(vm, {"cluster__lease_duration": "2s"}, web_1=template(pool=1))
+    at = await start(vm, {"cluster__lease_duration": "6s"}, web_1=template(pool=1))
     await filled(at, size=1)
     with ExitStack() as lapsed:
 

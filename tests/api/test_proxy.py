@@ -90,7 +90,6 @@ RESTART_SECONDS = 4.0
 
 
 def adapted(name: str, *replaced: tuple[str, object]) -> str:
-    """A shipped file with this test's addresses, files and key."""
     text = (EXAMPLES / name).read_text()
     for documented, here in replaced:
         assert documented in text, documented
@@ -220,7 +219,7 @@ async def test_haproxy_sends_reads_to_the_owner_also_while_a_brake_keeps_it_from
 
 
 async def test_haproxy_sends_reads_to_an_owner_that_has_lapsed_until_there_is_one(tmp_path: Path) -> None:
-    async with two_behind_haproxy(tmp_path, STACKD_CLUSTER__LEASE_DURATION="2s") as (one, two, front):
+    async with two_behind_haproxy(tmp_path, STACKD_CLUSTER__LEASE_DURATION="4s") as (one, two, front):
         path = f"/stacks/{await one.running()}/status"
         assert [await owns_stacks(tmp_path, at) for at in (one, two)] == [True, False]
         await one.faults.refuse()

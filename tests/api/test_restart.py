@@ -15,7 +15,6 @@ one_port = pytest.mark.stackd(stacks__node_port_min="31001", stacks__node_port_m
 
 
 async def running(at: Harness, body: dict[str, Any] | None = None) -> tuple[dict[str, Any], str]:
-    """A running stack, and the uid of its pod."""
     stack_id = await at.running(body)
     return await at.stack(stack_id), str(await uid(at, stack_id))
 

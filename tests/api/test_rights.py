@@ -68,7 +68,7 @@ async def use(at: Harness) -> None:
 
 async def test_only_the_rights_that_are_used_are_asked_for(vm: Machine) -> None:
     documents = printed()
-    async with provisioned(vm, documents, cluster__lease_duration="2s") as at:
+    async with provisioned(vm, documents, cluster__lease_duration="6s") as at:
         await use(at)
         await eventually(lambda: at.counts.total("update", "leases"))
         await vm.stop()
@@ -200,7 +200,6 @@ async def test_nothing_is_created_in_a_namespace_that_was_deleted_and_came_back_
 
 
 def without(documents: list[dict[str, Any]], verb: str, resource: str) -> list[dict[str, Any]]:
-    """The documents, with Roles that lack this right."""
     documents = copy.deepcopy(documents)
     for document in documents:
         for rule in document.get("rules", ()):

@@ -27,7 +27,6 @@ async def create_again(at: Harness, route: dict[str, Any], **metadata: str) -> N
 
 
 async def page(at: Harness, hostname: str) -> tuple[int, str]:
-    """What the Gateway answers for this name."""
     assert at.cluster.gateway is not None
     url = f"http://127.0.0.1:{at.cluster.gateway.port}/"
     async with aiohttp.ClientSession() as session, session.get(url, headers={"Host": hostname}) as answer:

@@ -47,7 +47,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def shared_stack(at: Harness, name: str = "notes") -> str:
-    """The id of the template's shared stack."""
     entry = await until(lambda: _entry(at, name), lambda seen: seen["shared_stack"])
     return str(entry["shared_stack"])
 
@@ -81,7 +80,6 @@ def service_of(at: Harness, stack_id: str) -> dict[str, Any]:
 
 
 def has_endpoint(at: Harness, stack_id: str, pod: str) -> bool:
-    """Whether the Service leads to this pod."""
     ready = ready_pod(at.cluster.store, at.cluster.store.of(SERVICES).get("stacks", f"svc-{stack_id}"))
     return ready is not None and ready.key[1] == pod
 
@@ -279,7 +277,7 @@ async def test_after_the_loss_of_the_file_it_is_the_same(vm: Machine, quick: Non
     before = await running(at, stack_id, f"{stack_id}-1")
     flag = _flag(at, f"{stack_id}-1")
     await vm.lose_file()
-    at = await vm.start(cluster__lease_duration="2s")
+    at = await vm.start()
     after = await running(at, await shared_stack(at))
     assert (after["stack_id"], after["pod_id"], after["ports"]) == (stack_id, f"{stack_id}-1", before["ports"])
     assert (after["shared"], after["labels"], _flag(at, f"{stack_id}-1")) == (True, before["labels"], flag)
@@ -293,7 +291,7 @@ async def test_an_outdated_one_is_taken_over_and_replaced_after_the_loss_of_the_
     before = await running(at, stack_id)
     await vm.lose_file()
     folder_with(vm.folder, notes=template(image="nginx:alpine"))
-    at = await vm.start(cluster__lease_duration="2s")
+    at = await vm.start()
     after = await until(lambda: at.stack(stack_id), lambda seen: "alpine" in seen["pod_spec"])
     assert (after["ports"], await shared_stack(at)) == (before["ports"], stack_id)
     assert await at.listed() == [stack_id]

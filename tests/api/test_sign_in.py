@@ -134,7 +134,6 @@ def table(issuer: Issuer) -> str:
 
 @pytest_asyncio.fixture
 async def one(issuer: Issuer, tmp_path: Path) -> AsyncIterator[Browser]:
-    """A browser on a stackd that lets Ada do everything, and helpers read."""
     async with harness(tmp_path, auth__oidc=table(issuer)) as at, browser(at, issuer) as one:
         yield one
 

@@ -159,7 +159,6 @@ async def creates(at: Harness, count: int) -> dict[str, Any]:
     return {one["stack_id"]: one for one in made}
 
 
-@pytest.mark.stackd(**KEEPS, cluster__lease_duration="1s")
 async def test_a_restored_file_has_none_of_the_spares_that_were_taken_since(vm: Machine, tmp_path: Path) -> None:
     copy, at = tmp_path / "copy.db", await vm.start()
     there = await filled(at)

@@ -250,7 +250,7 @@ async def test_what_stackd_keeps_of_a_template_goes_with_its_removal_only(at: Ha
         """A stackd with an empty file, and nobody knows any more whose the template was."""
         await at.delete_object("configmaps", "stackd-default-web-1")
         await vm.lose_file()
-        return await vm.start(cluster__lease_duration="2s")
+        return await vm.start()
 
     await put(at, "web-1", PLAIN + "shared: true\n")
     await until(lambda: shown(at), lambda seen: seen["web-1"]["shared_stack"])

@@ -50,11 +50,10 @@ async def a_few_passes(at: Harness) -> None:
 
 
 async def remains(at: Harness, stack_id: str) -> timedelta:
-    """The time that the stack still has to live."""
     return datetime.fromisoformat((await at.stack(stack_id))["ttl_expires_at"]) - datetime.now(UTC)
 
 
-@pytest.mark.stackd(cluster__lease_duration="2s")
+@pytest.mark.stackd(cluster__lease_duration="4s")
 async def test_a_leap_of_the_clock_takes_no_time_from_any_stack(vm: Machine) -> None:
     async def job_under(key: str) -> str:
         reply = await at.post("/stacks/batch-delete", NO_STACK, 202, headers={"Idempotency-Key": key})
@@ -135,7 +134,7 @@ async def test_a_machine_that_was_suspended_deletes_at_once_what_has_expired_mea
         await vm.stop()
 
 
-@pytest.mark.stackd(cluster__lease_duration="2s", reconcile__orphan_grace="1h")
+@pytest.mark.stackd(cluster__lease_duration="4s", reconcile__orphan_grace="1h")
 async def test_no_object_without_a_row_is_old_by_a_clock_that_is_wrong(vm: Machine) -> None:
     clock = Ahead()
     at = await vm.start(clock=clock)
@@ -167,7 +166,6 @@ async def nothing_is_left(at: Harness) -> bool:
 
 
 async def unschedulable(at: Harness) -> bool:
-    """Whether the cluster has said that no node can take the pod."""
     conditions = [each for pod in (await at.objects("pods")).values() for each in pod["status"].get("conditions", [])]
     return any(each.get("reason") == "Unschedulable" for each in conditions)
 

@@ -52,7 +52,6 @@ class Network:
     api: str
 
     def machine(self, n: int) -> str:
-        """The network namespace of a machine."""
         return f"{self.tag}m{n}"
 
     def link_api(self, n: int, state: str) -> None:
@@ -134,7 +133,6 @@ class Resolver(AbstractResolver):
 
 @asynccontextmanager
 async def run(*command: object, **environment: str) -> AsyncIterator[None]:
-    """A program that runs within this block."""
     process = await asyncio.create_subprocess_exec(*map(str, command), env={**os.environ, "PATH": PATH, **environment})
     try:
         yield
@@ -169,7 +167,6 @@ class Site:
             return ""
 
     def adapted(self, name: str, *replaced: tuple[str, str]) -> Path:
-        """A shipped file with this site's addresses, names and key."""
         text = (EXAMPLES / name).read_text()
         for documented, here in replaced:
             assert documented in text, documented
@@ -261,7 +258,6 @@ class Answers:
         return True
 
     async def read(self, stack_id: str) -> None:
-        """Read a stack again and again."""
         while True:
             await self.ask("read", "GET", f"/stacks/{stack_id}/status")
             await asyncio.sleep(0.1)

@@ -222,7 +222,6 @@ async def following(client: Client | AsyncClient, **filters: Any) -> AsyncIterat
 
 
 async def all_of(changes: api.Changes) -> list[api.Change]:
-    """The changes until their end."""
     if isinstance(changes.unread, asyncio.Queue):
         return [change async for change in changes]
     return await asyncio.to_thread(list, changes)

@@ -62,7 +62,6 @@ class Person:
             return answer.status, await answer.json(content_type=None)
 
     async def data(self, method: str, path: str, body: object = None) -> Any:
-        """The data of a request that must succeed."""
         status, answer = await self.call(method, path, body)
         assert (status, answer["success"]) == (200, True), answer
         return answer["data"]
@@ -98,7 +97,6 @@ class Person:
         return seen
 
     async def submit(self, challenge: int, answer: str) -> str:
-        """Send an answer; return CTFd's verdict."""
         data = await self.data("POST", "/api/v1/challenges/attempt", {"challenge_id": challenge, "submission": answer})
         return str(data["status"])
 
@@ -114,7 +112,6 @@ class Ctfd:
     sessions: list[aiohttp.ClientSession] = field(default_factory=list)
 
     def log(self) -> str:
-        """What CTFd has written."""
         return (self.folder / "ctfd.log").read_text()
 
     async def person(self, path: str, **form: str) -> Person:
@@ -129,7 +126,6 @@ class Ctfd:
         return person
 
     async def player(self, name: str) -> Person:
-        """A new player."""
         user = {"name": name, "email": f"{name}@example.com", "password": PASSWORD, "verified": True}
         await self.admin.data("POST", "/api/v1/users", user)
         return await self.person("/login", name=name, password=PASSWORD)
@@ -144,7 +140,6 @@ class Ctfd:
         return team
 
     async def configure(self, **settings: object) -> None:
-        """Save settings of the plugin on its page."""
         await self.admin.data("PATCH", f"{API}/settings", settings)
 
     async def act(self, action: str, *names: str) -> None:
@@ -153,7 +148,6 @@ class Ctfd:
         assert done == {"count": len(names)}
 
     async def challenge(self, **fields: object) -> int:
-        """A new challenge, as the admin's form makes it."""
         return int((await self.admin.data("POST", "/api/v1/challenges", {**CHALLENGE, **fields}))["id"])
 
 
@@ -293,7 +287,6 @@ async def set_up(ctfd: Ctfd, mode: str = "users") -> None:
 
 @pytest_asyncio.fixture
 async def mariadb(source: object, tmp_path: Path) -> AsyncIterator[str]:
-    """The URL of an empty database."""
     server = shutil.which("mariadbd", path="/usr/sbin:/usr/bin")
     if server is None:
         pytest.skip("MariaDB is not installed (Debian: apt-get install mariadb-server)")

@@ -19,7 +19,6 @@ from tests.templates import WEB, folder_with
 
 @pytest_asyncio.fixture
 async def teams(source: Source, stackd: Harness, tmp_path: Path) -> AsyncIterator[Ctfd]:
-    """CTFd for teams."""
     async with ctfd_running(source, tmp_path / "ctfd", stackd=stackd.url) as running:
         await set_up(running, "teams")
         yield running

@@ -15,7 +15,6 @@ from tests.templates import PLAIN, folder_with
 
 
 async def refused(person: Person, path: str, body: dict[str, object] | None = None) -> tuple[int, str, dict[str, Any]]:
-    """The status, code and values of a refusal."""
     status, answer = await person.call("POST", f"/api/v1/stackd/{path}", body or {})
     assert answer["success"] is False, answer
     return status, answer["code"], answer["values"]

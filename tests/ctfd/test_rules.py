@@ -18,7 +18,6 @@ async def refusal(person: Person, challenge: int) -> tuple[int, str]:
 
 
 async def stops(ctfd: Ctfd, stackd: Harness) -> None:
-    """Return once no instance runs any more."""
 
     async def none() -> bool:
         return await stackd.listed() == []

@@ -10,7 +10,6 @@ from tests.templates import WEB, folder_with
 
 
 async def images(stackd: Harness) -> list[str]:
-    """The image of each stack's program."""
     return [pod["spec"]["containers"][0]["image"] for pod in (await stackd.objects("pods")).values()]
 
 

@@ -85,7 +85,6 @@ class Operation:
 
     @property
     def target(self) -> str:
-        """The request's path and query."""
         path, query = self.path, QUERIES.get(self.name, "")
         for each in self.parameters:
             if each["in"] == "path":
@@ -212,7 +211,6 @@ async def _answer(at: Client, method: str, target: str, body: bytes | None) -> s
 
 
 def _shortened(value: Any) -> Any:
-    """The value with long texts and lists cut."""
     if isinstance(value, dict):
         return {key: _shortened(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -246,7 +244,6 @@ def packed(value: Any, indent: str = "") -> str:
 
 
 def samples_of(page: str) -> dict[str, str]:
-    """The answers on a page."""
     found = {}
     for section in page.partition(MARK)[2].split("\n### `")[1:]:
         if answer := re.search(r"^→ (\d+)[^\n]*\n(.*?)\n?```$", section, re.MULTILINE | re.DOTALL):

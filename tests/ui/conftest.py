@@ -113,18 +113,15 @@ class Board:
         await expect(self.panel).to_be_visible()
 
     async def open_part(self, name: str) -> Locator:
-        """Open a part of the panel, such as its logs."""
         part = self.panel.locator("details").filter(has=self.page.locator("summary", has_text=name))
         if await part.get_attribute("open") is None:
             await part.locator("summary").click()
         return part
 
     async def confirm(self, name: str) -> None:
-        """Press this button of the open dialog."""
         await self.dialog.get_by_role("button", name=name, exact=True).click()
 
     async def create(self, image: str = "nginx:stable", status: str = "", **more: Any) -> str:
-        """Create a stack, wait until it has the status, if any, and return its id."""
         body = request_for(image, cpu="1m", memory="1Mi") | more
         stack_id: str = (await self.at.create(body))["stack_id"]
         if status:

@@ -13,7 +13,6 @@ WRONG = "apiVersion: v1\nkind: Pod\nspec:\n  hostNetwork: true\n  containers: 3\
 
 
 async def three(board: Board) -> list[str]:
-    """Three stacks with different statuses."""
     kinds = (("nginx:stable", "running"), ("registry.example/fail", "failed"), ("registry.example/exit0", "stopped"))
     return [await board.create(image, status, labels={"team": "7"}) for image, status in kinds]
 

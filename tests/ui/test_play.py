@@ -44,7 +44,6 @@ STATES: tuple[tuple[dict[str, Any], str, str, list[str]], ...] = (
 
 
 async def enter(board: Board, behind: str = "", **link: Any) -> dict[str, Any]:
-    """Open a new link."""
     made = await make_link(board.at, **link)
     await board.page.goto(f"{board.url}/play#{token_of(made)}{behind}")
     return made

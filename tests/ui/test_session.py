@@ -39,7 +39,6 @@ HEAR = """() => {
 
 
 async def another(board: Board) -> Page:
-    """Another tab of the same browser."""
     page = await board.page.context.new_page()
     await page.goto(board.url + "/dashboard")
     return page
@@ -188,7 +187,7 @@ async def test_a_helpers_link_reads_the_page_until_it_is_revoked_there(boards: B
 
 
 async def test_a_standby_says_where_the_owner_is(boards: Boards, tmp_path: Path) -> None:
-    lease = {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
+    lease = {"STACKD_CLUSTER__LEASE_DURATION": "4s"}
     (tmp_path / "standby").mkdir()
     async with (
         boards(lease, refused={"503"}) as board,

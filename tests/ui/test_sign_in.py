@@ -25,7 +25,6 @@ SECRET = "a-secret-of-the-client-0123456789"
 
 @asynccontextmanager
 async def issuer(redirect: str) -> AsyncIterator[str]:
-    """The address of a running issuer that sends browsers back to ``redirect``."""
     if NODE is None or not LIBRARY.exists():
         pytest.skip("oidc-provider is not installed (make js)")
     port = free_port()
@@ -41,7 +40,6 @@ async def issuer(redirect: str) -> AsyncIterator[str]:
 
 
 async def sign_in(page: Page, name: str) -> None:
-    """Go through the issuer's own pages as this person."""
     await page.get_by_role("link", name="Sign in with 127.0.0.1").click()
     await page.get_by_placeholder("Enter any login").fill(name)
     await page.get_by_placeholder("and password").fill("any")
