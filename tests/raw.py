@@ -23,7 +23,7 @@ async def everything(reader: asyncio.StreamReader) -> bytes:
     """Everything that is sent until the other side closes; a cut connection counts as closed."""
     received = b""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while chunk := await reader.read(65536):
                 received += chunk
     except ConnectionResetError:

@@ -185,6 +185,7 @@ async def test_a_job_waits_for_its_lease(at: Harness) -> None:
     at.faults.add_fault(action="latency", verb="delete", resource="pods", seconds=0.3)
     job = await submit(at, "stop", stack_ids=ids)
     at.lose_lease("the Lease was not renewed in time")
+    await until(at.role, lambda role: role == "owner")
     assert counts(await finished(at, job)) == (3, 0, 0)
 
 

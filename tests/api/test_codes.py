@@ -1,4 +1,4 @@
-"""Every error has a code, and the codes are described where programs and people look for them."""
+"""What players read of errors."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from stackd.embedded.request import read_target
 from stackd.embedded.resources import PODS
 from stackd.kube.client import Cluster
 from stackd.workqueue import RetryPolicy
-from tests.api.scenes import noted_end
 from tests.harness import Harness, Machine, eventually, path_of, seed, until
 from tests.routes import GATEWAY, asking
 from tests.routes import SETTINGS as ROUTES
@@ -304,14 +303,6 @@ async def test_a_deleted_service_comes_back_at_its_port(at: Harness) -> None:
     query = f"SELECT 1 FROM stacks WHERE service_uid IS NOT NULL AND service_uid <> '{uid}'"
     await eventually(lambda: at.rows(query))
     assert (at.daemon.api.feed.number, await at.stack(stack_id)) == (number, before)
-
-
-async def test_an_extension_puts_a_service_back_that_was_just_deleted(at: Harness) -> None:
-    stack = await at.create()
-    at.faults.freeze_watches()
-    await at.delete_object("services", stack["service_name"])
-    extended = await at.do("extend", stack["stack_id"], "1h")
-    assert await noted_end(at, stack["stack_id"]) == extended["ttl_expires_at"]
 
 
 async def test_an_ended_stack_holds_its_port_until_its_service_has_given_it_up(at: Harness) -> None:

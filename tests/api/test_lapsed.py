@@ -14,7 +14,7 @@ from tests.harness import Harness, fast_cluster, seed, until
 
 NO_STACK = "stack-0000000000000000"
 NO_JOB = "job-0000000000000000"
-LEASE_SECONDS = 3.0
+LEASE_SECONDS = 2.0
 
 pytestmark = pytest.mark.stackd(cluster__lease_duration=f"{LEASE_SECONDS:g}s")
 
@@ -38,6 +38,7 @@ async def test_a_404_is_said_of_nothing_that_it_has(at: Harness) -> None:
     assert (await at.call("GET", "/docs/none", key=None)).status == 404
     await at.faults.listen()
     await until(at.role, lambda role: role == "owner")
+    await at.until_ready()
     assert (await at.call("GET", f"/stacks/{NO_STACK}")).status == 404
     await at.delete(stack_id)
 

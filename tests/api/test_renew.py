@@ -67,6 +67,7 @@ async def test_a_renewed_stack_has_the_new_pod_and_keeps_all_else(vm: Machine) -
     assert (await values_of(at, stack_id))[1]["FLAG"] == values["FLAG"]
 
 
+@pytest.mark.stackd(cluster__lease_duration="4s")
 async def test_the_cluster_has_the_new_version_before_the_old_pod_is_gone(vm: Machine) -> None:
     at = await start(vm, web_1=WEB)
     stack_id = (await made(at))["stack_id"]

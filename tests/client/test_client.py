@@ -346,7 +346,7 @@ async def test_the_example_of_the_page_runs(at: Harness, capsys: pytest.CaptureF
     async def follows() -> bool:
         return example.done() or await at.metric("stackd_event_streams") == 1
 
-    await eventually(follows, deadline=20)
+    await eventually(follows)
     (stack,) = (await at.call("GET", "/stacks")).json["stacks"]
     await at.call("POST", f"/stacks/{stack['stack_id']}/extend", {"ttl": "1m"})
     await example

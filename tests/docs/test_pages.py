@@ -22,7 +22,7 @@ from tests.templates import folder_with
 
 RUNNABLE = [page for page in PAGES if script(page)]
 assert ROOT / "docs" / "api-guide.md" in RUNNABLE
-SECONDS = 60.0
+SECONDS = 100.0
 
 
 def name(page: Path) -> str:

@@ -359,15 +359,15 @@ async def test_what_a_stack_reaches_is_a_failure_with_what_to_do(tmp_path: Path)
         assert (first.level, "before anybody has it" in first.what) == (FAIL, True)
 
 
-ONE, NO_ROOM = ProbeOptions(seconds=1.0), (NodeSpec(name="a", labels=ROLE, cpu="10m"),)
+SHORT, NO_ROOM = ProbeOptions(seconds=5.0), (NodeSpec(name="a", labels=ROLE, cpu="10m"),)
 NO_PROBES: list[tuple[dict[str, Any], ProbeOptions, dict[str, str], list[str]]] = [
     *(
-        ({}, ProbeOptions(image=image, seconds=1.0), {}, [why, "--probe-image"])
+        ({}, ProbeOptions(image=image, seconds=5.0), {}, [why, "--probe-image"])
         for image, why in (("registry.invalid/x", "does not run"), ("probe/nostart", "ended by itself"))
     ),
     ({"nodes": NO_ROOM}, ProbeOptions(seconds=60.0), {}, ["no node has room for the probe (0/1 nodes are available"]),
-    ({"node_port_range": (31500, 31501)}, ONE, {HIGHEST: "31100"}, ["31001-31100"]),
-    ({"serve_node_ports": False}, ONE, {}, ["does not answer at "]),
+    ({"node_port_range": (31500, 31501)}, SHORT, {HIGHEST: "31100"}, ["31001-31100"]),
+    ({"serve_node_ports": False}, SHORT, {}, ["does not answer at "]),
 ]
 
 
