@@ -376,8 +376,8 @@ async def _learn(context: Context) -> None:
     """Put the templates of the cluster in force before anything is made from an older text, and ask for the rest that an owner
     has to know. Without a right to read the templates, those in the file stay."""
     if not await context.mirror.until_known(CONFIG_MAPS, timing.TEMPLATES_LISTED_SECONDS):
-        why = context.mirror.extra_health[CONFIG_MAPS].last_error
-        log.error("the templates in the cluster cannot be read: %s", why)
+        why = context.mirror.extra_health[CONFIG_MAPS].last_error or "Kubernetes has not answered yet"
+        log.warning("the templates in the cluster are not known yet, and those in the file stay in force: %s", why)
     async with context.settings.changing:
         await templating.refresh(context)
     await ask_node_ports(context)
