@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 
+from CTFd.models import Configs, db
 from CTFd.utils import get_config, set_config
+from sqlalchemy.exc import IntegrityError
 
 from .client import Stackd
 
 URL, KEY, SITE = "stackd_url", "stackd_key", "stackd_site"
+SITE_ID = -7833  # of the row with SITE; CTFd's own ids are positive
 INSTANCES, STARTS = "stackd_instances_per_account", "stackd_starts_per_minute"
 COST = "stackd_cost_per_account"
 MAKES_ROOM = "stackd_stop_the_oldest"
@@ -59,8 +62,18 @@ def stackd() -> Stackd:
 
 def site() -> str:
     """The label by which this CTFd knows its stacks again, if several use one stackd without keys of their own."""
-    name = get_config(SITE)
-    if not name:
-        name = secrets.token_hex(8)
-        set_config(SITE, name)
-    return str(name)
+    return str(get_config(SITE) or _named())
+
+
+def _named() -> str:
+    """Name this CTFd, once: its processes and requests may come here at the same moment, and one id can be inserted only once."""
+    db.session.commit()
+    if Configs.query.filter_by(key=SITE).first() is None:
+        db.session.add(Configs(id=SITE_ID, key=SITE, value=f"s{secrets.token_hex(8)}"))
+        try:
+            db.session.commit()
+        except IntegrityError:  # another one has
+            db.session.rollback()
+    name = str(Configs.query.filter_by(key=SITE).first().value)
+    set_config(SITE, name)  # what the cache had is out of date
+    return name
