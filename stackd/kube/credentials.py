@@ -530,6 +530,7 @@ class Renewal:
         self._access = access
         self._answer = answer
         self._clock = clock
+        self._not_before = 0.0
         self._reminded_at = 0.0
 
     async def run(self) -> None:
@@ -542,7 +543,7 @@ class Renewal:
         now, access, token, pause = self._clock.now() / 1e9, self._access, self._access.token, CHECK_SECONDS
         if token is None:
             access.renewal_fault = ""
-        elif now >= token.begins + min(token.lifetime / 2, LONGEST_AGE):
+        elif now >= max(token.begins + min(token.lifetime / 2, LONGEST_AGE), self._not_before):
             try:
                 await self._renew(token)
                 access.renewal_fault = ""
@@ -559,6 +560,10 @@ class Renewal:
 
     async def _renew(self, token: Token) -> None:
         fresh = await request_token(self._answer, token)
+        if fresh.ends <= token.ends:
+            # The cluster now issues shorter tokens. Keep the current one until a fresh one would expire later.
+            self._not_before = token.ends - fresh.lifetime / 2
+            return
         if path := self._access.token_file:
             try:
                 await asyncio.to_thread(write_private, Path(path), fresh.text + "\n")
