@@ -6,10 +6,8 @@ is made; and that the file is written as the list of players is, so that it open
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from stackd.cli import output as render
 from stackd.cli.players import PLAYER, Form, Player, rows_of
 from stackd.client import Busy, Client
 from stackd.client.attempts import TOO_MANY
-from stackd.contract import NewLink
+from stackd.contract import KeptLink, NewLink
 from stackd.files import write_private
 from stackd.printable import printable, some_of
 
@@ -47,7 +45,8 @@ class Group:
     """The links of the ``people`` in a list of this ``form``: of requests with this ``body`` and these ``labels``. ``into``: the
     file of the links, None: they are printed. ``new``: those that players have are replaced.
 
-    ``links``: those that there are by now, in the order of the list; ``new_ones`` counts those that were made.
+    ``links``: those that there are by now, in the order of the list; ``new_ones`` counts those that were made, of those that were
+    ``missing``.
     """
 
     client: Client
@@ -59,25 +58,27 @@ class Group:
     new: bool
     links: list[Made] = field(default_factory=list)
     new_ones: int = 0
-    _kept: dict[str, Made] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> int:
-        """How many players had no link."""
-        return len(self.people) - len(self._kept)
+    missing: int = 0
+    # What the file has: the cells of each player in the list, and the rows of others whose links work.
+    _cells: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    _others: list[Mapping[str, str]] = field(default_factory=list)
 
     def find(self) -> None:
-        """Find the links in the file that still work, unless all are replaced. Raises UsageError if players have links that the
-        file lacks."""
-        if self.into is None or self.new:
+        """Find the links in the file that still work. Raises UsageError if players have links that the file lacks, unless all
+        are replaced."""
+        if self.into is None:
             return
-        there, rows = self._working(), _rows(self.into)
-        last = {there[row["link_id"]]: row for row in rows if row.get("link_id") in there and row.get("url")}
-        known = [one for one in self.people if one.player in last]
-        self._kept = {one.player: Made.of(one.columns, last[one.player], _called(one)) for one in known}
-        lacking = {*there.values()} - self._kept.keys()
+        rows = {row.get("link_id", ""): row for row in _rows(self.into) if row.get("url")}
+        working = [one for one in self.client.links() if not one.revoked]
+        players = self._players(working)
+        last = {players[link_id]: row for link_id, row in rows.items() if link_id in players}
+        self._cells = {one.player: Made.of(one.columns, last.get(one.player, {}), "").cells for one in self.people}
+        self._others = [
+            rows[one.link_id] for one in working if one.link_id in rows and players.get(one.link_id) not in self._cells
+        ]
+        lacking = {*players.values()} - last.keys()
         lost = [one.called for one in self.people if one.player in lacking]
-        if lost:
+        if lost and not self.new:
             who = printable(some_of(lost, SHOWN))
             raise click.UsageError(
                 f"{self.into} lacks the links of {render.counted(len(lost), 'player')}: {who}; nothing was made. "
@@ -87,48 +88,48 @@ class Group:
     def make(self, *, print_lines: bool) -> None:
         """Make the links that are missing, one after the other, as fast as the key's limits allow; then revoke what they
         replace."""
-        form, begins = (Form(), True) if self.into is None else (self.form, not _rows(self.into))
-        with open(self.into, "ab", opener=_for_owner) if self.into else nullcontext() as file:
-            for one in self.people:
-                made = self._kept.get(one.player)
-                if made is None:
-                    who = {
-                        "name": _called(one),
-                        "player_name": one.called,
-                        "labels": {**self.labels, PLAYER: one.player},
-                    }
-                    link = patiently(self.client, {**self.body, **who})
-                    made = Made.of(one.columns, link.raw, link.name)
-                    self.new_ones += 1
-                    head = [made.cells] if begins else []
-                    line = form.written([*head, made.cells.values()], begins=begins)
-                    if file is not None:
-                        file.write(line)
-                        file.flush()
-                    elif print_lines:  # else they are printed together at the end
-                        click.echo(line, nl=False)
-                    begins = False
-                self.links.append(made)
-        if self.into is not None:
-            rows = [self.links[0].cells, *(one.cells.values() for one in self.links)]
-            write_private(self.into, self.form.written(rows))
+        kept = {} if self.new else {player: cells for player, cells in self._cells.items() if cells["url"]}
+        self.missing = len(self.people) - len(kept)
+        self._write()
+        for one in self.people:
+            if one.player in kept:
+                self.links.append(Made(name=_called(one), cells=kept[one.player]))
+                continue
+            who = {"name": _called(one), "player_name": one.called, "labels": {**self.labels, PLAYER: one.player}}
+            link = patiently(self.client, {**self.body, **who})
+            made = Made.of(one.columns, link.raw, link.name)
+            self.links.append(made)
+            self.new_ones += 1
+            self._cells[one.player] = made.cells
+            self._write()
+            if self.into is None and print_lines:  # else they are printed together at the end
+                head = [made.cells] if self.new_ones == 1 else []
+                click.echo(Form().written([*head, made.cells.values()]), nl=False)
         if self.new:
             self._revoke_others()
 
-    def _working(self) -> dict[str, str]:
-        """The players of the links with these labels and templates that work, by the links' ids."""
+    def _write(self) -> None:
+        """Write the file in one step: whoever is interrupted finds each link in it that was made, below its own head."""
+        if self.into is not None:
+            head = self._cells[self.people[0].player].keys()
+            others = ([row.get(column, "") for column in head] for row in self._others)
+            rows = [[*head], *(self._cells[one.player].values() for one in self.people), *others]
+            write_private(self.into, self.form.written(rows))
+
+    def _players(self, working: Iterable[KeptLink]) -> dict[str, str]:
+        """The players of the links with these labels and templates, by the links' ids."""
         templates = {*self.body.get("templates", ())}
         return {
             one.link_id: one.labels[PLAYER]
-            for one in self.client.links()
-            if not one.revoked
-            and PLAYER in one.labels
+            for one in working
+            if PLAYER in one.labels
             and self.labels.items() <= one.labels.items()
             and (not templates or templates == {*one.templates})
         }
 
     def _revoke_others(self) -> None:
-        there, ours = self._working(), {made.cells["link_id"] for made in self.links}
+        there = self._players(one for one in self.client.links() if not one.revoked)
+        ours = {made.cells["link_id"] for made in self.links}
         players = {there[link_id] for link_id in ours & there.keys()}
         for link_id, player in there.items():
             if player in players and link_id not in ours:
@@ -165,7 +166,3 @@ def _rows(into: Path) -> list[dict[str, str]]:
     _, rows = rows_of(str(into), "url")
     _, head = next(rows, (1, []))
     return [dict(zip(head, row, strict=False)) for _, row in rows]
-
-
-def _for_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -33,8 +33,6 @@ PLAYER = "player"
 LONGEST_LABEL, LONGEST_PLAYER = 63, 254
 DIGITS = 8  # of a label that is made from a name
 MOST_MISTAKES = 20
-# A file has one byte order mark, at its beginning.
-FOLLOWING = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le"}
 _VALUE = re.compile(BARE_KEY)
 players_option = click.option(
     "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
@@ -51,15 +49,14 @@ class Form:
     encoding: str = "utf-8"
     named: bool = False
 
-    def written(self, rows: Iterable[Iterable[str]], *, begins: bool = True) -> bytes:
-        """These rows of a file, which ``begins`` with them; no spreadsheet takes a cell for a formula."""
+    def written(self, rows: Iterable[Iterable[str]]) -> bytes:
+        """A file of these rows; no spreadsheet takes a cell for a formula."""
         lines = io.StringIO()
-        if begins and self.named:
+        if self.named:
             lines.write(f"sep={self.delimiter}\n")
         writer = csv.writer(lines, delimiter=self.delimiter, lineterminator="\n")
         writer.writerows(map(inert, row) for row in rows)
-        encoding = self.encoding if begins else FOLLOWING.get(self.encoding, self.encoding)
-        return lines.getvalue().encode(encoding, "replace")
+        return lines.getvalue().encode(self.encoding, "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,24 +154,36 @@ async def test_a_file_of_links_and_the_sheet_have_the_same_and_a_second_run_keep
 async def test_what_was_made_before_an_error_is_in_the_file_and_the_next_run_makes_the_rest(
     shell: Shell, tmp_path: Path
 ) -> None:
+    """The file always has the columns and the players of the newest list, and loses no link that works."""
     file = tmp_path / "links.csv"
 
-    async def create(*answers: bytes) -> tuple[int, str, list[str]]:
+    async def create(players: str, *answers: bytes) -> tuple[int, list[tuple[str, ...]]]:
         async with saying(*answers) as url:
             words = ("links", "create", "--players", "-", "--csv", str(file))
-            result = await shell.any_command(*words, stdin=THREE, STACKD_URL=url)
-        return result.exit_code, result.stderr, [row["url"] for row in csv.DictReader(file.read_text().splitlines())]
+            result = await shell.any_command(*words, stdin=players, STACKD_URL=url)
+        if result.exit_code:
+            assert f"{len(answers) - 2} of " in result.stderr, result.stderr
+            assert "made and in the file" in result.stderr
+        delimiter = players.removeprefix("player")[0].strip() or ","
+        rows = csv.DictReader(file.read_text().splitlines(), delimiter=delimiter)
+        return result.exit_code, [(row["player"], row.get("name", ""), row["url"][-2:]) for row in rows]
 
-    code, said, urls = await create(reply(200, {"links": []}), link(1), link(2), BROKEN)
-    assert (code, "2 of 3 links are made and in the file" in said) == (1, True), said
-    assert urls == ["http://x/play#1", "http://x/play#2"]
-    made = [
-        {"link_id": f"link-{one}", "name": "", "labels": {"player": f"seat-{one}"}, "templates": [], "stacks": 1}
-        | {"created_at": "2029-01-01T00:00:00Z", "expires_at": "2030-01-01T00:00:00Z", "by": "", "revoked": False}
-        for one in (1, 2)
-    ]
-    code, said, urls = await create(reply(200, {"links": made}), link(3))
-    assert (code, urls) == (0, [f"http://x/play#{number}" for number in (1, 2, 3)]), said
+    one, two, three = [(f"seat-{number}", "", f"#{number}") for number in (1, 2, 3)]
+    assert await create(THREE, listed(), link(1), link(2), BROKEN) == (1, [one, two, ("seat-3", "", "")])
+    assert await create(THREE, listed(1, 2), link(3)) == (0, [one, two, three])
+    named = "player;name\nseat-1;Mia\nseat-4;Ada\nseat-5;Ben\n"
+    now = [("seat-1", "Mia", "#1"), ("seat-4", "Ada", "#4"), ("seat-5", "Ben", "")]
+    assert await create(named, listed(1, 2, 3), link(4), BROKEN) == (1, [*now, two, three])
+    ben = ("seat-5", "Ben", "#5")
+    assert await create(named, listed(1, 3, 4), link(5)) == (0, [*now[:2], ben, three]), "2 is revoked"
+
+
+def listed(*numbers: int) -> bytes:
+    """The links of these seats, as stackd lists them."""
+    same = {"name": "", "templates": [], "stacks": 1, "by": "", "revoked": False}
+    same |= {"created_at": "2029-01-01T00:00:00Z", "expires_at": "2030-01-01T00:00:00Z"}
+    seats = ({"link_id": f"link-{number}", "labels": {"player": f"seat-{number}"}} for number in numbers)
+    return reply(200, {"links": [same | seat for seat in seats]})
 
 
 def reply(status: int, body: dict[str, Any], more: str = "") -> bytes:
