@@ -168,7 +168,7 @@ async def test_a_job_fails_only_what_kubernetes_refuses_or_does_not_do(at: Harne
 async def test_a_delete_fails_once_something_holds_it_up_for_as_long_as_one_call_may_take(at: Harness) -> None:
     stuck = await at.running()
     await at.patch("pods", stuck, {"metadata": {"finalizers": ["example.com/keep"]}})
-    at.give_kubernetes(timeout=0.3)
+    at.give_kubernetes(timeout=1.5)
     job = await finished(at, await submit(at, "delete", stack_ids=[stuck]))
     assert (counts(job), await at.listed()) == ((0, 0, 1), [stuck])
     (error,) = job["errors"]

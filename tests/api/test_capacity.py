@@ -9,7 +9,8 @@ import pytest
 
 from stackd.embedded import NodeSpec
 from stackd.keys import ApiKey, digest
-from tests.harness import KEY, READ_KEY, Harness, request_for, seed
+from stackd.lifecycle import capacity
+from tests.harness import DEADLINE, KEY, READ_KEY, Harness, request_for, seed
 
 NODES = (
     NodeSpec(name="a", cpu="1070m", memory="1048980Ki", pods="20"),
@@ -73,8 +74,9 @@ async def test_ports_and_the_limit_of_stacks_bind_too(at: Harness) -> None:
 
 
 @pytest.mark.stackd(stacks__node_port_min="31001", stacks__node_port_max="31200")
-async def test_node_ports_of_other_services_are_not_free(at: Harness) -> None:
+async def test_node_ports_of_other_services_are_not_free(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rehearsal passed, and half of the players got no stack."""
+    monkeypatch.setattr(capacity, "PORTS_LIMIT_SECONDS", DEADLINE)
     for port in range(31001, 31201, 2):
         at.cluster.faults.take_port(port)
     await at.create()

@@ -213,9 +213,12 @@ async def test_who_waits_for_a_job_is_answered_at_its_end(at: Harness) -> None:
 
 
 async def test_a_list_a_stream_and_a_count_leave_out_what_has_ended(at: Harness) -> None:
-    runs, over = await at.running(), (await at.create(request_for("registry.example/exit0")))["stack_id"]
-    async with follow(at, "/events?ended=false&fields=stack_id,ended") as stream:
-        await stream.expect("hello")
+    runs = await at.running()
+    async with AsyncExitStack() as held:
+        with at.no_pod_starting():
+            over = (await at.create(request_for("registry.example/exit0")))["stack_id"]
+            stream = await held.enter_async_context(follow(at, "/events?ended=false&fields=stack_id,ended"))
+            await stream.expect("hello")
         await until(lambda: at.stack(over), lambda seen: seen["ended"])
         assert (await stream.until("left")).data == {"stack_id": over}
     for query, ids in (("ended=false", [runs]), ("ended=true", [over]), ("", [runs, over])):

@@ -218,7 +218,7 @@ async def test_a_pod_that_somebody_keeps_at_the_stacks_name_fails_its_start_and_
     for stack_id in (deleted, started):
         await at.do("stop", stack_id)
         plant_pod(at, stack_id, annotations=FORGED, **HELD)
-        at.give_kubernetes(timeout=0.5)
+        at.give_kubernetes(timeout=2.0)
         await at.refused(503, "a pod that is not stackd's has the stack's name", f"/stacks/{stack_id}/start")
         at.give_kubernetes(timeout=10.0)
         assert (await at.until_status(stack_id, "failed"))["status_reason"] == "NameTaken"
@@ -263,7 +263,7 @@ async def test_a_pod_that_was_held_at_a_restart_goes_before_the_service_later(at
     """The Service has the record: whoever loses the file while the pod is there reads in it whose pod that is."""
     stack_id = await at.running()
     await at.patch("pods", stack_id, {"metadata": HELD})
-    at.give_kubernetes(timeout=0.5)
+    at.give_kubernetes(timeout=2.0)
     await at.refused(503, "finalizers example.com/hold", f"/stacks/{stack_id}/restart")
     at.give_kubernetes(timeout=10.0)
     await at.patch("pods", stack_id, {"metadata": {"finalizers": None}})

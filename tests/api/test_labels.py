@@ -293,7 +293,7 @@ async def test_somebody_elses_change_of_a_label_in_the_cluster_is_undone(at: Har
 async def test_a_change_back_is_written_although_the_answer_to_the_change_was_lost(at: Harness) -> None:
     """What stackd knows of the Service is as it should be, and the Service is not."""
     stack_id = await at.running(labelled(player="7"))
-    at.give_kubernetes(timeout=0.5)
+    at.give_kubernetes(timeout=2.0)
     at.faults.freeze_watches()
     at.faults.add_fault(action="lost_reply", verb="patch", resource="services")
     await label_refused(at, 503, "has its new labels", stack_id, player="8")

@@ -13,12 +13,12 @@ import pytest
 
 from stackd.embedded import DEFAULT_NODES
 from stackd.embedded.resources import PODS
-from stackd.lifecycle import prepull
+from stackd.lifecycle import diagnostics, prepull
 from stackd.templates import Template
 from stackd.templates.hiding import HIDDEN
 from stackd.workqueue import RetryPolicy
 from tests.api.scenes import life
-from tests.harness import Harness, Machine, eventually, seed, until
+from tests.harness import DEADLINE, Harness, Machine, eventually, seed, until
 from tests.templates import BODY, PLAIN, WEB, folder_with, shown, start, take_away, until_pooled, values_of
 
 
@@ -190,8 +190,9 @@ async def test_values_are_told_to_the_creator_only(at: Harness, caplog: pytest.L
         assert not [text for text in texts if value in text]
 
 
-async def test_values_that_a_container_prints_are_in_no_log(vm: Machine) -> None:
+async def test_values_that_a_container_prints_are_in_no_log(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither logs read from the cluster nor kept logs, of a failed container or a deleted stack, contain a value."""
+    monkeypatch.setattr(diagnostics, "CAPTURE_SECONDS", DEADLINE)
     prints = "      command: [sh, -c, 'echo the flag is $FLAG; echo and $TEAM_SECRET{}']\n      env: [{{"
     runs, fails = (WEB.replace("      env: [{", prints.format(ends)) for ends in ("", "; exit 1"))
     at = await start(vm, runs=runs, fails=fails)
