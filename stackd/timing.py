@@ -46,6 +46,8 @@ READ_WAITS_SECONDS = 5.0
 START_SECONDS = 5.0
 # Between two tries to adopt the stacks that a new or restored file lacks.
 COMPLETE_SECONDS = 0.5
+# How long answers about stacks wait for a first look at all that a new or restored file has got.
+FIRST_LOOK_SECONDS = 2.0
 # The longest that a stop or a takeover writes outdated records of stacks.
 RECORDS_SECONDS = 10.0
 # The longest that a stop takes to give its Lease back or shorten it: a standby does not wait for all of its duration.

@@ -23,7 +23,7 @@ from stackd.lifecycle.decide import ACTIONS, Action, Kind, ReconcilePlan, Surrou
 from stackd.lifecycle.rebuild import adopt
 from stackd.lifecycle.view import look_at
 from stackd.logs import stack_log
-from stackd.timing import ASK_TIME_SECONDS, CLOCK_SET_SECONDS, CONFIRMED_SECONDS, KEEP_CLAIMS
+from stackd.timing import ASK_TIME_SECONDS, CLOCK_SET_SECONDS, CONFIRMED_SECONDS, FIRST_LOOK_SECONDS, KEEP_CLAIMS
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,7 @@ class Reconciler:
             return plan
         to_adopt = any(action.decision.kind is Kind.ADOPT for action in plan.actions)
         if context.store.incomplete and adopted and not to_adopt:
+            await self._look_at_each()
             await context.store.end_adoption()
         before, self.unknown = _uids(self.unknown), plan.unknown
         for action in plan.unknown:
@@ -139,6 +140,17 @@ class Reconciler:
         await self._apply(plan)
         self.passes += 1
         return replace(plan, held=frozenset(context.gate.brake.held))
+
+    async def _look_at_each(self) -> None:
+        """Return once the loop has looked at each stack: no record has a status. One that requests hold up delays nobody."""
+        context = self._context
+        queue, rows = context.loop.queue, context.store.stacks
+        context.loop.wake(rows.ids())
+        end = context.clock.monotonic() + FIRST_LOOK_SECONDS
+        while any(stack_id in queue and not queue.has_failed(stack_id) for stack_id in rows.ids()):
+            if context.clock.monotonic() > end:
+                return
+            await asyncio.sleep(0.005)
 
     async def _adopt(self, names: set[str]) -> bool:
         """Make rows for Services that carry a stack's record. False if the cluster cannot be asked now: the next pass

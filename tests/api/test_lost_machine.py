@@ -11,7 +11,7 @@ from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import PODS
 from tests.api.scenes import three
 from tests.daemons import daemon, on
-from tests.harness import fast_cluster, until
+from tests.harness import fast_cluster
 from tests.players import browser, make_link, settings
 from tests.templates import PLAIN
 
@@ -48,7 +48,7 @@ async def test_a_backup_that_left_the_lost_machine_brings_everything_back_on_ano
         shutil.copy(elsewhere / "09.db", new / "stackd.db")
         async with daemon(new, on(cluster, new) | settings(new) | copied) as process, browser(process.real) as seat:
             at = process.real
-            await until(at.answers, stacks.__eq__)  # also what has happened since the backup
+            assert await at.answers() == stacks, "also what has happened since the backup"
             assert pods(cluster) == uids
             assert (await at.timeline(played))[: len(timeline)] == timeline
             assert [one["link_id"] for one in (await at.get("/links"))["links"]] == [link["link_id"]]

@@ -125,7 +125,7 @@ async def test_a_takeover_is_asked_for_and_loses_nothing(vms: Machines) -> None:
     assert await taking == "vm1 was asked to hand the stacks over\nvm2 owns the stacks\n"
     await until_owner(two)
     assert vms.holders == ["vm1", "", "vm2"], "it was given back, and did not have to run out"
-    await until(two.answers, before.__eq__)
+    assert await two.answers() == before
     assert "vm2 since " in await asyncio.to_thread(run, two, "owner")
 
 
