@@ -19,6 +19,9 @@ USER = 10001
 VOLUME_SIZE = "1Gi"
 ETC, STATE = "/etc/stackd", "/var/lib/stackd"
 CONFIG = "config.toml"
+# For how long the pod may be bound to a node that is lost. Kubernetes' own five minutes would leave one replica without a
+# second, or two without a standby; a node that comes back finds that another pod has the Lease.
+LOST_NODE_SECONDS = 30
 
 
 def run_documents(
@@ -87,6 +90,7 @@ def _pod(config: Config, site: ManifestOptions, image: str, ours: Mapping[str, s
     state = (
         {"persistentVolumeClaim": {"claimName": site.account}} if volume else {"emptyDir": {"sizeLimit": VOLUME_SIZE}}
     )
+    lost = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_NODE_SECONDS}
     away = {"labelSelector": {"matchLabels": ours}, "topologyKey": "kubernetes.io/hostname"}
     return {
         "serviceAccountName": site.account,
@@ -102,6 +106,7 @@ def _pod(config: Config, site: ManifestOptions, image: str, ours: Mapping[str, s
                 "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": away}]
             }
         },
+        "tolerations": [{"key": f"node.kubernetes.io/{state}", **lost} for state in ("not-ready", "unreachable")],
         "containers": [container],
         "volumes": [
             {"name": "etc", "projected": {"sources": [*sources], "defaultMode": 0o440}},

@@ -141,6 +141,7 @@ def test_what_runs_stackd_in_the_cluster_keeps_to_what_it_needs(tmp_path: Path) 
     assert (container["image"], container["securityContext"]["readOnlyRootFilesystem"]) == ("stackd:1", True)
     assert pod["volumes"][1] == {"name": "state", "persistentVolumeClaim": {"claimName": "stackd"}}
     assert not [one for one in documents if "serviceaccounts/token" in str(one)], "the kubelet renews the token"
+    assert [one["tolerationSeconds"] for one in pod["tolerations"]] == [30, 30], "a dead node holds it for five minutes"
     two = printed("--config", str(config), "--run", "stackd:1", "--replicas", "2")
     assert "PersistentVolumeClaim" not in [one["kind"] for one in two], "each replica has a file of its own"
 
