@@ -176,12 +176,17 @@ class StacksSection(Section):
         Expects(what='a list such as ["ExternalIP", "InternalIP"]'),
     ] = key(("ExternalIP",), "Node address types that count as public, in order of preference.")
     address_family: Annotated[Literal["auto", "ipv4", "ipv6"], Expects(what="an address family")] = key(
-        "auto", "Family of the addresses to report; auto is that of the Services."
+        "auto", "Family of the addresses to report, if the cluster has it; auto is that of its Services."
     )
     require_ingress_network_policy: Flag = key(
         True, "Create nothing while no ingress NetworkPolicy protects the stacks' namespace."
     )
     keep_history: Duration = key(86400.0, "How long a stack's timeline is kept after the stack is gone.")
+
+    @property
+    def dual_stack(self) -> bool:
+        """Whether Services are to be of both families, since the cluster's first need not be the one to report."""
+        return self.address_family != "auto"
 
     @property
     def node_ports(self) -> PortRange:

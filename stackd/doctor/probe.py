@@ -170,6 +170,9 @@ class _Probe:
     def _stack(self) -> Stack:
         return bare_stack(f"stack-{secrets.token_hex(8)}", self._config.stacks.namespace, PORT, time.time_ns())
 
+    def _service(self, stack: Stack) -> JsonObject:
+        return service_manifest(stack, self._cluster.instance, dual_stack=self._config.stacks.dual_stack)
+
     async def _listener(self) -> Stack:
         """A stack that listens and that nobody has yet, with its Service."""
         stack = dataclasses.replace(self._stack(), unassigned=True, template="probe")
@@ -184,7 +187,7 @@ class _Probe:
             stack = dataclasses.replace(stack, ports=(dataclasses.replace(stack.ports[0], node_port=port),))
             self._cleanup.push_async_callback(self._remove, "services", stack.service_name)
             with suppress(NodePortTaken):
-                await self._cluster.create(SERVICES, service_manifest(stack, self._cluster.instance))
+                await self._cluster.create(SERVICES, self._service(stack))
                 return stack
         raise _NotRunning(f"{TRIES_FOR_A_PORT} node ports in a row were taken; try again")
 
@@ -203,7 +206,7 @@ class _Probe:
         else:
             self._found([ok(ABOUT, "a pooled stack answers nobody before it is assigned")])
         assigned = dataclasses.replace(stack, unassigned=False)
-        await self._cluster.create_or_update(SERVICES, service_manifest(assigned, self._cluster.instance))
+        await self._cluster.create_or_update(SERVICES, self._service(assigned))
         try:
             async with asyncio.timeout(self._options.seconds):
                 while not await _answers(host, port):  # noqa: ASYNC110 - nothing tells

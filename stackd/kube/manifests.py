@@ -16,6 +16,8 @@ from stackd.model import Member, PortMapping, Stack
 from stackd.podspec.additions import EGRESS_LABEL
 from stackd.podspec.policy import is_reserved
 
+# A single-stack cluster takes it, too.
+DUAL_STACK: Final[Mapping[str, str]] = {"ipFamilyPolicy": "PreferDualStack"}
 FIRST_PORT, LAST_PORT = 1, 65535
 COMMAND: Final = "/stackd-prepull"
 DEADLINE_SECONDS: Final = 1800
@@ -80,11 +82,11 @@ def pod_labels(
     return {**gone, labels.POOL: None, **_labels(stack, instance), **_part(stack, member), labels.ASSIGNED: None}
 
 
-def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
+def service_manifest(stack: Stack, instance: str, *, dual_stack: bool = False) -> dict[str, Any]:
     """The stack's Service, with its record, or a spare one. Needs a stack with its pod spec (``Stacks.with_pod_spec``).
 
     A stack whose ports all have names, or that has given its ports back (it has ended), has a Service of type ClusterIP,
-    which holds no node port.
+    which holds no node port. A ``dual_stack`` one has addresses and node ports of both families, if the cluster has both.
     """
     holds = stack.ports_held and bool(stack.node_ports)
     own = [port for port in stack.ports if port.node_port] or stack.ports  # ``routes`` has a Service for the others
@@ -100,6 +102,7 @@ def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
             "type": "NodePort" if holds else "ClusterIP",
             "selector": service_selector(stack),
             "ports": [service_port(port) | ({"nodePort": port.node_port} if holds else {}) for port in own],
+            **(DUAL_STACK if dual_stack else {}),
         },
     }
 

@@ -258,7 +258,7 @@ async def _write_service(context: Context, stack: Stack, change: Change, wanted:
     if stack.accepted and not stack.spare and service.uid != stack.service_uid:
         await context.store.stacks.set_service(stack.stack_id, service.uid)
         stack_log(log, stack.stack_id).info("its Service was created again")
-    if before is not None and before.uid == service.uid and not before.recorded:
+    if before is not None and before.uid == service.uid and not (before.recorded or before.spare):
         stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
 
 
@@ -322,7 +322,8 @@ def _require_as_made(wanted: WantedService, service: ServiceState) -> None:
 async def _send_service(
     context: Context, stack: Stack, change: Change, wanted: WantedService, deadline: Deadline
 ) -> ServiceState:
-    manifest = service_manifest(stack, context.cluster.instance)
+    dual_stack = context.config.stacks.dual_stack
+    manifest = service_manifest(stack, context.cluster.instance, dual_stack=dual_stack)
     if change.verb is Verb.CREATE:
         return await context.cluster.create(SERVICES, manifest, timeout=deadline.left)
     if change.uid is not None:

@@ -51,16 +51,17 @@ def eligible(config: Config, nodes: Iterable[NodeState]) -> list[NodeState]:
 def address(config: Config, node: NodeState, families: Sequence[str] = ()) -> str | None:
     """The address at which a stack on this node is reached: ``stacks.public_ips`` first, then one of the node's own.
 
-    Of the node's addresses only those of the ``families`` of the stack's Service (``IPv4``, ``IPv6``) count, in that
-    order; all count while the families are unknown. A host name counts for every family.
+    Of the node's addresses only those of the ``families`` of the stack's Service (``IPv4``, ``IPv6``) count, that of
+    ``stacks.address_family`` first; while the families are unknown, that one alone, or all. A host name counts for each.
     """
     stacks = config.stacks
     if configured := stacks.public_ips.get(node.name) or stacks.public_ips.get(ANY):
         return configured
-    wanted = families if stacks.address_family == "auto" else (_FAMILIES[stacks.address_family],)
+    preferred = _FAMILIES.get(stacks.address_family, "")
+    wanted = sorted(families or (preferred,), key=lambda family: family != preferred)
     for kind in stacks.address_types:
         having = [text for of, text in node.addresses if of == kind]
-        for family in wanted or ("",):
+        for family in wanted:
             for text in having:
                 if family in ("", (of := _family(text))) or not of:
                     return text

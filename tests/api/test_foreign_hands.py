@@ -335,23 +335,28 @@ async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_wa
 @pytest.mark.parametrize(
     ("setting", "families", "addresses", "shown"),
     [
-        ("auto", "IPv4", (V6, V4), V4),
-        ("auto", "IPv6", (V6, V4), V6),
-        ("ipv6", "IPv4", (V6, V4), V6),
-        ("auto", "IPv4", (V6,), None),
+        ("auto", ["IPv4"], (V6, V4), V4),
+        ("auto", ["IPv6"], (V6, V4), V6),
+        ("auto", ["IPv4"], (V6,), None),
+        ("ipv6", ["IPv4", "IPv6"], (V4, V6), V6),
+        ("ipv6", ["IPv4"], (V6, V4), V4),
+        ("ipv6", ["IPv4"], (V6,), None),
     ],
 )
 async def test_a_stack_is_told_an_address_of_its_services_family(
-    vm: Machine, setting: str, families: str, addresses: tuple[str, ...], shown: str | None
+    vm: Machine, setting: str, families: list[str], addresses: tuple[str, ...], shown: str | None
 ) -> None:
+    """Of the family that is set, if the Service has it: no node port is open at an address of another."""
     at = await vm.start(stacks__address_family=setting)
     listed = [{"type": "ExternalIP", "address": address} for address in addresses]
     nodes, events = await at.objects("nodes"), await at.metric("stackd_mirror_events_total", kind="nodes")
     for name in nodes:
         await at.kubectl("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"addresses": listed}})
     await at.until_at_least("stackd_mirror_events_total", events + len(nodes), kind="nodes")
-    admit(at, "create", "services", {"spec": {"ipFamilies": [families]}})
+    admit(at, "create", "services", {"spec": {"ipFamilies": families}})
     stack = await at.create()
+    (service,) = [one for name, one in (await at.objects("services")).items() if stack["stack_id"] in name]
+    assert service["spec"]["ipFamilyPolicy"] == ("SingleStack" if setting == "auto" else "PreferDualStack")
     assert stack["node_public_ip"] == shown
     port = stack["ports"][0]["node_port"]
     host = f"[{shown}]" if shown == V6 else shown

@@ -42,7 +42,7 @@ async def filled(at: Harness, count: int = SPARES) -> dict[str, dict[str, Any]]:
     return await spares(at)
 
 
-async def test_a_create_takes_a_spare_with_its_id_and_node_port(at: Harness) -> None:
+async def test_a_create_takes_a_spare_with_its_id_and_node_port(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     there = await filled(at)
     at.counts.clear()
     stack = await at.create()
@@ -53,6 +53,7 @@ async def test_a_create_takes_a_spare_with_its_id_and_node_port(at: Harness) -> 
     assert [port["nodePort"] for port in before["spec"]["ports"]] == [port["node_port"] for port in stack["ports"]]
     assert after["spec"]["selector"] == {"stackd.io/stack": stack["stack_id"]}
     assert not is_spare(after)
+    assert "annotations were missing" not in caplog.text, "a spare has none"
     await filled(at)  # another one takes its place
 
 
