@@ -27,6 +27,7 @@ from tests.kube.wire import (
     Stream,
     Wire,
     changes_of_pods,
+    held,
     items,
     loses,
     mirroring,
@@ -70,7 +71,8 @@ async def test_lists_and_watches_make_the_copy_of_our_objects_alone(cluster: Clu
 
 
 async def test_the_copy_is_in_sync_only_when_all_three_are_listed(cluster: Cluster, wire: Wire) -> None:
-    wire.on("GET", NODES_PATH, *[says(status(500, "InternalError", "not yet"), 500)] * 2)
+    go, refusal = asyncio.Event(), says(status(500, "InternalError", "not yet"), 500)
+    wire.on("GET", NODES_PATH, refusal, held(go, refusal))
     mirror = Mirror(cluster)
     await asyncio.wait_for(mirror.relist(), 30)  # before, what had listed nothing yet waited for ever
     relisted: list[str] = []
@@ -78,6 +80,7 @@ async def test_the_copy_is_in_sync_only_when_all_three_are_listed(cluster: Clust
     task = asyncio.create_task(mirror.run())
     await eventually(lambda: len(relisted) == 2)
     assert not mirror.synced
+    go.set()
     await asyncio.wait_for(mirror.wait_synced(), 10)
     assert set(relisted) == {"pods", "services", "nodes"}
     task.cancel()
@@ -272,7 +275,8 @@ async def test_a_list_with_an_object_that_cannot_be_read_is_taken_again(cluster:
 async def test_what_is_no_watch_is_an_outage(
     cluster: Cluster, wire: Wire, odd: Reply, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wire.on("WATCH", PODS_PATH, *[odd] * 4)
+    go = asyncio.Event()
+    wire.on("WATCH", PODS_PATH, *[odd] * 3, held(go, odd))
     wire.watch("pods", then(("ADDED", pod("a", version=205))))
     async with mirroring(cluster) as (mirror, _):
         pods = mirror.health_by_kind["pods"]
@@ -282,6 +286,7 @@ async def test_what_is_no_watch_is_an_outage(
         assert "html" not in mirror.last_error
         await eventually(lambda: len(wire.asked("GET", PODS_PATH, watch=True)) >= 4)
         assert pods.disconnected_since == since
+        go.set()
         await seen(mirror, "a", 205)
         assert (mirror.disconnected_since, pods.last_error) == (None, "")
     assert len(wire.asked("GET", PODS_PATH, watch=False)) == 1

@@ -152,6 +152,16 @@ def says(body: Any, code: int = 200, **headers: str) -> Reply:
     return reply
 
 
+def held(go: asyncio.Event, reply: Reply) -> Reply:
+    """This reply, once ``go`` is set."""
+
+    async def later(request: web.Request) -> web.StreamResponse:
+        await go.wait()
+        return await reply(request)
+
+    return later
+
+
 def page(text: str, code: int = 200, kind: str = "text/html") -> Reply:
     """A page of a load balancer."""
 
