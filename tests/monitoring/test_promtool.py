@@ -31,7 +31,7 @@ def promtool(*arguments: str, stdin: str = "") -> str:
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("promtool is not installed (Debian: apt install prometheus)")
-    done = subprocess.run([program, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([program, *arguments], input=stdin, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
