@@ -108,10 +108,10 @@ def _allows(listener: Mapping[str, Any], own: str, namespace: str, labels: Mappi
     selector = allowed.get("selector") or {}
     has = {"kubernetes.io/metadata.name": namespace, **labels}
     named = all(has.get(key) == value for key, value in (selector.get("matchLabels") or {}).items())
-    return named and all(_holds(one, has) for one in selector.get("matchExpressions") or ())
+    return named and all(holds(one, has) for one in selector.get("matchExpressions") or ())
 
 
-def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+def holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     key, operator, values = expression["key"], expression["operator"], expression.get("values") or ()
     there = key in labels
     return {"Exists": there, "DoesNotExist": not there, "In": there and labels[key] in values}.get(

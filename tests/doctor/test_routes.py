@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from stackd.doctor import Finding, Level
+from stackd.doctor.routes import holds
 from tests.certificates import authority, issued
 from tests.doctor.prepared import Prepared, prepared
 from tests.provisioning import ask, printed
@@ -69,3 +70,20 @@ async def test_names_that_work_are_shown_and_else_why_not(tmp_path: Path, monkey
         failed = [finding.what for finding in await about_routes(at) if finding.level is Level.FAIL]
         words = ("not programmed: no address", "listener http is for", "listener https lets in no", "no listener tls")
         assert [part in what for part, what in zip(words, failed, strict=True)] == [True] * 4, failed
+
+
+@pytest.mark.parametrize(
+    ("expression", "lets_in"),
+    [
+        ({"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["stacks", "web"]}, True),
+        ({"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["stacks"]}, False),
+        ({"key": "team", "operator": "NotIn", "values": ["red"]}, True),
+        ({"key": "team", "operator": "In", "values": ["red"]}, False),
+        ({"key": "team", "operator": "Exists"}, False),
+        ({"key": "team", "operator": "DoesNotExist"}, True),
+    ],
+)
+def test_a_listener_lets_in_the_namespaces_that_its_expression_selects(
+    expression: dict[str, Any], lets_in: bool
+) -> None:
+    assert holds(expression, {"kubernetes.io/metadata.name": "stacks"}) is lets_in

@@ -312,6 +312,20 @@ async def test_a_token_that_is_good_for_a_month_is_renewed_every_day(at: Place) 
             assert len(at.wire.asked("POST", REQUEST)) == number
 
 
+async def test_a_token_gives_way_only_to_one_that_lasts_longer(at: Place) -> None:
+    """A cluster may come to issue shorter ones; a stackd that is down for longer than those last needs the long one."""
+    long = at.issue(4 * DAY_SECONDS)
+    at.wire.on("POST", REQUEST, *[at.renews(longest=DAY_SECONDS)] * 2)
+    async with at.connected(long) as (cluster, renewal):
+        for days in (1.1, 1.0, 1.0):
+            at.at += days * DAY_SECONDS
+            await renewal.check()
+            assert (used(cluster), len(at.wire.asked("POST", REQUEST))) == (long, 1)
+        at.at += 0.5 * DAY_SECONDS
+        await renewal.check()
+        assert used(cluster) != long
+
+
 async def test_a_kept_token_that_is_damaged_or_another_accounts_is_not_used(at: Place) -> None:
     own = at.issue()
     for content in ("", "nonsense", "a.b.c", "\0\xff", at.issue(30 * DAY_SECONDS, account="other")):
