@@ -47,7 +47,7 @@ def run_documents(
         claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": VOLUME_SIZE}}}
         yield manifest("PersistentVolumeClaim", "v1", spec=claim)
     ports = [{"name": "api", "port": port, "targetPort": port}]
-    yield manifest("Service", "v1", spec={"selector": ours, "ports": ports, **(DUAL_STACK if _is_v6(config) else {})})
+    yield manifest("Service", "v1", spec={"selector": ours, "ports": ports, **DUAL_STACK})
     rules = {"ingress": [{"ports": [{"protocol": "TCP", "port": port}]}], "egress": [{}]}
     policy = {"podSelector": {"matchLabels": ours}, "policyTypes": ["Ingress", "Egress"], **rules}
     yield manifest("NetworkPolicy", KINDS["networkpolicies"].api_version, spec=policy)
@@ -62,15 +62,11 @@ def run_documents(
     yield manifest("Deployment", "apps/v1", spec=spec)
 
 
-def _is_v6(config: Config) -> bool:
-    return ":" in config.server.host
-
-
 def _pod(config: Config, site: ManifestOptions, image: str, ours: Mapping[str, str], *, volume: bool) -> dict[str, Any]:
     environment = {
         "CREDENTIALS_DIRECTORY": ETC,
         variable("cluster", "mode"): "in-cluster",
-        variable("server", "host"): "::" if _is_v6(config) else "0.0.0.0",  # noqa: S104 - the NetworkPolicy limits it
+        variable("server", "host"): "::",  # the NetworkPolicy limits it
         variable("state", "path"): f"{STATE}/stackd.db",
     }
     owner = ["stackd", "owner"]

@@ -183,8 +183,19 @@ def are_at(sockets: Sequence[socket.socket], config: Config) -> bool:
 
 
 def _addresses(config: Config) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-    """``::`` is all addresses of both families, each with a socket of its own: so a caller's IPv4 address stays one."""
+    """``::`` is all addresses of both families that there are, each with a socket of its own: so a caller's IPv4 address stays one."""
     host, port = config.server.host, config.server.port
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]] = [(one[0], one[4]) for one in found]
-    return [*addresses, (socket.AF_INET, ("0.0.0.0", port))] if host == "::" else addresses  # noqa: S104
+    if host != "::":
+        return addresses
+    return [*(addresses if _has_ipv6() else ()), (socket.AF_INET, ("0.0.0.0", port))]  # noqa: S104
+
+
+def _has_ipv6() -> bool:
+    """Whether the kernel has it; it may have been started without."""
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

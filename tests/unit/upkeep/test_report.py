@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stackd.config import load
 from stackd.embedded import EmbeddedCluster, User, everything
 from stackd.kube import guards
 from stackd.lifecycle import bring_up
 from stackd.upkeep import health
 from stackd.upkeep.systemd import Notifier, ProcessContext
+from stackd.web.serving import listen
 from stackd.workqueue import RetryPolicy
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
 from tests.ports import free_port
@@ -155,6 +160,20 @@ async def test_all_addresses_of_ipv6_are_those_of_ipv4_too(tmp_path: Path, caplo
         await eventually(lambda: audit.read_text().count("401") == 2)
         assert all(f'"{address}"' in audit.read_text() for address in ("127.0.0.1", "::1"))
         assert f"listening on [::]:{port} and 0.0.0.0:{port}," in caplog.text
+
+
+def test_all_addresses_are_those_of_ipv4_where_the_kernel_has_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Socket(socket.socket):
+        def __init__(self, family: int = socket.AF_INET, *more: Any, **options: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *more, **options)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    settings = {"STACKD_AUTH__KEY": KEY, "STACKD_SERVER__HOST": "::", "STACKD_SERVER__PORT": "0"}
+    (only,) = listen(load(None, settings).config)
+    with only:
+        assert only.getsockname()[0] == "0.0.0.0"  # noqa: S104
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["stop", "restart"])
