@@ -99,7 +99,7 @@ class Kubectl:
         return [one for one in pods if not ready or _is_ready(one)]
 
     async def remove(self, pod: str, how: str) -> None:
-        """Delete, evict or kill the pod; the last does not let it give its Lease back."""
+        """Delete or evict the pod, or kill it: its object is gone at once, and the kubelet gives the process a second or so."""
         path, name = f"/api/v1/namespaces/{self.namespace}/pods/{pod}", {"name": pod, "namespace": self.namespace}
         if how == "evicted":
             eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": name}

@@ -173,7 +173,7 @@ def test_all_addresses_are_those_of_ipv4_where_the_kernel_has_no_ipv6(monkeypatc
     settings = {"STACKD_AUTH__KEY": KEY, "STACKD_SERVER__HOST": "::", "STACKD_SERVER__PORT": "0"}
     (only,) = listen(load(None, settings).config)
     with only:
-        assert only.getsockname()[0] == "0.0.0.0"  # noqa: S104
+        assert only.getsockname()[0] == "0.0.0.0"
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["stop", "restart"])
