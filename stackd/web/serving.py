@@ -183,7 +183,7 @@ def are_at(sockets: Sequence[socket.socket], config: Config) -> bool:
 
 
 def _addresses(config: Config) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-    """``::`` is all addresses of the families that there are, each with a socket of its own: a caller's IPv4 address stays one."""
+    """``::`` is all addresses of the families that there are, each with a socket of its own: so an IPv4 address stays one."""
     host, port = config.server.host, config.server.port
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]] = [(one[0], one[4]) for one in found]
