@@ -23,7 +23,7 @@ def load(app):
     from . import access, admin, challenge, health, models, routes
     from .worker import Worker
 
-    models.create_tables(app)
+    models.create_tables()
     CHALLENGE_CLASSES[challenge.StackdChallengeType.id] = challenge.StackdChallengeType
     FLAG_CLASSES[challenge.GENERATED] = challenge.GeneratedFlag
     register_plugin_assets_directory(app, base_path=f"/plugins/{PLUGIN}/assets/")

@@ -12,7 +12,7 @@ from typing import Any
 
 from CTFd.models import db
 from sqlalchemy import func
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from . import instances, recipe, settings
 from .access import Account, Refused
@@ -39,7 +39,7 @@ def begin(challenge: StackdChallenge, accounts: Collection[Account], ttl: str = 
     for _ in range(TRIES):
         try:
             return _begun(fields, challenge_id, accounts)
-        except IntegrityError:  # a player has pressed Start at this moment
+        except (IntegrityError, OperationalError):  # a player has pressed Start at this moment
             db.session.rollback()
     raise Refused("Many instances are being started at this moment. Please try again.", 409, "busy")
 
@@ -62,8 +62,7 @@ def _begun(
             skipped["has no room for it"].append(account.name)
         else:
             slot, leaves = places[0]
-            if same is not None:  # it has ended
-                same.challenge_key = None
+            instances.forget(same)
             if leaves:
                 instances.mark_stopped("replaced", StackdInstance.name == leaves)
             new.append(instances.to_create(account, slot, fields, challenge_id))

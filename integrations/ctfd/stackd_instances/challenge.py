@@ -143,6 +143,7 @@ class GeneratedFlag(BaseFlag):
 
 def list_flag(challenge):
     """Have CTFd list one entry for the generated flags of a challenge, and none if it has none."""
+    StackdChallenge.query.filter_by(id=challenge.id).with_for_update().one()  # one form after the other
     listed = Flags.query.filter_by(challenge_id=challenge.id, type=GENERATED).all()
     wanted = challenge.stackd_flag_source == recipe.FROM_STACK
     if len(listed) != int(wanted):

@@ -13,7 +13,7 @@ from typing import Any
 from CTFd.cache import cache
 from CTFd.models import db
 from CTFd.utils.user import is_admin
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from . import access, answers, recipe, settings
 from .access import Account, Refused
@@ -157,23 +157,27 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
         db.session.commit()
         return row
     slot, leaves = room_for(account, cost_of(row.fields if is_there else fields), row if is_there else None, instead_of)
-    if leaves:
-        mark_stopped("replaced", StackdInstance.name == leaves)
-    if is_there:
-        row.unseen = False
-        db.session.commit()
-        return row
-    if row is not None:  # it has ended, and still has the reason
-        row.challenge_key = None
-        db.session.flush()
-    row = to_create(account, slot, fields, challenge_id)
-    db.session.add(row)
     try:
+        if leaves:
+            mark_stopped("replaced", StackdInstance.name == leaves)
+        if is_there:
+            row.unseen = False
+        else:
+            forget(row)
+            row = to_create(account, slot, fields, challenge_id)
+            db.session.add(row)
         db.session.commit()
-    except IntegrityError:  # somebody else than the account itself has made one at this moment
+    except (IntegrityError, OperationalError):  # somebody else than the account itself is at its rows at this moment
         db.session.rollback()
         return start(account, challenge, instead_of)
     return row
+
+
+def forget(row: StackdInstance | None) -> None:
+    """What has ended makes way for another one, without a commit; the worker may remove it at this moment."""
+    if row is not None:
+        query = StackdInstance.query.filter_by(id=row.id, slot=None)
+        query.update({"challenge_key": None}, synchronize_session=False)
 
 
 def room_for(account: Account, cost: int, made: StackdInstance | None, instead_of: str) -> tuple[int, str]:

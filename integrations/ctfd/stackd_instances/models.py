@@ -157,16 +157,15 @@ class StackdBatch(db.Model):
     created = db.Column(db.Integer, nullable=False)
 
 
-def create_tables(app):
-    """Create the tables, and the columns that an earlier version of the plugin did not have."""
-    app.db.create_all()
-    found = inspect(db.engine)
-    for model in (StackdChallenge, StackdInstance, StackdFlag, StackdSharing):
+def create_tables():
+    """Create the tables, and the columns that an earlier version of the plugin did not have; other processes may do so, too."""
+    for model in (StackdChallenge, StackdInstance, StackdFlag, StackdSharing, StackdLeft, StackdBatch):
         table = model.__table__
-        existing = {column["name"] for column in found.get_columns(table.name)}
+        with suppress(DBAPIError):  # another one was faster
+            table.create(db.engine, checkfirst=True)
+        existing = {column["name"] for column in inspect(db.engine).get_columns(table.name)}
         for column in table.columns:
             if column.name not in existing:
                 kind = column.type.compile(db.engine.dialect)
-                with suppress(DBAPIError):  # another process was faster
-                    db.session.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
-                    db.session.commit()
+                with suppress(DBAPIError), db.engine.begin() as connection:
+                    connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))

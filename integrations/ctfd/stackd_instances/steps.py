@@ -83,9 +83,8 @@ def settle(task: StackdInstance, reply: Reply) -> None:
         if task.todo == "create":
             row.stack_id = reply.data.get("stack_id")
             keep_flag(row, task, reply)
-        if task.todo == "extend":
-            row.extensions += 1
         if same and row.todo == task.todo:  # keep_flag may have refused it
+            row.extensions += task.todo == "extend"
             row.todo, row.message, row.problem, row.attempts = None, "", None, 0
             write_stack(row, reply.data | ({"status": "creating"} if task.todo == "restart" else {}))
     db.session.commit()
@@ -133,7 +132,7 @@ def refuse(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
 
 def give_up(row: StackdInstance, why: answers.Verdict, detail: str) -> None:
     """End a start: the player keeps the reason, and whatever stackd may have made is deleted."""
-    row.todo, row.slot, row.once = "stop", None, random_name()
+    row.todo, row.slot, row.once, row.since = "stop", None, random_name(), now()
     row.problem, row.message, row.detail, row.attempts, row.not_before = why.key, why.sentence, detail, 0, 0
 
 
