@@ -130,7 +130,7 @@ async def test_a_code_is_enough_on_a_computer_that_another_student_has_used(boar
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", name="Ada")).to_be_visible()
         await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
-        await page.get_by_text("Open another link by its code").click()
+        await page.get_by_text("Open a link by its code").click()
         await field.fill(mia["code"])
         await button(page.locator("form"), "Open").click()
         await expect(page.get_by_role("heading", name="Mia")).to_be_visible()

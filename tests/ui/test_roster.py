@@ -69,6 +69,19 @@ async def test_who_has_not_begun_is_stuck_or_has_this_flag_is_found(boards: Boar
         await expect(board.dialog.get_by_role("status")).to_contain_text("Jürgen Müller")
 
 
+async def test_a_long_reason_leaves_room_for_the_other_rows(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path, lab_3=PLAIN.replace("nginx:stable", "registry.example/nopull"))) as board:
+        async with browser(board.at) as seat:
+            await seat.enter(await make_link(board.at, name="Zoë"))
+            await seat.start("lab-3")
+        await board.open()
+        await board.button("Players").click()
+        await expect(line(board, "Zoë").get_by_title("no such host")).to_be_visible()
+        box = await line(board, "Zoë").bounding_box()
+        assert box is not None
+        assert box["height"] < 80
+
+
 async def test_a_new_link_replaces_the_old_one_and_all_are_extended_and_ended(boards: Boards, tmp_path: Path) -> None:
     async with lesson(boards, tmp_path) as (board, links):
         before = {one["labels"]["player"]: one for one in await board.at.stacks()}
@@ -138,6 +151,12 @@ async def test_a_message_reaches_those_chosen_or_everybody(boards: Boards, tmp_p
         await board.button("Players").click()
         await board.find().fill("late ")
         await expect(names(board)).to_have_count(11)
+        for _ in range(2):
+            await board.button("Message 11…").click()
+            await expect(board.dialog.get_by_role("textbox")).to_be_focused()
+            await board.page.keyboard.press("Escape")
+            await expect(board.dialog).to_have_count(0)
+        assert await board.page.locator(".toast").count() <= 1, "the same sentence is said once"
         for count, text, whom in ((11, "Five minutes.", "11 chosen"), (12, "Well done.", "everybody")):
             await board.button(f"Message {count}…").click()
             await board.page.keyboard.type(text)

@@ -146,6 +146,7 @@ function toast(text, wrong, key = "") {
   const element = h("div", look, h("span", {}, text), close);
   if (key) keyed.set(key, { text, element });
   const toasts = at("toasts");
+  for (const each of toasts.children) if (each.firstChild?.textContent === text) each.remove();
   toasts.append(element);
   while (toasts.children.length > 3) toasts.firstElementChild?.remove();
   if (!(key && wrong)) setTimeout(() => element.remove(), key || wrong ? STAY_LONG : STAY); // what a job says stays

@@ -190,6 +190,7 @@ export class Roster {
       const about = { class: "called", title: row.labels };
       const page = { class: "button", target: "_blank", href: `/play#as=${key}`, "aria-label": `Page of ${name}` };
       const renew = { class: "writes", "aria-label": `New link for ${name}` };
+      const title = stack?.status_message ?? "";
       const look = { class: "status", "data-status": stack?.status ?? "gone", "data-kind": kind };
       /** @type {Record<string, import("../shared/dom.js").Child>} */
       const contents = {
@@ -197,7 +198,7 @@ export class Roster {
         opened: opened || "never",
         started,
         status: h("span", look, status),
-        problem: stack && kind && [reasonLink(stack, reasonOf(stack, kind)), " ", quiet(stack.status_message ?? "")],
+        problem: stack && kind && [reasonLink(stack, reasonOf(stack, kind)), " ", h("span", { title }, quiet(title))],
         address: address && button(address, () => copy(address, tell), { class: "plain mono", title: "Copy" }),
         left: rest,
         seen,
