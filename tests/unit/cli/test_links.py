@@ -149,6 +149,10 @@ async def test_a_file_of_links_and_the_sheet_have_the_same_and_a_second_run_keep
     file.unlink()
     assert "lacks the links of 3 players" in await failing(shell, *words, stdin=more)
     assert not file.exists()
+    nowhere = ["links", "create", "--players", "-", "--csv", str(tmp_path / "none" / "links.csv")]
+    refused = await shell.any_command(*nowhere, stdin="player\nseat-9\n")
+    assert str(refused.exception).endswith("none/links.csv'")
+    assert len(json.loads(await good(shell, "list", "--json"))["links"]) == len(listed), "nothing was made"
 
 
 async def test_what_was_made_before_an_error_is_in_the_file_and_the_next_run_makes_the_rest(
