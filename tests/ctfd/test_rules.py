@@ -38,6 +38,8 @@ async def test_who_may_not_open_a_challenge_may_not_start_it(ctfd: Ctfd, stackd:
     other = (await ctfd.admin.data("POST", "/api/v1/challenges", plain))["id"]
     for challenge in (hidden, 999):
         assert await refusal(player, challenge) == (404, "no_challenge")
+    secret = await ctfd.challenge(name="Secret", state="hidden", stackd_opens=moment(3600))
+    assert await player.press(secret) == await player.press(999), "nor is it read when that opens"
     for challenge in (later, unseen):
         assert await refusal(player, challenge) == (403, "not_yet")
     assert await refusal(player, other) == (404, "no_instances")

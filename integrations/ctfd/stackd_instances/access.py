@@ -12,6 +12,7 @@ from typing import Any
 from CTFd.api.v1.challenges import Challenge
 from CTFd.models import Challenges, Fails, Teams, Users, db
 from CTFd.utils import get_config, set_config
+from CTFd.utils.challenges import get_all_challenges
 from CTFd.utils.config import is_teams_mode
 from CTFd.utils.dates import ctf_ended, ctf_paused, ctftime, view_after_ctf
 from CTFd.utils.user import get_current_team, get_current_user, is_admin, is_verified
@@ -191,6 +192,11 @@ def has_attempts(challenge: StackdChallenge) -> bool:
         return True
     fails = Fails.query.filter_by(account_id=get_current_user().account_id, challenge_id=challenge.id).count()
     return bool(fails < challenge.max_attempts)
+
+
+def listed() -> set[int]:
+    """The ids of the challenges that CTFd's list has for the current user, also of those that are not open yet."""
+    return {one.id for one in get_all_challenges(admin=is_admin())}
 
 
 def startable(challenge_id: int) -> StackdChallenge:

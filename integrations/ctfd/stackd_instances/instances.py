@@ -41,9 +41,10 @@ MESSAGES = "stackd_messages"
 """The cache has what organisers say to players."""
 
 
-def messages(account: Account, challenges: Iterable[StackdChallenge]) -> list[dict[str, str]]:
+def messages(account: Account, challenges: Collection[StackdChallenge]) -> list[dict[str, str]]:
     """What organisers say to the account, to all or about one of these challenges."""
-    own = [recipe.labels(settings.site(), account.key, each.stackd_key, "") for each in challenges]
+    keys = ["", *(each.stackd_key for each in challenges)]
+    own = [recipe.labels(settings.site(), account.key, key, "") for key in keys]
     templates = {"", *(each.stackd_template for each in challenges)}
     return [
         {"message_id": each["message_id"], "text": each["text"]}

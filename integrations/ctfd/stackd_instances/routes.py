@@ -56,9 +56,8 @@ def body():
     return wanted or {}
 
 
-def answer(row, account, challenge_id=None, **said):
-    data = {**NONE, "challenge_id": challenge_id} if row is None else instances.shown(row)
-    challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
+def answer(row, account, challenge=None, **said):
+    data = {**NONE, "challenge_id": challenge and challenge.id} if row is None else instances.shown(row)
     more = instances.allowance(account, challenge)
     if data["status"] != "none":
         more["others"] = []
@@ -88,8 +87,10 @@ def listed(account):
 def mine():
     account = access.account()
     more = instances.allowance(account)
-    said = instances.messages(account, StackdChallenge.query.all())
-    return jsonify({"success": True, "data": {"instances": listed(account), "messages": said, **more}})
+    own = listed(account)
+    ids = access.listed() | {each["challenge_id"] for each in own}
+    said = instances.messages(account, StackdChallenge.query.filter(StackdChallenge.id.in_(ids)).all())
+    return jsonify({"success": True, "data": {"instances": own, "messages": said, **more}})
 
 
 @blueprint.route(f"{API}/challenges/<int:challenge_id>", methods=["GET"])
@@ -98,12 +99,13 @@ def look(challenge_id):
         raise Refused("Log in to start an instance.", 401, "login")
     account = access.account()
     row = instances.of_challenge(account, challenge_id)
-    challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
+    is_known = row is not None or challenge_id in access.listed()
+    challenge = StackdChallenge.query.filter_by(id=challenge_id).first() if is_known else None
     said = {"messages": instances.messages(account, [challenge] if challenge is not None else [])}
     each_alone = row is not None or challenge is None or access.closed(challenge)
     shared = None if each_alone else instances.shared(challenge)
     if shared is None:
-        return answer(row, account, challenge_id, **said)
+        return answer(row, account, challenge, **said)
     access.startable(challenge_id)  # the address of a hidden one is hidden, too
     return jsonify({"success": True, "data": NONE | shared | said | {"locale": str(get_locale() or "")}})
 
@@ -121,7 +123,7 @@ def start(challenge_id):
         raise Refused("You have no attempts left for this challenge.", 403, "no_attempts")
     row = instances.start(account, challenge, str(wanted.get("instead_of") or ""))
     current_app.stackd_worker.wake()
-    return answer(row, account, challenge_id)
+    return answer(row, account, challenge)
 
 
 @blueprint.route(f"{API}/instances/<name>", methods=["GET"])
