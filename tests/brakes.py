@@ -26,10 +26,12 @@ async def plan(at: Harness) -> dict[str, Any]:
 
 
 async def until_held(at: Harness, count: int) -> list[str]:
-    """Return the stacks that are held back, once there are ``count``, and a pass could release them."""
+    """Return the stacks that are held back, once there are ``count``, and a pass could release them. After a new list, they are
+    proven gone once more, and none is held meanwhile."""
     held = (await until(lambda: plan(at), lambda seen: len(seen["held"]) == count))["held"]
     await at.passes(3)
-    assert (await plan(at))["held"] == (await at.call("GET", "/readyz")).json["held"] == held
+    await until(lambda: plan(at), lambda seen: seen["held"] == held)
+    await until(lambda: at.call("GET", "/readyz"), lambda seen: seen.json.get("held") == held)
     return list(held)
 
 
