@@ -21,7 +21,6 @@ from .client import Reply, Stackd
 from .models import StackdBatch, StackdChallenge, StackdInstance, random_name
 from .steps import note_problem, note_silence, settle
 
-TRIES = 5
 SHOWN = 600
 """Seconds that organisers see a batch, at least."""
 LOST = ("job_not_found", "answer_gone", "idempotency_key_reused")
@@ -36,7 +35,7 @@ def begin(challenge: StackdChallenge, accounts: Collection[Account], ttl: str = 
         raise Refused("Everybody shares the instance of this challenge.", 409, "shared")
     fields = instances.fields_of(challenge) | ({"stackd_ttl": ttl} if ttl else {})
     challenge_id = challenge.id
-    for _ in range(TRIES):
+    for _ in range(instances.TRIES):
         try:
             return _begun(fields, challenge_id, accounts)
         except (IntegrityError, OperationalError):  # a player has pressed Start at this moment

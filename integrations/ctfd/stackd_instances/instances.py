@@ -39,6 +39,8 @@ SHARED = "stackd_shared"
 
 MESSAGES = "stackd_messages"
 """The cache has what organisers say to players."""
+TRIES = 5
+"""How often a press begins again because others were at its rows at the same moment."""
 
 
 def messages(account: Account, challenges: Collection[StackdChallenge]) -> list[dict[str, str]]:
@@ -141,7 +143,7 @@ def allowance(account: Account, challenge: StackdChallenge | None = None) -> dic
     return {"used": len(mine), "limit": limit, "others": others, "makes_room": makes_room, **spending}
 
 
-def start(account: Account, challenge: StackdChallenge, instead_of: str = "") -> StackdInstance:
+def start(account: Account, challenge: StackdChallenge, instead_of: str = "", tries: int = TRIES) -> StackdInstance:
     """The account's instance of the challenge: the one that it has, also if that was made beforehand and counts from now on, or
     a new one. At a limit it takes the place of the one that is named, or of the oldest that makes room if the settings say so.
     Raises Refused.
@@ -149,7 +151,7 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
     fields, challenge_id = fields_of(challenge), challenge.id
     own = StackdInstance.query.filter_by(account=account.key, challenge_key=challenge.stackd_key)
     row = own.first()
-    if row is None or row.slot is None:
+    if tries == TRIES and (row is None or row.slot is None):
         count_start(account.key)
     access.lock(account)  # of presses at the same time, each sees what the one before it has started
     row = own.first()
@@ -170,7 +172,9 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
         db.session.commit()
     except (IntegrityError, OperationalError):  # somebody else than the account itself is at its rows at this moment
         db.session.rollback()
-        return start(account, challenge, instead_of)
+        if tries == 1:
+            raise
+        return start(account, challenge, instead_of, tries - 1)
     return row
 
 
