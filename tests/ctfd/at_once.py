@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from CTFd import create_app  # type: ignore[import-not-found]
+from CTFd.cache import clear_config  # type: ignore[import-not-found]
 from CTFd.models import Configs, Flags, db  # type: ignore[import-not-found]
 from CTFd.utils import set_config  # type: ignore[import-not-found]
 from sqlalchemy import event  # type: ignore[import-not-found]
@@ -51,6 +52,7 @@ def name() -> dict[str, Any]:
     with app.app_context():
         Configs.query.filter_by(key=settings.SITE).delete()
         db.session.commit()
+        clear_config()  # CTFd keeps it in a folder, which other tests have filled
     names = at_once(settings.site, "INSERT INTO config")
     with app.app_context():
         return {"names": names, "kept": [row.value for row in Configs.query.filter_by(key=settings.SITE)]}

@@ -20,7 +20,7 @@ async def inside(source: Source, folder: Path, database: str, *cases: str) -> An
     environment = {
         "PATH": os.environ["PATH"], "HOME": str(folder), "SECRET_KEY": "of-a-test", "UPDATE_CHECK": "false",
         "DATABASE_URL": database, "UPLOAD_FOLDER": str(folder), "LOG_FOLDER": str(folder), "PYTHONPATH": str(copy),
-        "PYTHONDONTWRITEBYTECODE": "1", "CACHE_TYPE": "simple",
+        "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         python, SCRIPT, *cases, cwd=copy, env=environment, stdout=PIPE, stderr=PIPE
