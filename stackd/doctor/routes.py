@@ -112,6 +112,7 @@ def _allows(listener: Mapping[str, Any], own: str, namespace: str, labels: Mappi
 
 
 def holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether these labels fulfil one of the ``matchExpressions`` of a label selector."""
     key, operator, values = expression["key"], expression["operator"], expression.get("values") or ()
     there = key in labels
     return {"Exists": there, "DoesNotExist": not there, "In": there and labels[key] in values}.get(

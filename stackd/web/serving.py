@@ -189,13 +189,5 @@ def _addresses(config: Config) -> list[tuple[socket.AddressFamily, tuple[Any, ..
     addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]] = [(one[0], one[4]) for one in found]
     if host != "::":
         return addresses
-    return [*(addresses if _has_ipv6() else ()), (socket.AF_INET, ("0.0.0.0", port))]  # noqa: S104
-
-
-def _has_ipv6() -> bool:
-    """Whether the kernel has it; it may have been started without."""
-    try:
-        socket.socket(socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
+    has_ipv6 = socket.has_dualstack_ipv6()  # a kernel may have been started without
+    return [*(addresses if has_ipv6 else ()), (socket.AF_INET, ("0.0.0.0", port))]  # noqa: S104
